@@ -1,0 +1,30 @@
+//! A test: what is sent, how much of it when, and what must hold.
+//!
+//! [`Plan`] is the compiled form, which travels. [`Load`] says how much load is planned at each
+//! instant, [`Slice`] divides it exactly. Nothing here knows of nodes or sockets.
+//!
+//! ```
+//! use hyperscale_plan::{Load, Slice};
+//! use std::time::Duration;
+//!
+//! let load = Load::ConstantVus { vus: 10, duration: Duration::from_secs(30) };
+//! let shares: Vec<u64> = Slice::whole()
+//!     .split_evenly(3)
+//!     .iter()
+//!     .map(|slice| slice.count(u64::from(load.vus_max())))
+//!     .collect();
+//! assert_eq!(shares, [4, 3, 3]);
+//! ```
+
+pub mod expr;
+mod hex_bytes;
+mod ir;
+mod load;
+mod slice;
+mod threshold;
+mod validate;
+
+pub use ir::*;
+pub use load::{Arrivals, Distribution, Load, LoadKind, Stage};
+pub use slice::Slice;
+pub use threshold::{Aggregate, Comparison, DatacenterFilter, Filter, Threshold, ThresholdMetric};

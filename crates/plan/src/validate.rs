@@ -1,0 +1,86 @@
+//! The invariants of plans, checked on whatever comes from elsewhere.
+
+use crate::Plan;
+use crate::load::Load;
+
+/// Most workflows in a plan.
+const WORKFLOWS_MAX: usize = 256;
+/// Most steps in a plan.
+const STEPS_MAX: usize = 2_048;
+/// Most users of one workflow.
+const VUS_MAX: u32 = 10_000_000;
+
+impl Plan {
+    /// Whether all references and limits hold, else what is wrong.
+    ///
+    /// # Errors
+    ///
+    /// The first broken rule, in words.
+    pub fn validate(&self) -> Result<(), String> {
+        if self.workflows.is_empty() {
+            return Err("it has no workflow".to_owned());
+        }
+        if self.workflows.len() > WORKFLOWS_MAX || self.steps.len() > STEPS_MAX {
+            return Err(format!("more than {WORKFLOWS_MAX} workflows or {STEPS_MAX} steps"));
+        }
+        for workflow in &self.workflows {
+            let name = &workflow.name;
+            if let Some(missing) =
+                workflow.after.workflows.iter().find(|index| self.workflow(**index).is_none())
+            {
+                return Err(format!("workflow `{name}` waits for number {missing}, which is none"));
+            }
+            if workflow.load.vus_max() == 0 || workflow.load.vus_max() > VUS_MAX {
+                return Err(format!("workflow `{name}` has no users or more than {VUS_MAX}"));
+            }
+            if !is_sane(&workflow.load) {
+                return Err(format!("workflow `{name}` has a rate that is no positive number"));
+            }
+        }
+        match self.start_order() {
+            Some(_) => Ok(()),
+            None => Err("its workflows wait for each other in a circle".to_owned()),
+        }
+    }
+
+    /// Indices of the workflows, each after all that it waits for; `None` if there is a circle.
+    #[must_use]
+    pub fn start_order(&self) -> Option<Vec<usize>> {
+        let mut order: Vec<usize> = Vec::with_capacity(self.workflows.len());
+        let mut placed = vec![false; self.workflows.len()];
+        while order.len() < self.workflows.len() {
+            let before = order.len();
+            for (index, workflow) in self.workflows.iter().enumerate() {
+                let is_ready = workflow
+                    .after
+                    .workflows
+                    .iter()
+                    .all(|needed| placed.get(usize::from(needed.0)).copied().unwrap_or(false));
+                if !placed[index] && is_ready {
+                    placed[index] = true;
+                    order.push(index);
+                }
+            }
+            if order.len() == before {
+                return None;
+            }
+        }
+        Some(order)
+    }
+}
+
+fn is_sane(load: &Load) -> bool {
+    let is_rate = |rate: f64| rate.is_finite() && (0.0..=1e9).contains(&rate);
+    match load {
+        Load::ConstantArrivalRate { rate, .. } => is_rate(*rate) && *rate > 0.0,
+        Load::RampingArrivalRate { start_rate, stages, .. } => {
+            is_rate(*start_rate) && stages.iter().all(|stage| is_rate(stage.to))
+        }
+        Load::ConstantVus { .. }
+        | Load::RampingVus { .. }
+        | Load::PerVuIterations { .. }
+        | Load::SharedIterations { .. }
+        | Load::ExternallyControlled { .. }
+        | Load::Once { .. } => true,
+    }
+}
