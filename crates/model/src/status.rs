@@ -224,8 +224,10 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// Requests counted by how they ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// Requests counted by how they ended. Serialized as the list of counts in the order of
+/// [`Outcome::ALL`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct OutcomeCounts([u64; Outcome::COUNT]);
 
 impl OutcomeCounts {
