@@ -27,7 +27,7 @@ pub use id::{
     AttemptId, AttemptNumber, ClientId, DatacenterId, JobId, NodeId, ParseIdError, PartId,
     PartIndex, Role, ShardId, ShardIndex, WorkflowIndex,
 };
-pub use order::{DeltaSeq, Fence, Incarnation, ProgressSeq, Version};
+pub use order::{DeltaSeq, Fence, Incarnation, ProgressSeq, ProposalId, Version};
 pub use random::SplitMix;
 pub use status::{EndStatus, FailureCause, JobState, Outcome, OutcomeCounts, Verdict};
 pub use time::{Time, WallTime};

@@ -48,6 +48,19 @@ ordered! {
     Version, "version "
 }
 
+ordered! {
+    /// A proposal to a ledger, by the number that its proposer gave it.
+    ProposalId, "proposal "
+}
+
+impl ProposalId {
+    /// The number after this one.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
 impl ProgressSeq {
     /// The number after this one.
     #[must_use]

@@ -4,7 +4,7 @@
 //! expression checked. Two plans with equal content have equal bytes ([`Plan::to_bytes`]), so a
 //! plan is known by their hash.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use hyperscale_model::{BlobHash, WorkflowIndex};
@@ -109,6 +109,47 @@ impl Plan {
         }
         plan.validate().map_err(DecodePlanError::Invalid)?;
         Ok(plan)
+    }
+
+    /// The blobs that the plan names: data and bodies.
+    #[must_use]
+    pub fn blobs(&self) -> BTreeSet<BlobHash> {
+        fn of_steps(steps: &[Step], found: &mut BTreeSet<BlobHash>) {
+            for step in steps {
+                match &step.action {
+                    Action::Request(request) => {
+                        if let Body::File(hash) = request.body {
+                            found.insert(hash);
+                        }
+                    }
+                    Action::Group(steps)
+                    | Action::Repeat { steps, .. }
+                    | Action::While { steps, .. }
+                    | Action::Parallel(steps) => of_steps(steps, found),
+                    Action::If { then, otherwise, .. } => {
+                        of_steps(then, found);
+                        of_steps(otherwise, found);
+                    }
+                    Action::Choose(choices) => {
+                        choices.iter().for_each(|choice| of_steps(&choice.steps, found));
+                    }
+                    Action::Pause(_)
+                    | Action::Log(_)
+                    | Action::Set { .. }
+                    | Action::Stop(_)
+                    | Action::Record { .. } => {}
+                }
+            }
+        }
+        let mut found: BTreeSet<BlobHash> = self.data.iter().map(|source| source.blob).collect();
+        for workflow in &self.workflows {
+            for steps in
+                [&workflow.steps, &workflow.vu_setup, &workflow.vu_teardown, &workflow.finally]
+            {
+                of_steps(steps, &mut found);
+            }
+        }
+        found
     }
 
     /// The workflow at `index`, if the plan has it.

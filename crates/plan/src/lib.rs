@@ -16,6 +16,7 @@
 //! assert_eq!(shares, [4, 3, 3]);
 //! ```
 
+mod context;
 pub mod expr;
 mod hex_bytes;
 mod ir;
@@ -24,6 +25,7 @@ mod slice;
 mod threshold;
 mod validate;
 
+pub use context::{CONTEXT_BYTES_MAX, Context, Secrets};
 pub use ir::*;
 pub use load::{Arrivals, Distribution, Load, LoadKind, Stage};
 pub use slice::Slice;

@@ -1,0 +1,694 @@
+//! Everything that nodes say to each other.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use hyperscale_model::{
+    AttemptId, BlobHash, DatacenterId, DeltaSeq, EndStatus, Fence, NodeId, PartId, ProgressSeq,
+    Role, ShardId, Time, Version, WallTime, WorkflowIndex,
+};
+use hyperscale_plan::expr::Value;
+use hyperscale_plan::{Context, Secrets, Slice};
+use hyperscale_stats::Delta;
+use serde::{Deserialize, Serialize};
+
+/// Most bytes of a blob in one message.
+pub const BLOB_CHUNK_BYTES: usize = 256 << 10;
+
+/// A message between two nodes. Who sent it comes with the link.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Message {
+    // Gate to manager.
+    /// Run this part of a job. Repeating it changes nothing.
+    OfferPart(Box<PartOffer>),
+    /// All parts were accepted: the job's time starts so long from now.
+    StartPart {
+        /// The part.
+        part: PartId,
+        /// The owner's fence.
+        fence: Fence,
+        /// How long from now.
+        start_in: Duration,
+    },
+    /// Stop the part.
+    StopPart {
+        /// The part.
+        part: PartId,
+        /// The owner's fence.
+        fence: Fence,
+        /// Why.
+        reason: StopReason,
+        /// How.
+        mode: StopMode,
+    },
+    /// Stop one workflow of the part; those that need it are skipped.
+    StopWorkflow {
+        /// The part.
+        part: PartId,
+        /// The owner's fence.
+        fence: Fence,
+        /// The workflow.
+        workflow: WorkflowIndex,
+        /// Who asked.
+        by: String,
+    },
+    /// The part's end is recorded: the manager may forget it.
+    PartEndedAck {
+        /// The part.
+        part: PartId,
+    },
+
+    // Manager to gate.
+    /// Whether this manager leads its datacenter, and how that datacenter is.
+    DatacenterStatus(DatacenterStatus),
+    /// The part will run.
+    PartAccepted {
+        /// The part.
+        part: PartId,
+        /// The fence of the offer.
+        fence: Fence,
+    },
+    /// The part will not run here.
+    PartRefused {
+        /// The part.
+        part: PartId,
+        /// The fence of the offer.
+        fence: Fence,
+        /// Why.
+        why: RefusePart,
+    },
+    /// How the part is doing.
+    PartReport(Box<PartReport>),
+    /// The part is over; repeated until acknowledged.
+    PartEnded(Box<PartResult>),
+
+    // Manager and worker.
+    /// A worker offers its cores and asks for more time to send load: on each new link, and again
+    /// and again.
+    RenewLease {
+        /// The worker's clock when it asked; it comes back unread.
+        sent_at: Time,
+        /// The worker now.
+        report: WorkerReport,
+    },
+    /// The worker may send load until `sent_at` plus the execution lease, by its own clock.
+    LeaseGranted {
+        /// As in the question.
+        sent_at: Time,
+        /// The leader's fence.
+        fence: Fence,
+        /// How long the lease is.
+        lease: Duration,
+        /// Attempts that must stop, each with how.
+        stop: Vec<(AttemptId, StopMode)>,
+        /// Attempts that the leader knows nothing of any more: end and forget them.
+        forget: Vec<AttemptId>,
+    },
+    /// This manager does not lead; ask that one.
+    NotLeader {
+        /// The leader, if it is known.
+        leader: Option<NodeId>,
+    },
+    /// Prepare to run an attempt.
+    OfferAttempt(Box<Assignment>),
+    /// The worker is ready to start the attempt.
+    AttemptAccepted {
+        /// The attempt.
+        attempt: AttemptId,
+        /// The fence of the offer.
+        fence: Fence,
+    },
+    /// The worker will not run the attempt.
+    AttemptRefused {
+        /// The attempt.
+        attempt: AttemptId,
+        /// The fence of the offer.
+        fence: Fence,
+        /// Why.
+        why: RefuseAttempt,
+    },
+    /// Start a prepared attempt.
+    StartAttempt {
+        /// The attempt.
+        attempt: AttemptId,
+        /// The leader's fence.
+        fence: Fence,
+        /// How long from now.
+        start_in: Duration,
+        /// The job's time at the start.
+        job_elapsed: Duration,
+        /// Where in the workflow's load it starts.
+        load_elapsed: Duration,
+    },
+    /// Stop an attempt.
+    StopAttempt {
+        /// The attempt.
+        attempt: AttemptId,
+        /// The leader's fence.
+        fence: Fence,
+        /// How.
+        mode: StopMode,
+    },
+    /// The attempt is over; repeated until acknowledged.
+    AttemptEnded {
+        /// The attempt.
+        attempt: AttemptId,
+        /// How it ended.
+        end: AttemptSummary,
+    },
+    /// The attempt's end is decided: the worker may forget it.
+    AttemptEndedAck {
+        /// The attempt.
+        attempt: AttemptId,
+    },
+
+    // Both ways up.
+    /// What an attempt did in a window; repeated until acknowledged.
+    Delta(Box<Delta>),
+    /// All deltas of the attempt up to this one are counted for good.
+    DeltaAck {
+        /// The attempt.
+        attempt: AttemptId,
+        /// The last of them.
+        through: DeltaSeq,
+        /// Iterations that they hold.
+        iterations: u64,
+        /// The job's time up to which they reach.
+        until: Duration,
+        /// How much the receiver can take.
+        pressure: Pressure,
+    },
+
+    // Anyone who holds a blob, and anyone who needs it.
+    /// Send a piece of a blob.
+    BlobRequest {
+        /// Which.
+        hash: BlobHash,
+        /// From which byte.
+        offset: u64,
+    },
+    /// A piece of a blob.
+    BlobChunk {
+        /// Of which.
+        hash: BlobHash,
+        /// From which byte.
+        offset: u64,
+        /// How long the whole blob is.
+        total: u64,
+        /// The bytes.
+        #[serde(with = "serde_bytes")]
+        bytes: Vec<u8>,
+    },
+    /// The node does not hold the blob.
+    BlobMissing {
+        /// Which.
+        hash: BlobHash,
+    },
+    /// A message was refused because the receiver knows a higher fence.
+    StaleFence {
+        /// What the fence guards.
+        subject: Subject,
+        /// The fence that the receiver holds.
+        held: Fence,
+    },
+}
+
+/// Which messages wait or are dropped first under pressure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Class {
+    /// Leases, stops, ends, acknowledgements: never dropped.
+    Control,
+    /// Offers and starts.
+    Dispatch,
+    /// Progress and status.
+    Progress,
+    /// Statistics and blobs.
+    Bulk,
+}
+
+impl Message {
+    /// The message's class.
+    #[must_use]
+    pub const fn class(&self) -> Class {
+        match self {
+            Self::StopPart { .. }
+            | Self::StopWorkflow { .. }
+            | Self::PartEndedAck { .. }
+            | Self::PartEnded(_)
+            | Self::RenewLease { .. }
+            | Self::LeaseGranted { .. }
+            | Self::NotLeader { .. }
+            | Self::StopAttempt { .. }
+            | Self::AttemptEnded { .. }
+            | Self::AttemptEndedAck { .. }
+            | Self::DeltaAck { .. }
+            | Self::StaleFence { .. } => Class::Control,
+            Self::OfferPart(_)
+            | Self::StartPart { .. }
+            | Self::PartAccepted { .. }
+            | Self::PartRefused { .. }
+            | Self::OfferAttempt(_)
+            | Self::AttemptAccepted { .. }
+            | Self::AttemptRefused { .. }
+            | Self::StartAttempt { .. } => Class::Dispatch,
+            Self::DatacenterStatus(_) | Self::PartReport(_) => Class::Progress,
+            Self::Delta(_)
+            | Self::BlobRequest { .. }
+            | Self::BlobChunk { .. }
+            | Self::BlobMissing { .. } => Class::Bulk,
+        }
+    }
+
+    /// Whether a node of role `from` may say this to one of role `to`. Checked on every message,
+    /// beside the check of the link.
+    #[must_use]
+    pub const fn may_pass(&self, from: Role, to: Role) -> bool {
+        match self {
+            Self::OfferPart(_)
+            | Self::StartPart { .. }
+            | Self::StopPart { .. }
+            | Self::StopWorkflow { .. }
+            | Self::PartEndedAck { .. } => matches!((from, to), (Role::Gate, Role::Manager)),
+            Self::DatacenterStatus(_)
+            | Self::PartAccepted { .. }
+            | Self::PartRefused { .. }
+            | Self::PartReport(_)
+            | Self::PartEnded(_) => matches!((from, to), (Role::Manager, Role::Gate)),
+            Self::RenewLease { .. }
+            | Self::AttemptAccepted { .. }
+            | Self::AttemptRefused { .. }
+            | Self::AttemptEnded { .. } => matches!((from, to), (Role::Worker, Role::Manager)),
+            Self::LeaseGranted { .. }
+            | Self::NotLeader { .. }
+            | Self::OfferAttempt(_)
+            | Self::StartAttempt { .. }
+            | Self::StopAttempt { .. }
+            | Self::AttemptEndedAck { .. } => matches!((from, to), (Role::Manager, Role::Worker)),
+            Self::Delta(_) => {
+                matches!((from, to), (Role::Worker, Role::Manager) | (Role::Manager, Role::Gate))
+            }
+            Self::DeltaAck { .. } => {
+                matches!((from, to), (Role::Gate, Role::Manager) | (Role::Manager, Role::Worker))
+            }
+            Self::BlobRequest { .. }
+            | Self::BlobChunk { .. }
+            | Self::BlobMissing { .. }
+            | Self::StaleFence { .. } => matches!(
+                (from, to),
+                (Role::Gate, Role::Manager)
+                    | (Role::Manager, Role::Gate | Role::Worker | Role::Manager)
+                    | (Role::Worker, Role::Manager)
+            ),
+        }
+    }
+
+    /// The message's name in logs and metrics.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::OfferPart(_) => "offer_part",
+            Self::StartPart { .. } => "start_part",
+            Self::StopPart { .. } => "stop_part",
+            Self::StopWorkflow { .. } => "stop_workflow",
+            Self::PartEndedAck { .. } => "part_ended_ack",
+            Self::DatacenterStatus(_) => "datacenter_status",
+            Self::PartAccepted { .. } => "part_accepted",
+            Self::PartRefused { .. } => "part_refused",
+            Self::PartReport(_) => "part_report",
+            Self::PartEnded(_) => "part_ended",
+            Self::RenewLease { .. } => "renew_lease",
+            Self::LeaseGranted { .. } => "lease_granted",
+            Self::NotLeader { .. } => "not_leader",
+            Self::OfferAttempt(_) => "offer_attempt",
+            Self::AttemptAccepted { .. } => "attempt_accepted",
+            Self::AttemptRefused { .. } => "attempt_refused",
+            Self::StartAttempt { .. } => "start_attempt",
+            Self::StopAttempt { .. } => "stop_attempt",
+            Self::AttemptEnded { .. } => "attempt_ended",
+            Self::AttemptEndedAck { .. } => "attempt_ended_ack",
+            Self::Delta(_) => "delta",
+            Self::DeltaAck { .. } => "delta_ack",
+            Self::BlobRequest { .. } => "blob_request",
+            Self::BlobChunk { .. } => "blob_chunk",
+            Self::BlobMissing { .. } => "blob_missing",
+            Self::StaleFence { .. } => "stale_fence",
+        }
+    }
+}
+
+/// A part of a job, offered to a datacenter.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PartOffer {
+    /// The part.
+    pub part: PartId,
+    /// The fence by which the gate owns the job.
+    pub fence: Fence,
+    /// The plan's blob.
+    pub plan: BlobHash,
+    /// The share of each workflow's load that runs here.
+    pub slice: Slice,
+    /// The length of a window of statistics.
+    pub window: Duration,
+    /// The values of the plan's secrets.
+    pub secrets: Secrets,
+}
+
+/// Why a part is stopped.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StopReason {
+    /// Someone asked.
+    Cancelled {
+        /// Who.
+        by: String,
+    },
+    /// A threshold that aborts was broken.
+    Threshold {
+        /// Which.
+        expression: String,
+    },
+    /// The job's time is over.
+    TimedOut,
+    /// The test asked to stop.
+    Test {
+        /// What happened.
+        message: String,
+    },
+}
+
+impl StopReason {
+    /// The status of whatever this stops.
+    #[must_use]
+    pub fn end_status(&self) -> EndStatus {
+        use hyperscale_model::FailureCause;
+        match self {
+            Self::Cancelled { by } => EndStatus::Cancelled { by: by.clone() },
+            Self::Threshold { expression } => EndStatus::Failed {
+                cause: FailureCause::Threshold { expression: expression.clone() },
+            },
+            Self::TimedOut => EndStatus::TimedOut,
+            Self::Test { message } => {
+                EndStatus::Failed { cause: FailureCause::Test { message: message.clone() } }
+            }
+        }
+    }
+}
+
+/// How something stops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum StopMode {
+    /// Nothing new starts; running iterations may finish within the workflow's `graceful_stop`.
+    Graceful,
+    /// Running requests are cut.
+    Now,
+}
+
+/// Why a datacenter does not take a part.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RefusePart {
+    /// Another manager leads.
+    NotLeader {
+        /// Which, if it is known.
+        leader: Option<NodeId>,
+    },
+    /// Try again later.
+    NotReady {
+        /// How much later.
+        retry_after: Duration,
+    },
+    /// The plan cannot be read here.
+    BadPlan {
+        /// What is wrong with it.
+        message: String,
+    },
+}
+
+/// How a datacenter is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DatacenterStatus {
+    /// Which.
+    pub datacenter: DatacenterId,
+    /// The leader's fence, if the sender leads.
+    pub leading: Option<Fence>,
+    /// Orders what the sender says.
+    pub version: Version,
+    /// Workers that are there.
+    pub workers: u32,
+    /// Their cores.
+    pub cores: u32,
+    /// Those of them that are free.
+    pub free_cores: u32,
+}
+
+/// How a part is doing, in full each time.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PartReport {
+    /// The part.
+    pub part: PartId,
+    /// The leader's fence.
+    pub fence: Fence,
+    /// Orders the reports under that fence.
+    pub seq: ProgressSeq,
+    /// The workflows, in the plan's order.
+    pub workflows: Vec<WorkflowReport>,
+    /// Load that was not sent, as far as that is known.
+    pub gaps: Vec<Gap>,
+    /// Workers of the datacenter that take part.
+    pub workers: u32,
+    /// Cores that the part holds.
+    pub cores: u32,
+    /// Requests in deltas that came after their attempt had been closed, and were not counted.
+    pub late_requests: u64,
+}
+
+/// How a workflow is doing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkflowReport {
+    /// Where it stands.
+    pub state: WorkflowState,
+    /// The job's time at which it started, if it has.
+    pub started: Option<Duration>,
+    /// The job's time at which it ended, if it has.
+    pub ended: Option<Duration>,
+}
+
+/// Where a workflow stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum WorkflowState {
+    /// It waits for other workflows.
+    Waiting,
+    /// It waits for cores.
+    Ready,
+    /// Its shards have workers and are being prepared.
+    Placed,
+    /// It sends load.
+    Running,
+    /// It is over.
+    Ended(EndStatus),
+}
+
+/// Load that was planned and not sent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Gap {
+    /// Whose.
+    pub shard: ShardId,
+    /// From this time of the job.
+    pub from: Duration,
+    /// To this time of the job.
+    pub to: Duration,
+    /// Iterations that would have started, under an arrival rate.
+    pub starts: u64,
+    /// Users times seconds that would have been active, otherwise.
+    pub vu_seconds: f64,
+    /// Why.
+    pub cause: GapCause,
+    /// The worker that was lost.
+    pub worker: NodeId,
+}
+
+/// Why load was not sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GapCause {
+    /// The worker was not heard of for longer than its lease.
+    WorkerLost,
+    /// The worker had started anew.
+    WorkerRestarted,
+    /// A core of the worker panicked or hung.
+    CoreLost,
+    /// The worker left.
+    WorkerDrained,
+}
+
+/// A part that is over.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PartResult {
+    /// The last report.
+    pub report: PartReport,
+    /// How it ended.
+    pub status: EndStatus,
+    /// Each attempt with the last delta that counts.
+    pub attempts: Vec<(AttemptId, DeltaSeq)>,
+}
+
+/// A worker as it describes itself, in full each time.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WorkerReport {
+    /// Orders reports of one incarnation.
+    pub version: Version,
+    /// Its cores.
+    pub cores: u32,
+    /// Whether it takes new attempts.
+    pub is_draining: bool,
+    /// The attempts that it knows of.
+    pub attempts: Vec<AttemptReport>,
+}
+
+/// An attempt as its worker sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttemptReport {
+    /// Which.
+    pub attempt: AttemptId,
+    /// What it does.
+    pub phase: AttemptPhase,
+    /// The cores that it holds.
+    pub cores: u32,
+}
+
+/// What an attempt does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AttemptPhase {
+    /// It fetches its plan and data.
+    Preparing,
+    /// It waits for its start.
+    Prepared,
+    /// It sends load.
+    Running,
+    /// Its lease has ended: it sends no load until it is renewed.
+    Paused,
+    /// It is over; its end may still have to be told.
+    Ended,
+}
+
+/// What a worker needs to run an attempt.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Assignment {
+    /// The attempt.
+    pub attempt: AttemptId,
+    /// The leader's fence.
+    pub fence: Fence,
+    /// The plan's blob.
+    pub plan: BlobHash,
+    /// Its share of the workflow's load.
+    pub slice: Slice,
+    /// How many cores it takes.
+    pub cores: u32,
+    /// Iterations of the slice that earlier attempts have done.
+    pub iterations_done: u64,
+    /// Values published by other workflows.
+    pub context: Context,
+    /// The values of the plan's secrets.
+    pub secrets: Secrets,
+    /// The length of a window of statistics.
+    pub window: Duration,
+    /// The datacenter's name, for the test.
+    pub datacenter: DatacenterId,
+    /// When the job started, for showing.
+    pub job_started: WallTime,
+}
+
+/// Why a worker does not run an attempt.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RefuseAttempt {
+    /// It has fewer free cores.
+    NoCores {
+        /// How many are free.
+        free: u32,
+    },
+    /// It is about to leave.
+    Draining,
+    /// The plan or its data cannot be read or be had.
+    BadPlan {
+        /// What is wrong.
+        message: String,
+    },
+}
+
+/// How an attempt ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AttemptSummary {
+    /// Why.
+    pub end: AttemptEnd,
+    /// Its last delta; all from 1 up to it exist.
+    pub last_delta: DeltaSeq,
+    /// What its iterations published, by name.
+    pub published: BTreeMap<String, Value>,
+}
+
+/// Why an attempt ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AttemptEnd {
+    /// Its load is done.
+    Finished,
+    /// It was told to stop.
+    Stopped,
+    /// The test asked the whole job to stop.
+    Aborted {
+        /// What happened.
+        message: String,
+    },
+    /// Its cores could not go on.
+    CoreLost {
+        /// What happened.
+        message: String,
+    },
+    /// The worker leaves before the load is done.
+    Drained,
+}
+
+/// How much a receiver of statistics can take.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
+pub enum Pressure {
+    /// All.
+    #[default]
+    None,
+    /// Windows of 2 s.
+    Throttle,
+    /// Windows of 5 s.
+    Batch,
+    /// Totals only.
+    Reject,
+}
+
+/// What a fence guards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Subject {
+    /// A gate's ownership of a job.
+    Job(PartId),
+    /// A manager's leadership of its datacenter.
+    Leadership,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sec_02_no_message_passes_between_worker_and_gate() {
+        let hash = BlobHash([0; 32]);
+        let part =
+            PartId { job: hyperscale_model::JobId::from_parts(0, 0), part: Default::default() };
+        let messages = [
+            Message::BlobMissing { hash },
+            Message::PartEndedAck { part },
+            Message::NotLeader { leader: None },
+            Message::StaleFence { subject: Subject::Leadership, held: Fence(1) },
+        ];
+        for message in messages {
+            assert!(!message.may_pass(Role::Worker, Role::Gate), "{}", message.name());
+            assert!(!message.may_pass(Role::Gate, Role::Worker), "{}", message.name());
+            assert!(!message.may_pass(Role::Client, Role::Manager), "{}", message.name());
+        }
+    }
+}
