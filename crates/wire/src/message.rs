@@ -458,6 +458,10 @@ pub struct PartReport {
     pub cores: u32,
     /// Requests in deltas that came after their attempt had been closed, and were not counted.
     pub late_requests: u64,
+    /// When the part's time started, if it has.
+    pub started: Option<WallTime>,
+    /// Attempts of which the leader must hear what was counted, since it leads only now.
+    pub inquire: Vec<AttemptId>,
 }
 
 /// How a workflow is doing.

@@ -1,0 +1,1105 @@
+//! What only a leader does. Everything it remembers for that is in [`Leading`].
+//!
+//! A review compares what is decided with what is seen, and proposes or sends what is missing. It
+//! runs after each input and is free of memory of its own: whatever it did not finish, or was lost
+//! on the way, is missing again at the next one.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyperscale_model::{
+    AttemptId, DeltaSeq, EndStatus, FailureCause, Fence, NodeId, PartId, ProgressSeq, ProposalId,
+    ShardIndex, Time, WorkflowIndex,
+};
+use hyperscale_plan::expr::Value;
+use hyperscale_plan::{Plan, Priority};
+use hyperscale_stats::{Arrival, Delta, Watermark};
+use hyperscale_wire::{
+    Assignment, AttemptEnd, AttemptPhase, AttemptSummary, GapCause, Message, PartReport,
+    PartResult, RefuseAttempt, StopMode, StopReason, WorkerReport, WorkflowReport, WorkflowState,
+};
+
+use crate::gap::gaps;
+use crate::placement::{Candidate, Wish, choose, has_work, place};
+use crate::relay::Relay;
+use crate::state::{
+    Applied, Attempt, CloseReason, Closed, Entry, Part, Placement, Shard, State, Workflow, shard_id,
+};
+use crate::{Event, Leadership, Manager, Output};
+
+/// What a leader knows for as long as it leads.
+#[derive(Debug)]
+pub(crate) struct Leading {
+    pub(crate) fence: Fence,
+    since: Time,
+    /// Leases may be granted and attempts started before this.
+    pub(crate) confirmed_until: Time,
+    live: BTreeMap<AttemptId, Live>,
+    /// Proposals on their way, by what they are about.
+    proposed: BTreeMap<ProposalId, About>,
+    report_seq: ProgressSeq,
+    next_report: Time,
+    /// When each ended part is told again, and how often it was.
+    told: BTreeMap<PartId, (Time, u32)>,
+    /// Requests that came too late, and the deltas that brought them.
+    late: BTreeMap<AttemptId, (Watermark, u64)>,
+}
+
+/// What is known of an attempt beyond the ledger.
+#[derive(Debug)]
+pub(crate) struct Live {
+    pub(crate) is_accepted: bool,
+    pub(crate) refusal: Option<RefuseAttempt>,
+    ended: Option<AttemptSummary>,
+    is_running: bool,
+    offered_at: Option<Time>,
+    start_sent_at: Option<Time>,
+    absent_since: Option<Time>,
+    relay: Relay,
+}
+
+impl Live {
+    const fn new(relay: Relay) -> Self {
+        Self {
+            is_accepted: false,
+            refusal: None,
+            ended: None,
+            is_running: false,
+            offered_at: None,
+            start_sent_at: None,
+            absent_since: None,
+            relay,
+        }
+    }
+}
+
+/// What an entry is about: two proposals about the same thing would race each other.
+#[derive(Debug, PartialEq, Eq)]
+struct About(u8, Option<PartId>, Option<WorkflowIndex>, Option<AttemptId>);
+
+impl About {
+    const fn new(entry: &Entry) -> Self {
+        match entry {
+            Entry::LeaderStarted { .. } => Self(0, None, None, None),
+            Entry::PartAccepted { part, .. } => Self(1, Some(*part), None, None),
+            Entry::PartStarted { part, .. } => Self(2, Some(*part), None, None),
+            Entry::WorkflowPlaced { part, workflow, .. } => {
+                Self(3, Some(*part), Some(*workflow), None)
+            }
+            Entry::WorkflowStarted { part, workflow, .. } => {
+                Self(4, Some(*part), Some(*workflow), None)
+            }
+            Entry::AttemptOpened { attempt, .. } => Self(5, None, None, Some(*attempt)),
+            Entry::AttemptStarted { attempt, .. } => Self(6, None, None, Some(*attempt)),
+            Entry::AttemptClosed { attempt, .. } => Self(7, None, None, Some(*attempt)),
+            Entry::StopAsked { part, mode: StopMode::Graceful, .. } => {
+                Self(8, Some(*part), None, None)
+            }
+            Entry::StopAsked { part, mode: StopMode::Now, .. } => Self(9, Some(*part), None, None),
+            Entry::WorkflowStopAsked { part, workflow, .. } => {
+                Self(10, Some(*part), Some(*workflow), None)
+            }
+            Entry::WorkflowEnded { part, workflow, .. } => {
+                Self(11, Some(*part), Some(*workflow), None)
+            }
+            Entry::PartEnded { part, .. } => Self(12, Some(*part), None, None),
+            Entry::PartForgotten { part } => Self(13, Some(*part), None, None),
+        }
+    }
+}
+
+impl Leading {
+    pub(crate) fn new(fence: Fence, since: Time, confirmed_until: Time, state: &State) -> Self {
+        Self {
+            fence,
+            since,
+            confirmed_until,
+            live: (state.open_attempts())
+                .map(|(attempt, _)| (attempt, Live::new(Relay::inherited())))
+                .collect(),
+            proposed: BTreeMap::new(),
+            report_seq: ProgressSeq::NONE,
+            next_report: since,
+            told: BTreeMap::new(),
+            late: BTreeMap::new(),
+        }
+    }
+
+    /// Notes a proposal; false if one about the same thing is on its way.
+    pub(crate) fn register(&mut self, proposal: ProposalId, entry: &Entry) -> bool {
+        let about = About::new(entry);
+        let is_new = !self.proposed.values().any(|known| *known == about);
+        if is_new {
+            self.proposed.insert(proposal, about);
+        }
+        is_new
+    }
+
+    pub(crate) fn settle(&mut self, proposal: ProposalId) {
+        self.proposed.remove(&proposal);
+    }
+
+    pub(crate) fn on_gate_connected(&mut self) {
+        self.live.values_mut().for_each(|live| live.relay.resend_all());
+        self.told.clear();
+        self.next_report = Time::ZERO;
+    }
+}
+
+/// A workflow of a part with what the plan says of it.
+#[derive(Clone, Copy)]
+struct Subject<'a> {
+    part_id: PartId,
+    part: &'a Part,
+    index: WorkflowIndex,
+    workflow: &'a Workflow,
+    planned: &'a hyperscale_plan::Workflow,
+    elapsed: Duration,
+}
+
+impl Subject<'_> {
+    /// Whether a stop of the part or of the workflow ends it. Workflows that run whatever happened
+    /// before them (`after: { any: … }`) are ended only by a stop that cuts.
+    fn stop(&self) -> Option<(EndStatus, StopMode)> {
+        if let Some(by) = &self.workflow.stopped_by {
+            return Some((EndStatus::Cancelled { by: by.clone() }, StopMode::Graceful));
+        }
+        let (reason, mode) = self.part.stop.as_ref()?;
+        let runs_anyway = self.planned.after.any_end && !self.planned.after.is_nothing();
+        (*mode == StopMode::Now || !runs_anyway).then(|| (reason.end_status(), *mode))
+    }
+
+    /// Whether the load's time is over.
+    fn is_over(&self) -> bool {
+        (self.workflow.started)
+            .is_some_and(|started| self.elapsed >= started + self.planned.load.duration())
+    }
+
+    /// Whether the shard has nothing left to do.
+    fn is_shard_done(&self, shard: &Shard, has_failed: bool) -> bool {
+        if shard.open().is_some() {
+            return false;
+        }
+        let Some(closed) = shard.attempts.last().and_then(|attempt| attempt.closed.as_ref()) else {
+            return false;
+        };
+        match &closed.why {
+            CloseReason::Ended(
+                AttemptEnd::Finished | AttemptEnd::Stopped | AttemptEnd::Aborted { .. },
+            ) => true,
+            CloseReason::Ended(AttemptEnd::CoreLost { .. } | AttemptEnd::Drained)
+            | CloseReason::Refused(_)
+            | CloseReason::Lost(_) => {
+                let is_counted_out = (self.planned.load.iterations())
+                    .is_some_and(|total| shard.iterations_done() >= shard.slice.count(total));
+                self.stop().is_some() || has_failed || self.is_over() || is_counted_out
+            }
+        }
+    }
+
+    /// Why the workflow cannot go on, if it cannot.
+    fn failure(&self, manager: &Manager) -> Option<FailureCause> {
+        let (shard_retries, part_retries) = manager.config.retries;
+        let mut reasons: Vec<String> = Vec::new();
+        let mut is_exhausted = false;
+        for shard in &self.workflow.shards {
+            if shard.losses() >= manager.config.poison_after {
+                let workers = u32::try_from(shard.losses()).unwrap_or(u32::MAX);
+                return Some(FailureCause::Poison { workers });
+            }
+            let before = reasons.len();
+            reasons.extend(shard.refusals().map(refusal_in_words));
+            is_exhausted |= reasons.len() - before > shard_retries;
+        }
+        let spent: usize =
+            self.part.workflows.iter().flat_map(|w| &w.shards).map(|s| s.refusals().count()).sum();
+        (is_exhausted || spent > part_retries && !reasons.is_empty())
+            .then_some(FailureCause::Placement { reasons })
+    }
+}
+
+fn refusal_in_words(why: &RefuseAttempt) -> String {
+    match why {
+        RefuseAttempt::NoCores { free } => format!("a worker had only {free} free cores"),
+        RefuseAttempt::Draining => "a worker was about to leave".to_owned(),
+        RefuseAttempt::BadPlan { message } => message.clone(),
+    }
+}
+
+impl Manager {
+    /// What the worker's word on an attempt may change: it runs there and is open.
+    pub(crate) fn live_of(&mut self, worker: NodeId, attempt: AttemptId) -> Option<&mut Live> {
+        let known = self.state.attempt(attempt)?;
+        if known.worker != worker || known.closed.is_some() {
+            return None;
+        }
+        let Leadership::Leading(leading) = &mut self.leadership else { return None };
+        leading.live.get_mut(&attempt)
+    }
+
+    pub(crate) fn on_renewal(
+        &mut self,
+        now: Time,
+        worker: NodeId,
+        sent_at: Time,
+        report: WorkerReport,
+    ) {
+        let Some(view) = self.workers.get_mut(&worker) else { return };
+        view.last_heard = now;
+        let is_newer = view.report.as_ref().is_none_or(|known| known.version < report.version);
+        if is_newer {
+            view.report = Some(report.clone());
+        }
+        let Leadership::Leading(leading) = &mut self.leadership else {
+            let leader = match &self.leadership {
+                Leadership::Follower { leader } => *leader,
+                Leadership::Barrier { .. } | Leadership::Leading(_) => None,
+            };
+            self.send(worker, Message::NotLeader { leader });
+            return;
+        };
+        if is_newer {
+            leading.note_report(now, worker, &report, &self.state);
+        }
+        if now >= leading.confirmed_until {
+            return; // Another may lead: no load in our name.
+        }
+        let fence = leading.fence;
+        view.last_granted = Some(now);
+        let mut stop = Vec::new();
+        let mut forget = Vec::new();
+        let mut acknowledge = Vec::new();
+        for reported in &report.attempts {
+            let attempt = reported.attempt;
+            let Some(known) = self.state.attempt(attempt).filter(|known| known.worker == worker)
+            else {
+                forget.push(attempt);
+                continue;
+            };
+            match &known.closed {
+                None => {
+                    if let Some(mode) = self.stop_of(attempt) {
+                        stop.push((attempt, mode));
+                    }
+                }
+                Some(Closed { why: CloseReason::Ended(_), .. })
+                    if reported.phase == AttemptPhase::Ended =>
+                {
+                    acknowledge.push(attempt);
+                }
+                Some(_) => forget.push(attempt),
+            }
+        }
+        for attempt in acknowledge {
+            self.send(worker, Message::AttemptEndedAck { attempt });
+        }
+        let lease = self.config.execution_lease;
+        self.send(worker, Message::LeaseGranted { sent_at, fence, lease, stop, forget });
+    }
+
+    /// How an open attempt shall stop, if it shall.
+    fn stop_of(&self, attempt: AttemptId) -> Option<StopMode> {
+        let id = attempt.shard;
+        let part = self.state.parts.get(&id.part_id())?;
+        let workflow = part.workflows.get(usize::from(id.workflow.0))?;
+        let plan = self.plans.get(&part.plan)?;
+        let planned = plan.workflow(id.workflow)?;
+        let (part_id, index, elapsed) = (id.part_id(), id.workflow, Duration::ZERO);
+        let subject = Subject { part_id, part, index, workflow, planned, elapsed };
+        subject.stop().map(|(_, mode)| mode)
+    }
+
+    pub(crate) fn on_attempt_ended(
+        &mut self,
+        worker: NodeId,
+        attempt: AttemptId,
+        end: AttemptSummary,
+    ) {
+        if let Some(live) = self.live_of(worker, attempt) {
+            live.ended = Some(end);
+            return;
+        }
+        if self.leading().is_none() {
+            return;
+        }
+        let closed = self.state.attempt(attempt).and_then(|known| known.closed.as_ref());
+        // Closed without its end, or long forgotten: then the next lease says so.
+        if matches!(closed, Some(Closed { why: CloseReason::Ended(_), .. })) {
+            self.send(worker, Message::AttemptEndedAck { attempt });
+        }
+    }
+
+    pub(crate) fn on_delta(&mut self, now: Time, delta: Delta) {
+        let attempt = delta.attempt;
+        let Some(part) = self.state.parts.get(&attempt.shard.part_id()) else { return };
+        let (gate, window) = (part.gate, part.window);
+        let Some(known) = self.state.attempt(attempt) else { return };
+        let last = known.closed.as_ref().map(|closed| closed.last_delta);
+        let Leadership::Leading(leading) = &mut self.leadership else { return };
+        if last.is_some_and(|last| delta.seq > last) {
+            let requests = delta.figures.figures.requests();
+            let (seen, late) = leading.late.entry(attempt).or_default();
+            if seen.arrive(delta.seq) == Arrival::New {
+                *late += requests;
+                self.event(Event::LateDelta { attempt, requests });
+            }
+            return;
+        }
+        let live = leading.live.entry(attempt).or_insert_with(|| Live::new(Relay::inherited()));
+        live.relay.on_delta(delta, window);
+        self.relay(now, attempt, gate);
+    }
+
+    fn relay(&mut self, now: Time, attempt: AttemptId, gate: NodeId) {
+        let Some(gate) = self.gate_for(gate) else { return };
+        let resend = self.config.resend * 2;
+        let Leadership::Leading(leading) = &mut self.leadership else { return };
+        let Some(live) = leading.live.get_mut(&attempt) else { return };
+        for delta in live.relay.due(now, resend) {
+            let message = Message::Delta(Box::new(delta));
+            self.outputs.push(Output::Send { to: gate, message });
+        }
+    }
+
+    /// The gate to talk to about a job: its owner, or any other that may know the owner.
+    fn gate_for(&self, owner: NodeId) -> Option<NodeId> {
+        if self.gates.contains(&owner) { Some(owner) } else { self.gates.first().copied() }
+    }
+
+    /// Returns the worker that should hear of the acknowledgement.
+    pub(crate) fn on_delta_ack(
+        &mut self,
+        attempt: AttemptId,
+        through: DeltaSeq,
+        iterations: u64,
+        until: Duration,
+    ) -> Option<NodeId> {
+        let window = self.state.parts.get(&attempt.shard.part_id())?.window;
+        let worker = self.state.attempt(attempt)?.worker;
+        let Leadership::Leading(leading) = &mut self.leadership else { return None };
+        let live = leading.live.entry(attempt).or_insert_with(|| Live::new(Relay::inherited()));
+        live.relay.on_ack(through, iterations, until, window);
+        self.workers.get(&worker).filter(|view| view.is_connected).map(|_| worker)
+    }
+
+    /// What a decided entry means for what only the leader knows.
+    pub(crate) fn after_applied(&mut self, now: Time, entry: &Entry, applied: Applied) {
+        match entry {
+            Entry::PartAccepted { part, fence, gate, .. } => {
+                let is_theirs = self.state.parts.get(part).is_some_and(|p| p.fence == *fence);
+                if is_theirs {
+                    self.event(Event::PartAccepted { part: *part });
+                    self.send(*gate, Message::PartAccepted { part: *part, fence: *fence });
+                }
+            }
+            Entry::WorkflowPlaced { part, workflow, shards, .. } if applied == Applied::Changed => {
+                self.event(Event::WorkflowPlaced {
+                    part: *part,
+                    workflow: *workflow,
+                    shards: shards.len(),
+                });
+                self.track_opened(*part, *workflow);
+            }
+            Entry::AttemptOpened { attempt, placement } if applied == Applied::Changed => {
+                let (attempt, worker) = (*attempt, placement.worker);
+                self.event(Event::AttemptOpened { attempt, worker });
+                self.track_opened(attempt.shard.part_id(), attempt.shard.workflow);
+            }
+            Entry::AttemptClosed { attempt, closed } if applied == Applied::Changed => {
+                let Some(worker) = self.state.attempt(*attempt).map(|known| known.worker) else {
+                    return;
+                };
+                match &closed.why {
+                    CloseReason::Ended(_) => {
+                        self.send(worker, Message::AttemptEndedAck { attempt: *attempt });
+                    }
+                    CloseReason::Lost(cause) => {
+                        let (attempt, cause) = (*attempt, *cause);
+                        self.event(Event::AttemptLost { attempt, worker, cause });
+                    }
+                    CloseReason::Refused(_) => {}
+                }
+                self.report_soon(now);
+            }
+            Entry::WorkflowEnded { part, workflow, status, .. } if applied == Applied::Changed => {
+                self.event(Event::WorkflowEnded {
+                    part: *part,
+                    workflow: *workflow,
+                    status: status.clone(),
+                });
+                self.report_soon(now);
+            }
+            Entry::PartEnded { part, status } if applied == Applied::Changed => {
+                self.event(Event::PartEnded { part: *part, status: status.clone() });
+            }
+            Entry::PartForgotten { part } if applied == Applied::Changed => self.forget(*part),
+            Entry::PartStarted { .. } | Entry::WorkflowStarted { .. } => self.report_soon(now),
+            Entry::LeaderStarted { .. }
+            | Entry::WorkflowPlaced { .. }
+            | Entry::AttemptOpened { .. }
+            | Entry::AttemptStarted { .. }
+            | Entry::AttemptClosed { .. }
+            | Entry::StopAsked { .. }
+            | Entry::WorkflowStopAsked { .. }
+            | Entry::WorkflowEnded { .. }
+            | Entry::PartEnded { .. }
+            | Entry::PartForgotten { .. } => {}
+        }
+    }
+
+    fn track_opened(&mut self, part: PartId, workflow: WorkflowIndex) {
+        let Leadership::Leading(leading) = &mut self.leadership else { return };
+        let of_workflow =
+            |id: &AttemptId| id.shard.part_id() == part && id.shard.workflow == workflow;
+        for (attempt, _) in self.state.open_attempts().filter(|(id, _)| of_workflow(id)) {
+            leading.live.entry(attempt).or_insert_with(|| Live::new(Relay::fresh()));
+        }
+    }
+
+    fn report_soon(&mut self, now: Time) {
+        if let Leadership::Leading(leading) = &mut self.leadership {
+            leading.next_report = leading.next_report.min(now);
+        }
+    }
+
+    fn forget(&mut self, part: PartId) {
+        self.secrets.remove(&part);
+        if let Leadership::Leading(leading) = &mut self.leadership {
+            leading.live.retain(|attempt, _| attempt.shard.part_id() != part);
+            leading.late.retain(|attempt, _| attempt.shard.part_id() != part);
+            leading.told.remove(&part);
+        }
+        let plans: Vec<_> = self.state.parts.values().map(|part| part.plan).collect();
+        self.plans.retain(|hash, _| plans.contains(hash));
+        let mut needed: std::collections::BTreeSet<_> = plans.iter().copied().collect();
+        needed.extend(self.plans.values().flat_map(|plan| plan.blobs()));
+        needed.extend(self.offers.values().map(|(_, offer)| offer.plan));
+        if self.offers.is_empty() {
+            self.blobs.retain(|hash| needed.contains(&hash));
+            self.outputs.push(Output::DropBlobs { needed });
+        }
+    }
+
+    /// Workers that may be given cores, with how many.
+    pub(crate) fn candidates(&self, now: Time) -> Vec<Candidate> {
+        (self.workers.iter())
+            .filter(|(_, view)| view.is_connected && view.last_granted.is_some())
+            .filter(|(_, view)| now < view.last_heard + self.config.stale_after)
+            .filter_map(|(&worker, view)| {
+                let report = view.report.as_ref().filter(|report| !report.is_draining)?;
+                let used: u32 = (self.state.open_attempts())
+                    .filter(|(_, attempt)| attempt.worker == worker)
+                    .map(|(_, attempt)| attempt.cores)
+                    .sum();
+                let free = report.cores.saturating_sub(used);
+                Some(Candidate { worker, incarnation: view.incarnation, free })
+            })
+            .collect()
+    }
+
+    pub(crate) fn next_of_leader(&self) -> Option<Time> {
+        let Leadership::Leading(leading) = &self.leadership else { return None };
+        let resend = self.config.resend;
+        let mut next = leading.next_report;
+        for (&attempt, live) in &leading.live {
+            next = next.min(live.relay.next_resend(resend * 2).unwrap_or(next));
+            let Some(known) = self.state.attempt(attempt).filter(|a| a.closed.is_none()) else {
+                continue;
+            };
+            let resends = [
+                live.offered_at.filter(|_| !live.is_accepted),
+                live.start_sent_at.filter(|_| !live.is_running),
+            ];
+            for sent in resends.into_iter().flatten() {
+                next = next.min(sent + resend);
+            }
+            if let Some(safe_at) = self.safe_at(leading, known) {
+                next = next.min(safe_at);
+            }
+        }
+        for (at, _) in leading.told.values() {
+            next = next.min(*at);
+        }
+        Some(next)
+    }
+
+    /// When an attempt has certainly stopped sending load unless its worker is heard of.
+    fn safe_at(&self, leading: &Leading, attempt: &Attempt) -> Option<Time> {
+        let lease = self.config.execution_lease + self.config.lease_margin;
+        let view = self.workers.get(&attempt.worker);
+        Some(match view.and_then(|view| view.last_granted) {
+            Some(granted) => granted + lease,
+            // Perhaps an earlier leader granted it a lease until shortly after we took over.
+            None => leading.since + self.config.leader_lease + lease,
+        })
+    }
+
+    /// Looks for what is missing, and proposes or sends it.
+    pub(crate) fn lead(&mut self, now: Time) {
+        if self.leading().is_none() {
+            return;
+        }
+        let parts: Vec<PartId> = self.state.parts.keys().copied().collect();
+        for part in parts {
+            self.close_attempts(now, part);
+            self.review_part(now, part);
+        }
+        self.place_ready(now);
+        self.send_upward(now);
+    }
+
+    /// Proposes the end of each open attempt that has ended, was refused or is lost.
+    fn close_attempts(&mut self, now: Time, part: PartId) {
+        let Leadership::Leading(leading) = &self.leadership else { return };
+        let mut closing = Vec::new();
+        for (id, attempt) in self.state.open_attempts().filter(|(id, _)| id.shard.part_id() == part)
+        {
+            let Some(live) = leading.live.get(&id) else { continue };
+            let lost = self.loss_of(now, leading, attempt, live);
+            let why = match (&live.refusal, &live.ended, lost) {
+                (Some(why), ..) => CloseReason::Refused(why.clone()),
+                (None, Some(end), _)
+                    if live.relay.is_based && live.relay.through >= end.last_delta =>
+                {
+                    CloseReason::Ended(end.end.clone())
+                }
+                (None, _, Some(cause)) if live.relay.is_based => CloseReason::Lost(cause),
+                (None, ..) => continue,
+            };
+            let published = match (&why, &live.ended) {
+                (CloseReason::Ended(_), Some(end)) => end.published.clone(),
+                (CloseReason::Ended(_) | CloseReason::Refused(_) | CloseReason::Lost(_), _) => {
+                    BTreeMap::new()
+                }
+            };
+            let closed = Closed {
+                why,
+                last_delta: live.relay.through,
+                until: live.relay.until,
+                iterations: live.relay.iterations,
+                published,
+            };
+            closing.push(Entry::AttemptClosed { attempt: id, closed });
+        }
+        closing.into_iter().for_each(|entry| self.propose(entry));
+    }
+
+    fn loss_of(
+        &self,
+        now: Time,
+        leading: &Leading,
+        attempt: &Attempt,
+        live: &Live,
+    ) -> Option<GapCause> {
+        let view = self.workers.get(&attempt.worker);
+        if view.is_some_and(|view| view.incarnation > attempt.incarnation) {
+            return Some(GapCause::WorkerRestarted);
+        }
+        let is_confirmed = now < leading.confirmed_until;
+        if is_confirmed && self.safe_at(leading, attempt).is_some_and(|safe_at| now >= safe_at) {
+            return Some(GapCause::WorkerLost);
+        }
+        let absent = live.absent_since.map(|since| since + self.config.absent_after);
+        absent.filter(|&limit| now >= limit).map(|_| GapCause::WorkerLost)
+    }
+
+    fn review_part(&mut self, now: Time, part_id: PartId) {
+        let Some(part) = self.state.parts.get(&part_id).filter(|part| part.ended.is_none()) else {
+            return;
+        };
+        let (hash, started, stop) = (part.plan, part.started, part.stop.clone());
+        let Some(plan) = self.plan(hash) else { return };
+        let elapsed = self.elapsed(now, started);
+        if stop.is_none() && elapsed.is_some_and(|elapsed| elapsed >= plan.run.deadline) {
+            let (reason, mode) = (StopReason::TimedOut, StopMode::Graceful);
+            self.propose(Entry::StopAsked { part: part_id, reason, mode });
+        }
+        let Some(part) = self.state.parts.get(&part_id) else { return };
+        let mut entries = Vec::new();
+        let mut dispatches = Vec::new();
+        if elapsed.is_some() || stop.is_some() {
+            let elapsed = elapsed.unwrap_or_default();
+            for ((workflow, planned), index) in part.workflows.iter().zip(&plan.workflows).zip(0..)
+            {
+                let index = WorkflowIndex(index);
+                let subject = Subject { part_id, part, index, workflow, planned, elapsed };
+                if workflow.ended.is_none() {
+                    self.review_workflow(now, &subject, &plan, &mut entries, &mut dispatches);
+                }
+            }
+        }
+        if part.workflows.iter().all(|workflow| workflow.ended.is_some()) {
+            let ends = part.workflows.iter().filter_map(|w| w.ended.as_ref()).map(|(end, _)| end);
+            let status = EndStatus::combine(ends);
+            entries.push(Entry::PartEnded { part: part_id, status });
+        }
+        entries.into_iter().for_each(|entry| self.propose(entry));
+        dispatches.into_iter().for_each(|dispatch| self.dispatch(now, dispatch));
+    }
+
+    fn review_workflow(
+        &self,
+        now: Time,
+        subject: &Subject<'_>,
+        plan: &Plan,
+        entries: &mut Vec<Entry>,
+        dispatches: &mut Vec<Dispatch>,
+    ) {
+        let (part, workflow) = (subject.part_id, subject.index);
+        let at = subject.elapsed;
+        let end =
+            |status, published| Entry::WorkflowEnded { part, workflow, status, at, published };
+        if subject.workflow.shards.is_empty() {
+            if let Some(status) = end_before_start(subject, plan) {
+                entries.push(end(status, BTreeMap::new()));
+            }
+            return;
+        }
+        let failure = subject.failure(self);
+        let stop = subject.stop();
+        let shards = || subject.workflow.shards();
+        if shards().all(|(_, shard)| subject.is_shard_done(shard, failure.is_some())) {
+            let closes = || shards().filter_map(|(_, s)| s.attempts.last()?.closed.as_ref());
+            let was_stopped = closes()
+                .any(|closed| !matches!(closed.why, CloseReason::Ended(AttemptEnd::Finished)));
+            let status = match (failure, stop) {
+                (Some(cause), _) => EndStatus::Failed { cause },
+                (None, Some((status, _))) if was_stopped => status,
+                (None, _) => EndStatus::Completed,
+            };
+            let published = published(subject);
+            entries.push(end(status, published));
+            return;
+        }
+        let Leadership::Leading(leading) = &self.leadership else { return };
+        let mut all_accepted = true;
+        for (shard_index, shard) in shards() {
+            let Some((number, attempt)) = shard.open() else {
+                all_accepted = false;
+                if !subject.is_shard_done(shard, failure.is_some()) {
+                    entries.extend(self.reopen(now, subject, shard_index, shard));
+                }
+                continue;
+            };
+            let id = AttemptId { shard: shard_id(part, workflow, shard_index), number };
+            let Some(live) = leading.live.get(&id) else { continue };
+            all_accepted &= live.is_accepted;
+            let aborted = live.ended.as_ref().and_then(|ended| match &ended.end {
+                AttemptEnd::Aborted { message } => Some(message),
+                AttemptEnd::Finished
+                | AttemptEnd::Stopped
+                | AttemptEnd::CoreLost { .. }
+                | AttemptEnd::Drained => None,
+            });
+            if let Some(message) = aborted {
+                let reason = StopReason::Test { message: message.clone() };
+                entries.push(Entry::StopAsked { part, reason, mode: StopMode::Graceful });
+            }
+            let is_due =
+                |sent: Option<Time>| sent.is_none_or(|sent| now >= sent + self.config.resend);
+            let stop = if failure.is_some() {
+                Some(StopMode::Graceful)
+            } else {
+                stop.as_ref().map(|(_, mode)| *mode)
+            };
+            if let Some(mode) = stop {
+                // Renewals repeat it; this only makes it fast.
+                if live.ended.is_none() && is_due(live.start_sent_at) {
+                    dispatches.push(Dispatch::Stop { attempt: id, worker: attempt.worker, mode });
+                }
+                continue;
+            }
+            if live.ended.is_some() {
+                continue;
+            }
+            if !live.is_accepted {
+                if live.refusal.is_none() && is_due(live.offered_at) {
+                    dispatches.push(Dispatch::Offer { attempt: id, worker: attempt.worker });
+                }
+                continue;
+            }
+            match (attempt.started, subject.workflow.started) {
+                (None, Some(_)) => {
+                    let at = subject.elapsed + self.config.start_margin;
+                    entries.push(Entry::AttemptStarted { attempt: id, at });
+                }
+                (Some(at), Some(_)) if !live.is_running && is_due(live.start_sent_at) => {
+                    dispatches.push(Dispatch::Start { attempt: id, worker: attempt.worker, at });
+                }
+                (Some(_) | None, _) => {}
+            }
+        }
+        if all_accepted && stop.is_none() && subject.workflow.started.is_none() {
+            let at = subject.elapsed + self.config.start_margin;
+            entries.push(Entry::WorkflowStarted { part, workflow, at });
+        }
+    }
+
+    /// The next attempt of a shard, if a worker can take it.
+    fn reopen(
+        &self,
+        now: Time,
+        subject: &Subject<'_>,
+        shard_index: ShardIndex,
+        shard: &Shard,
+    ) -> Option<Entry> {
+        let last = shard.attempts.last()?;
+        let has_failed = |worker| shard.attempts.iter().any(|attempt| attempt.worker == worker);
+        let chosen = choose(&self.candidates(now), last.cores, has_failed)?;
+        let shard_id = shard_id(subject.part_id, subject.index, shard_index);
+        let number = u32::try_from(shard.attempts.len() + 1).ok()?;
+        Some(Entry::AttemptOpened {
+            attempt: AttemptId { shard: shard_id, number: hyperscale_model::AttemptNumber(number) },
+            placement: Placement {
+                worker: chosen.worker,
+                incarnation: chosen.incarnation,
+                cores: chosen.free,
+                slice: shard.slice.clone(),
+            },
+        })
+    }
+
+    fn dispatch(&mut self, now: Time, dispatch: Dispatch) {
+        let (attempt, worker) = match dispatch {
+            Dispatch::Offer { attempt, worker }
+            | Dispatch::Start { attempt, worker, .. }
+            | Dispatch::Stop { attempt, worker, .. } => (attempt, worker),
+        };
+        if !self.workers.get(&worker).is_some_and(|view| view.is_connected) {
+            return;
+        }
+        let part_id = attempt.shard.part_id();
+        let Some(part) = self.state.parts.get(&part_id) else { return };
+        let Some(workflow) = part.workflows.get(usize::from(attempt.shard.workflow.0)) else {
+            return;
+        };
+        let Some(shard) = self.state.shard(attempt.shard) else { return };
+        let Some(known) = self.state.attempt(attempt) else { return };
+        let now_elapsed = self.elapsed(now, part.started).unwrap_or_default();
+        let needs_secrets = self.plans.get(&part.plan).is_some_and(|plan| !plan.secrets.is_empty());
+        let Leadership::Leading(leading) = &mut self.leadership else { return };
+        let fence = leading.fence;
+        let Some(live) = leading.live.get_mut(&attempt) else { return };
+        let message = match dispatch {
+            Dispatch::Offer { .. } => {
+                let secrets = self.secrets.get(&part_id).cloned();
+                if needs_secrets && secrets.is_none() {
+                    return; // The gate's repeated offer brings them.
+                }
+                live.offered_at = Some(now);
+                Message::OfferAttempt(Box::new(Assignment {
+                    attempt,
+                    fence,
+                    plan: part.plan,
+                    slice: shard.slice.clone(),
+                    cores: known.cores,
+                    iterations_done: shard.iterations_done(),
+                    context: workflow.context.clone(),
+                    secrets: secrets.unwrap_or_default(),
+                    window: part.window,
+                    datacenter: self.config.datacenter.clone(),
+                    job_started: part.started.unwrap_or_default(),
+                }))
+            }
+            Dispatch::Start { at, .. } => {
+                if now >= leading.confirmed_until {
+                    return;
+                }
+                live.start_sent_at = Some(now);
+                let workflow_started = workflow.started.unwrap_or(at);
+                let job_elapsed = at.max(now_elapsed);
+                Message::StartAttempt {
+                    attempt,
+                    fence,
+                    start_in: at.saturating_sub(now_elapsed),
+                    job_elapsed,
+                    load_elapsed: job_elapsed.saturating_sub(workflow_started),
+                }
+            }
+            Dispatch::Stop { mode, .. } => {
+                live.start_sent_at = Some(now);
+                Message::StopAttempt { attempt, fence, mode }
+            }
+        };
+        self.send(worker, message);
+    }
+
+    /// Gives free cores to workflows that could start.
+    fn place_ready(&mut self, now: Time) {
+        let Leadership::Leading(leading) = &self.leadership else { return };
+        if now >= leading.confirmed_until {
+            return;
+        }
+        let mut ready: Vec<(Priority, PartId, WorkflowIndex, Arc<Plan>)> = Vec::new();
+        for (&part_id, part) in self.state.parts.iter().filter(|(_, part)| part.ended.is_none()) {
+            let Some(plan) = self.plans.get(&part.plan) else { continue };
+            let Some(elapsed) = self.elapsed(now, part.started) else { continue };
+            for ((workflow, planned), index) in part.workflows.iter().zip(&plan.workflows).zip(0..)
+            {
+                let index = WorkflowIndex(index);
+                let subject = Subject { part_id, part, index, workflow, planned, elapsed };
+                let is_waiting = workflow.shards.is_empty() && workflow.ended.is_none();
+                if is_waiting && subject.stop().is_none() && is_ready(&subject) {
+                    ready.push((plan.run.priority, part_id, index, Arc::clone(plan)));
+                }
+            }
+        }
+        if ready.is_empty() {
+            return;
+        }
+        // The most urgent first, then the oldest job.
+        ready.sort_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)).then(a.2.cmp(&b.2)));
+        let candidates = self.candidates(now);
+        let slices: Vec<_> = ready
+            .iter()
+            .filter_map(|(_, part, ..)| Some(self.state.parts.get(part)?.slice.clone()))
+            .collect();
+        let wishes: Vec<Wish<'_>> = (ready.iter().zip(&slices))
+            .filter_map(|((_, _, index, plan), slice)| {
+                let planned = plan.workflow(*index)?;
+                Some(Wish { load: &planned.load, cores: planned.cores, slice })
+            })
+            .collect();
+        let placed = place(&wishes, &candidates);
+        let entries: Vec<Entry> = (ready.iter().zip(placed))
+            .filter_map(|((_, part, workflow, _), placed)| {
+                let context = self.state.parts.get(part)?.context.clone();
+                let (part, workflow) = (*part, *workflow);
+                placed.map(|shards| Entry::WorkflowPlaced { part, workflow, shards, context })
+            })
+            .collect();
+        // One at a time where they share cores: the next review sees what this one took.
+        entries.into_iter().for_each(|entry| self.propose(entry));
+    }
+
+    fn send_upward(&mut self, now: Time) {
+        let parts: Vec<(PartId, NodeId, bool)> =
+            self.state.parts.iter().map(|(&id, p)| (id, p.gate, p.ended.is_some())).collect();
+        let Leadership::Leading(leading) = &mut self.leadership else { return };
+        let attempts: Vec<AttemptId> = leading.live.keys().copied().collect();
+        let is_report_due = now >= leading.next_report;
+        if is_report_due {
+            leading.next_report = now + self.config.report;
+        }
+        for attempt in attempts {
+            let gate = self.state.parts.get(&attempt.shard.part_id()).map(|part| part.gate);
+            if let Some(gate) = gate {
+                self.relay(now, attempt, gate);
+            }
+        }
+        if is_report_due {
+            let status = self.datacenter_status(now);
+            for gate in self.gates.clone() {
+                self.send(gate, Message::DatacenterStatus(status.clone()));
+            }
+        }
+        for (part, owner, is_ended) in parts {
+            let Some(gate) = self.gate_for(owner) else { continue };
+            if is_ended {
+                self.tell_end(now, part, gate);
+            } else if is_report_due && let Some(report) = self.part_report(now, part) {
+                self.send(gate, Message::PartReport(Box::new(report)));
+            }
+        }
+    }
+
+    /// Tells a part's end until it is acknowledged, at growing distances.
+    fn tell_end(&mut self, now: Time, part: PartId, gate: NodeId) {
+        let Leadership::Leading(leading) = &mut self.leadership else { return };
+        let (next, times) = leading.told.get(&part).copied().unwrap_or((now, 0));
+        if now < next {
+            return;
+        }
+        let pause = (self.config.resend * (1 << times.min(5))).min(Duration::from_secs(30));
+        leading.told.insert(part, (now + pause, times + 1));
+        let Some(report) = self.part_report(now, part) else { return };
+        let Some(state) = self.state.parts.get(&part) else { return };
+        let Some(status) = state.ended.clone() else { return };
+        let attempts = (state.workflows.iter().zip(0..))
+            .flat_map(|(workflow, index)| {
+                let workflow_index = WorkflowIndex(index);
+                workflow.shards().flat_map(move |(shard_index, shard)| {
+                    let id = shard_id(part, workflow_index, shard_index);
+                    shard.attempts.iter().zip(1..).filter_map(move |(attempt, number)| {
+                        let number = hyperscale_model::AttemptNumber(number);
+                        let last = attempt.closed.as_ref()?.last_delta;
+                        Some((AttemptId { shard: id, number }, last))
+                    })
+                })
+            })
+            .collect();
+        let result = PartResult { report, status, attempts };
+        self.send(gate, Message::PartEnded(Box::new(result)));
+    }
+
+    fn part_report(&mut self, now: Time, id: PartId) -> Option<PartReport> {
+        let plan = self.plan(self.state.parts.get(&id)?.plan)?;
+        let part = self.state.parts.get(&id)?;
+        let elapsed = self.elapsed(now, part.started).unwrap_or_default();
+        let workflows = (part.workflows.iter().zip(&plan.workflows).zip(0..))
+            .map(|((workflow, planned), index)| {
+                let index = WorkflowIndex(index);
+                let subject = Subject { part_id: id, part, index, workflow, planned, elapsed };
+                let state = match (&workflow.ended, workflow.started) {
+                    (Some((status, _)), _) => WorkflowState::Ended(status.clone()),
+                    (None, Some(_)) => WorkflowState::Running,
+                    (None, None) if !workflow.shards.is_empty() => WorkflowState::Placed,
+                    (None, None) if part.started.is_some() && is_ready(&subject) => {
+                        WorkflowState::Ready
+                    }
+                    (None, None) => WorkflowState::Waiting,
+                };
+                let ended = workflow.ended.as_ref().map(|(_, at)| *at);
+                WorkflowReport { state, started: workflow.started, ended }
+            })
+            .collect();
+        let open =
+            || self.state.open_attempts().filter(|(attempt, _)| attempt.shard.part_id() == id);
+        let workers: std::collections::BTreeSet<NodeId> =
+            open().map(|(_, attempt)| attempt.worker).collect();
+        let cores = open().map(|(_, attempt)| attempt.cores).sum();
+        let gaps = gaps(id, part, &plan, elapsed);
+        let started = part.started;
+        let Leadership::Leading(leading) = &mut self.leadership else { return None };
+        leading.report_seq = leading.report_seq.next();
+        let of_part = |attempt: &AttemptId| attempt.shard.part_id() == id;
+        let late = leading.late.iter().filter(|(attempt, _)| of_part(attempt));
+        let inquire = (leading.live.iter())
+            .filter(|(attempt, live)| of_part(attempt) && !live.relay.is_based)
+            .map(|(&attempt, _)| attempt)
+            .collect();
+        Some(PartReport {
+            part: id,
+            fence: leading.fence,
+            seq: leading.report_seq,
+            workflows,
+            gaps,
+            workers: u32::try_from(workers.len()).unwrap_or(u32::MAX),
+            cores,
+            late_requests: late.map(|(_, (_, requests))| *requests).sum(),
+            started,
+            inquire,
+        })
+    }
+}
+
+impl Leading {
+    /// Takes from a worker's report what it says of its attempts.
+    fn note_report(&mut self, now: Time, worker: NodeId, report: &WorkerReport, state: &State) {
+        for reported in &report.attempts {
+            let Some(live) = self.live.get_mut(&reported.attempt) else { continue };
+            let runs_there = state
+                .attempt(reported.attempt)
+                .is_some_and(|known| known.worker == worker && known.closed.is_none());
+            if !runs_there {
+                continue;
+            }
+            live.absent_since = None;
+            match reported.phase {
+                AttemptPhase::Preparing => {}
+                AttemptPhase::Prepared => live.is_accepted = true,
+                AttemptPhase::Running | AttemptPhase::Paused => {
+                    (live.is_accepted, live.is_running) = (true, true);
+                }
+                AttemptPhase::Ended => live.is_accepted = true,
+            }
+        }
+        for (attempt, known) in state.open_attempts().filter(|(_, known)| known.worker == worker) {
+            let is_reported = report.attempts.iter().any(|reported| reported.attempt == attempt);
+            if let Some(live) = self.live.get_mut(&attempt)
+                && !is_reported
+                && (live.is_accepted || known.started.is_some())
+            {
+                live.absent_since.get_or_insert(now);
+            }
+        }
+    }
+}
+
+/// A message to a worker that is due.
+#[derive(Debug, Clone, Copy)]
+enum Dispatch {
+    Offer { attempt: AttemptId, worker: NodeId },
+    Start { attempt: AttemptId, worker: NodeId, at: Duration },
+    Stop { attempt: AttemptId, worker: NodeId, mode: StopMode },
+}
+
+/// How a workflow that has no shards yet ends without them, if it does.
+fn end_before_start(subject: &Subject<'_>, plan: &Plan) -> Option<EndStatus> {
+    if let Some((status, _)) = subject.stop() {
+        return Some(status);
+    }
+    let predecessors = || {
+        subject.planned.after.workflows.iter().filter_map(|index| {
+            let workflow = subject.part.workflows.get(usize::from(index.0))?;
+            Some((plan.workflow(*index)?, *index, workflow))
+        })
+    };
+    if !subject.planned.after.any_end {
+        for (planned, _, workflow) in predecessors() {
+            if let Some((status, _)) = &workflow.ended
+                && *status != EndStatus::Completed
+            {
+                return Some(EndStatus::Skipped { because: planned.name.clone() });
+            }
+        }
+    }
+    if !is_ready(subject) {
+        return None;
+    }
+    for (planned, index, workflow) in predecessors() {
+        let has_completed = matches!(workflow.ended, Some((EndStatus::Completed, _)))
+            && !workflow.shards.is_empty();
+        let missing = planned
+            .publish
+            .iter()
+            .find(|publish| subject.part.context.get(index, &publish.name).is_none());
+        if let Some(missing) = missing.filter(|_| has_completed && !subject.planned.after.any_end) {
+            let name = format!("{}.{}", planned.name, missing.name);
+            return Some(EndStatus::Failed { cause: FailureCause::Context { name } });
+        }
+    }
+    (!has_work(&subject.planned.load, &subject.part.slice)).then_some(EndStatus::Completed)
+}
+
+/// Whether everything that a workflow waits for has ended, long enough ago.
+fn is_ready(subject: &Subject<'_>) -> bool {
+    let mut ready_at = Duration::ZERO;
+    for index in &subject.planned.after.workflows {
+        let predecessor = subject.part.workflows.get(usize::from(index.0));
+        match predecessor.and_then(|workflow| workflow.ended.as_ref()) {
+            Some((_, at)) => ready_at = ready_at.max(*at),
+            None => return false,
+        }
+    }
+    subject.elapsed >= ready_at + subject.planned.start_after
+}
+
+/// What a workflow gives to its dependents, from what its attempts published.
+fn published(subject: &Subject<'_>) -> BTreeMap<String, Value> {
+    let mut layer = BTreeMap::new();
+    for publish in &subject.planned.publish {
+        let mut values = (subject.workflow.shards.iter())
+            .flat_map(|shard| &shard.attempts)
+            .filter_map(|attempt| attempt.closed.as_ref()?.published.get(&publish.name));
+        let value = match publish.collect {
+            None => values.next_back().cloned(),
+            Some(limit) => {
+                let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+                let all: Vec<Value> = values
+                    .flat_map(|value| {
+                        let Value::List(items) = value else { return vec![value.clone()] };
+                        items.as_ref().clone()
+                    })
+                    .take(limit)
+                    .collect();
+                (!all.is_empty()).then(|| Value::List(Arc::new(all)))
+            }
+        };
+        if let Some(value) = value {
+            layer.insert(publish.name.clone(), value);
+        }
+    }
+    layer
+}

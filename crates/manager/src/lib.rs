@@ -1,0 +1,778 @@
+//! The manager's decisions: it runs a job's part in one datacenter.
+//!
+//! The ledger holds what must survive ([`state`]); the leader looks at it, at the workers and at the
+//! clock, and proposes what should follow (`leader.rs`). Whatever it only knows as a leader lives in
+//! the value of its leadership and is gone with it.
+//!
+//! ```text
+//! inputs ─► State (what is decided) ─┐
+//!           workers, gates (seen) ───┼─► review: what is missing? ─► proposals, messages
+//!           Leading (this term) ─────┘
+//! ```
+
+#![warn(clippy::wildcard_enum_match_arm)]
+
+mod gap;
+mod leader;
+mod placement;
+mod relay;
+pub mod state;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyperscale_blobs::Blobs;
+use hyperscale_model::{
+    AttemptId, BlobHash, DatacenterId, EndStatus, Fence, Incarnation, NodeId, PartId, ProposalId,
+    Time, Version, WallTime, WorkflowIndex,
+};
+use hyperscale_plan::{Plan, Secrets};
+use hyperscale_wire::{
+    DatacenterStatus, GapCause, Message, PartOffer, RefusePart, Subject, WorkerReport,
+    decode_value, encode_value,
+};
+
+use crate::leader::Leading;
+use crate::state::{Entry, State};
+
+/// Settings of a manager.
+#[derive(Debug, Clone)]
+pub struct ManagerConfig {
+    /// This node.
+    pub node: NodeId,
+    /// Its datacenter.
+    pub datacenter: DatacenterId,
+    /// The wall clock when the node's time was zero: for times that must survive a restart.
+    pub wall_at_zero: WallTime,
+    /// How long a worker sends load without hearing from its leader. Must exceed the slowest
+    /// failover, else load stops without need.
+    pub execution_lease: Duration,
+    /// How long a leader's authority outlives its last contact with a majority.
+    pub leader_lease: Duration,
+    /// What is added to a lease before its end is taken for certain.
+    pub lease_margin: Duration,
+    /// After so long without a report a worker gets nothing new.
+    pub stale_after: Duration,
+    /// How long an unanswered message waits before it is sent again.
+    pub resend: Duration,
+    /// How often parts and the datacenter are reported upward.
+    pub report: Duration,
+    /// How long before its start an attempt is told to start, so that all start together.
+    pub start_margin: Duration,
+    /// How long an attempt may be missing in its worker's reports before it is lost.
+    pub absent_after: Duration,
+    /// How many workers a shard may take down.
+    pub poison_after: usize,
+    /// How many refusals a shard and a job may cost.
+    pub retries: (usize, usize),
+}
+
+impl ManagerConfig {
+    /// The defaults.
+    #[must_use]
+    pub fn new(node: NodeId, datacenter: DatacenterId, wall_at_zero: WallTime) -> Self {
+        Self {
+            node,
+            datacenter,
+            wall_at_zero,
+            execution_lease: Duration::from_secs(10),
+            leader_lease: Duration::from_secs(2),
+            lease_margin: Duration::from_millis(510),
+            stale_after: Duration::from_secs(5),
+            resend: Duration::from_secs(1),
+            report: Duration::from_secs(1),
+            start_margin: Duration::from_millis(200),
+            absent_after: Duration::from_secs(5),
+            poison_after: 3,
+            retries: (3, 10),
+        }
+    }
+}
+
+/// What happens to a manager.
+#[derive(Debug)]
+pub enum Input {
+    /// A link to a gate is up.
+    GateConnected {
+        /// Which gate.
+        gate: NodeId,
+    },
+    /// A link to a worker is up.
+    WorkerConnected {
+        /// Which worker.
+        worker: NodeId,
+        /// How often it has started.
+        incarnation: Incarnation,
+    },
+    /// The link to a node is down.
+    Disconnected {
+        /// Which node.
+        node: NodeId,
+    },
+    /// A node says something.
+    Message {
+        /// Which node.
+        from: NodeId,
+        /// What.
+        message: Message,
+    },
+    /// An entry of the datacenter's ledger was decided.
+    Committed {
+        /// Its index.
+        index: u64,
+        /// The entry.
+        entry: Vec<u8>,
+        /// The proposal, if this node made it.
+        proposal: Option<ProposalId>,
+    },
+    /// A proposal of this node will not be decided.
+    Refused {
+        /// Which.
+        proposal: ProposalId,
+    },
+    /// Who leads the ledger has changed.
+    Leadership {
+        /// Whether this node leads.
+        leads: bool,
+        /// Who does, if it is known.
+        leader: Option<NodeId>,
+    },
+    /// This node's leadership is certain until then.
+    Confirmed {
+        /// Until when.
+        until: Time,
+    },
+    /// The ledger wants a snapshot of the state.
+    TakeSnapshot {
+        /// The index of the last applied entry.
+        index: u64,
+    },
+    /// The state as a snapshot has it, in place of all entries before it.
+    Restored {
+        /// The snapshot.
+        snapshot: Vec<u8>,
+    },
+    /// A blob that the node has stored earlier.
+    Blob {
+        /// Its bytes.
+        bytes: Arc<[u8]>,
+    },
+    /// The deadline has come.
+    Tick,
+}
+
+/// What a manager wants done.
+#[derive(Debug, PartialEq)]
+pub enum Output {
+    /// Send to a gate or a worker.
+    Send {
+        /// Which.
+        to: NodeId,
+        /// What.
+        message: Message,
+    },
+    /// Propose an entry to the datacenter's ledger.
+    Propose {
+        /// The proposal.
+        proposal: ProposalId,
+        /// The entry.
+        entry: Vec<u8>,
+    },
+    /// Store a blob before anything that follows.
+    StoreBlob {
+        /// Its hash.
+        hash: BlobHash,
+        /// Its bytes.
+        bytes: Arc<[u8]>,
+    },
+    /// Blobs that nothing needs any more.
+    DropBlobs {
+        /// Those that are still needed.
+        needed: BTreeSet<BlobHash>,
+    },
+    /// The snapshot that was asked for.
+    Snapshot {
+        /// The index of the last applied entry.
+        index: u64,
+        /// The state.
+        snapshot: Vec<u8>,
+    },
+    /// Log and count.
+    Event(Event),
+}
+
+/// What is worth a line in the log and a count.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// This manager leads.
+    LeadershipGained {
+        /// Its fence.
+        fence: Fence,
+    },
+    /// This manager leads no more.
+    LeadershipLost,
+    /// A part runs here.
+    PartAccepted {
+        /// The part.
+        part: PartId,
+    },
+    /// A part was refused.
+    PartRefused {
+        /// The part.
+        part: PartId,
+        /// Why.
+        why: RefusePart,
+    },
+    /// A workflow has workers.
+    WorkflowPlaced {
+        /// The part.
+        part: PartId,
+        /// The workflow.
+        workflow: WorkflowIndex,
+        /// On how many workers.
+        shards: usize,
+    },
+    /// A workflow is over.
+    WorkflowEnded {
+        /// The part.
+        part: PartId,
+        /// The workflow.
+        workflow: WorkflowIndex,
+        /// How.
+        status: EndStatus,
+    },
+    /// An attempt was lost.
+    AttemptLost {
+        /// The attempt.
+        attempt: AttemptId,
+        /// The worker.
+        worker: NodeId,
+        /// Why.
+        cause: GapCause,
+    },
+    /// A shard goes on elsewhere.
+    AttemptOpened {
+        /// The attempt.
+        attempt: AttemptId,
+        /// The worker.
+        worker: NodeId,
+    },
+    /// A part is over.
+    PartEnded {
+        /// The part.
+        part: PartId,
+        /// How.
+        status: EndStatus,
+    },
+    /// A worker joined, or came back as a new one.
+    WorkerJoined {
+        /// The worker.
+        worker: NodeId,
+        /// How often it has started.
+        incarnation: Incarnation,
+    },
+    /// A message of a deposed gate was refused.
+    StaleFence {
+        /// The sender.
+        from: NodeId,
+        /// Its fence.
+        fence: Fence,
+        /// The fence that this manager holds.
+        held: Fence,
+    },
+    /// A delta came after its attempt had been closed.
+    LateDelta {
+        /// The attempt.
+        attempt: AttemptId,
+        /// Requests in it.
+        requests: u64,
+    },
+    /// Something that was decided or received cannot be read.
+    Malformed {
+        /// What.
+        what: &'static str,
+        /// Why.
+        error: String,
+    },
+}
+
+/// A worker as this manager sees it.
+#[derive(Debug, Clone)]
+pub(crate) struct WorkerView {
+    pub(crate) incarnation: Incarnation,
+    pub(crate) is_connected: bool,
+    pub(crate) report: Option<WorkerReport>,
+    pub(crate) last_heard: Time,
+    /// When this leader last granted it a lease.
+    pub(crate) last_granted: Option<Time>,
+}
+
+#[derive(Debug)]
+enum Leadership {
+    Follower {
+        leader: Option<NodeId>,
+    },
+    /// Elected; the entry that makes the fence is on its way.
+    Barrier {
+        proposal: ProposalId,
+        confirmed_until: Time,
+    },
+    Leading(Box<Leading>),
+}
+
+/// The manager's state.
+#[derive(Debug)]
+pub struct Manager {
+    config: ManagerConfig,
+    state: State,
+    leadership: Leadership,
+    gates: BTreeSet<NodeId>,
+    workers: BTreeMap<NodeId, WorkerView>,
+    blobs: Blobs,
+    plans: BTreeMap<BlobHash, Arc<Plan>>,
+    /// Secrets never enter the ledger: a new leader has them from the gate's repeated offer.
+    secrets: BTreeMap<PartId, Secrets>,
+    /// Offers whose plan is still on its way.
+    offers: BTreeMap<PartId, (NodeId, PartOffer)>,
+    last_proposal: ProposalId,
+    version: Version,
+    outputs: Vec<Output>,
+}
+
+impl Manager {
+    /// A manager that knows nothing yet: its ledger tells it what was decided.
+    #[must_use]
+    pub fn new(config: ManagerConfig) -> Self {
+        Self {
+            config,
+            state: State::default(),
+            leadership: Leadership::Follower { leader: None },
+            gates: BTreeSet::new(),
+            workers: BTreeMap::new(),
+            blobs: Blobs::new(),
+            plans: BTreeMap::new(),
+            secrets: BTreeMap::new(),
+            offers: BTreeMap::new(),
+            last_proposal: ProposalId::NONE,
+            version: Version::NONE,
+            outputs: Vec::new(),
+        }
+    }
+
+    /// Takes an input.
+    pub fn handle(&mut self, now: Time, input: Input) {
+        match input {
+            Input::GateConnected { gate } => self.on_gate_connected(gate),
+            Input::WorkerConnected { worker, incarnation } => {
+                self.on_worker_connected(now, worker, incarnation);
+            }
+            Input::Disconnected { node } => {
+                self.gates.remove(&node);
+                if let Some(view) = self.workers.get_mut(&node) {
+                    view.is_connected = false;
+                }
+            }
+            Input::Message { from, message } => self.on_message(now, from, message),
+            Input::Committed { index, entry, proposal } => {
+                self.on_committed(now, index, &entry, proposal);
+            }
+            Input::Refused { proposal } => self.on_refused(now, proposal),
+            Input::Leadership { leads, leader } => self.on_leadership(leads, leader),
+            Input::Confirmed { until } => match &mut self.leadership {
+                Leadership::Barrier { confirmed_until, .. } => *confirmed_until = until,
+                Leadership::Leading(leading) => leading.confirmed_until = until,
+                Leadership::Follower { .. } => {}
+            },
+            Input::TakeSnapshot { index } => self.on_take_snapshot(index),
+            Input::Restored { snapshot } => self.on_restored(&snapshot),
+            Input::Blob { bytes } => {
+                self.blobs.insert(bytes);
+            }
+            Input::Tick => {}
+        }
+        self.blobs.tick(now);
+        self.lead(now);
+        let requests = self.blobs.drain();
+        self.outputs.extend(requests.map(|(to, message)| Output::Send { to, message }));
+    }
+
+    /// When [`Input::Tick`] is due.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Time> {
+        [self.next_of_leader(), self.blobs.next_deadline()].into_iter().flatten().min()
+    }
+
+    /// What is to be done, in order.
+    pub fn drain(&mut self) -> impl Iterator<Item = Output> {
+        self.outputs.drain(..)
+    }
+
+    /// The state that the ledger holds.
+    #[must_use]
+    pub const fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// The fence under which this manager leads.
+    #[must_use]
+    pub fn leading(&self) -> Option<Fence> {
+        match &self.leadership {
+            Leadership::Leading(leading) => Some(leading.fence),
+            Leadership::Follower { .. } | Leadership::Barrier { .. } => None,
+        }
+    }
+
+    fn send(&mut self, to: NodeId, message: Message) {
+        self.outputs.push(Output::Send { to, message });
+    }
+
+    fn event(&mut self, event: Event) {
+        self.outputs.push(Output::Event(event));
+    }
+
+    fn wall(&self, now: Time) -> WallTime {
+        WallTime(self.config.wall_at_zero.0 + now.as_nanos() / 1_000_000)
+    }
+
+    /// The job's time of a part; `None` before its start was decided.
+    fn elapsed(&self, now: Time, started: Option<WallTime>) -> Option<Duration> {
+        let zero = started?.0.checked_sub(self.config.wall_at_zero.0);
+        Some(match zero {
+            // To the nanosecond while the start lies in this node's life.
+            Some(millis) => now.since(Time::from_millis(millis)),
+            None => {
+                let before = self.config.wall_at_zero.0 - started?.0;
+                now.since(Time::ZERO) + Duration::from_millis(before)
+            }
+        })
+    }
+
+    /// The plan of a blob that is held.
+    fn plan(&mut self, hash: BlobHash) -> Option<Arc<Plan>> {
+        if let Some(plan) = self.plans.get(&hash) {
+            return Some(Arc::clone(plan));
+        }
+        let plan = Arc::new(Plan::from_bytes(self.blobs.get(hash)?).ok()?);
+        self.plans.insert(hash, Arc::clone(&plan));
+        Some(plan)
+    }
+
+    fn on_gate_connected(&mut self, gate: NodeId) {
+        self.gates.insert(gate);
+        if let Leadership::Leading(leading) = &mut self.leadership {
+            leading.on_gate_connected();
+        }
+    }
+
+    fn on_worker_connected(&mut self, now: Time, worker: NodeId, incarnation: Incarnation) {
+        let known = self.workers.get(&worker).map(|view| view.incarnation);
+        if known.is_some_and(|known| known > incarnation) {
+            return; // A link of an earlier life, overtaken by the next.
+        }
+        if known != Some(incarnation) {
+            // The whole record is new: nothing of an earlier life is true of this one.
+            let view = WorkerView {
+                incarnation,
+                is_connected: true,
+                report: None,
+                last_heard: now,
+                last_granted: None,
+            };
+            self.workers.insert(worker, view);
+            self.event(Event::WorkerJoined { worker, incarnation });
+        } else if let Some(view) = self.workers.get_mut(&worker) {
+            view.is_connected = true;
+        }
+    }
+
+    fn on_message(&mut self, now: Time, from: NodeId, message: Message) {
+        match message {
+            Message::OfferPart(offer) => self.on_offer(now, from, *offer),
+            Message::StartPart { part, fence, start_in } => {
+                if self.accepts(from, part, fence) {
+                    let at = self.wall(now + start_in);
+                    self.propose(Entry::PartStarted { part, at });
+                }
+            }
+            Message::StopPart { part, fence, reason, mode } => {
+                if self.accepts(from, part, fence) {
+                    self.propose(Entry::StopAsked { part, reason, mode });
+                }
+            }
+            Message::StopWorkflow { part, fence, workflow, by } => {
+                if self.accepts(from, part, fence) {
+                    self.propose(Entry::WorkflowStopAsked { part, workflow, by });
+                }
+            }
+            Message::PartEndedAck { part } => self.propose(Entry::PartForgotten { part }),
+            Message::RenewLease { sent_at, report } => self.on_renewal(now, from, sent_at, report),
+            Message::AttemptAccepted { attempt, .. } => {
+                if let Some(live) = self.live_of(from, attempt) {
+                    live.is_accepted = true;
+                }
+            }
+            Message::AttemptRefused { attempt, why, .. } => {
+                if let Some(live) = self.live_of(from, attempt) {
+                    live.refusal = Some(why);
+                }
+            }
+            Message::AttemptEnded { attempt, end } => self.on_attempt_ended(from, attempt, end),
+            Message::Delta(delta) => self.on_delta(now, *delta),
+            Message::DeltaAck { attempt, through, iterations, until, pressure } => {
+                let worker = self.on_delta_ack(attempt, through, iterations, until);
+                if let Some(worker) = worker {
+                    let ack = Message::DeltaAck { attempt, through, iterations, until, pressure };
+                    self.send(worker, ack);
+                }
+            }
+            Message::BlobRequest { hash, offset } => {
+                let answer = self.blobs.serve(hash, offset);
+                self.send(from, answer);
+            }
+            Message::BlobChunk { hash, offset, total, bytes } => {
+                if let Some(bytes) = self.blobs.on_chunk(now, from, hash, offset, total, &bytes) {
+                    self.outputs.push(Output::StoreBlob { hash, bytes });
+                    self.accept_what_is_fetched(now);
+                }
+            }
+            Message::BlobMissing { hash } => {
+                self.event(Event::Malformed { what: "blob", error: format!("{hash} is missing") });
+            }
+            // A worker that knows a later leader: our own ledger will say so too.
+            Message::StaleFence { .. } => {}
+            // Nobody may send us these; the link's table of messages refuses them before.
+            Message::PartAccepted { .. }
+            | Message::PartRefused { .. }
+            | Message::PartReport(_)
+            | Message::PartEnded(_)
+            | Message::DatacenterStatus(_)
+            | Message::LeaseGranted { .. }
+            | Message::NotLeader { .. }
+            | Message::OfferAttempt(_)
+            | Message::StartAttempt { .. }
+            | Message::StopAttempt { .. }
+            | Message::AttemptEndedAck { .. } => {}
+        }
+    }
+
+    /// Whether a gate's command about a part counts here; answers it if not.
+    fn accepts(&mut self, from: NodeId, part: PartId, fence: Fence) -> bool {
+        if self.leading().is_none() {
+            return false; // It will be repeated to the leader.
+        }
+        let Some(held) = self.state.parts.get(&part).map(|part| part.fence) else { return false };
+        if fence < held {
+            self.event(Event::StaleFence { from, fence, held });
+            self.send(from, Message::StaleFence { subject: Subject::Job(part), held });
+            return false;
+        }
+        true
+    }
+
+    fn on_offer(&mut self, now: Time, from: NodeId, offer: PartOffer) {
+        let (part, fence) = (offer.part, offer.fence);
+        if self.leading().is_none() {
+            let leader = match &self.leadership {
+                Leadership::Follower { leader } => *leader,
+                Leadership::Barrier { .. } | Leadership::Leading(_) => None,
+            };
+            let why = match leader {
+                Some(_) => RefusePart::NotLeader { leader },
+                None => RefusePart::NotReady { retry_after: self.config.resend },
+            };
+            self.send(from, Message::PartRefused { part, fence, why });
+            return;
+        }
+        if self.state.is_forgotten(part) {
+            return; // A late copy: the gate has recorded the end.
+        }
+        if let Some(known) = self.state.parts.get(&part) {
+            let held = known.fence;
+            if fence < held {
+                self.event(Event::StaleFence { from, fence, held });
+                self.send(from, Message::StaleFence { subject: Subject::Job(part), held });
+                return;
+            }
+            self.secrets.insert(part, offer.secrets.clone());
+            if fence == held && known.gate == from {
+                self.send(from, Message::PartAccepted { part, fence });
+                return;
+            }
+        }
+        self.offers.insert(part, (from, offer));
+        self.accept_what_is_fetched(now);
+    }
+
+    /// Goes on with each offer as far as its plan and data have arrived.
+    fn accept_what_is_fetched(&mut self, now: Time) {
+        let offers: Vec<(PartId, NodeId, PartOffer)> =
+            self.offers.iter().map(|(&part, (from, offer))| (part, *from, offer.clone())).collect();
+        for (part, from, offer) in offers {
+            if self.blobs.get(offer.plan).is_none() {
+                self.blobs.fetch(now, offer.plan, from);
+                continue;
+            }
+            let Some(plan) = self.plan(offer.plan) else {
+                let message = "the plan cannot be read".to_owned();
+                self.refuse_part(from, part, offer.fence, RefusePart::BadPlan { message });
+                continue;
+            };
+            if !offer.slice.is_valid() || offer.window < Duration::from_millis(10) {
+                let message = "its slice or window is malformed".to_owned();
+                self.refuse_part(from, part, offer.fence, RefusePart::BadPlan { message });
+                continue;
+            }
+            let missing: Vec<BlobHash> =
+                plan.blobs().into_iter().filter(|&hash| self.blobs.get(hash).is_none()).collect();
+            if !missing.is_empty() {
+                missing.into_iter().for_each(|hash| self.blobs.fetch(now, hash, from));
+                continue;
+            }
+            self.offers.remove(&part);
+            self.secrets.insert(part, offer.secrets);
+            self.propose(Entry::PartAccepted {
+                part,
+                fence: offer.fence,
+                gate: from,
+                plan: offer.plan,
+                workflows: u16::try_from(plan.workflows.len()).unwrap_or(u16::MAX),
+                slice: offer.slice,
+                window: offer.window,
+            });
+        }
+    }
+
+    fn refuse_part(&mut self, to: NodeId, part: PartId, fence: Fence, why: RefusePart) {
+        self.offers.remove(&part);
+        self.event(Event::PartRefused { part, why: why.clone() });
+        self.send(to, Message::PartRefused { part, fence, why });
+    }
+
+    fn next_proposal(&mut self) -> ProposalId {
+        self.last_proposal = self.last_proposal.next();
+        self.last_proposal
+    }
+
+    /// Proposes an entry, as a leader, unless one about the same thing is on its way.
+    fn propose(&mut self, entry: Entry) {
+        let proposal = self.next_proposal();
+        let Leadership::Leading(leading) = &mut self.leadership else { return };
+        if !leading.register(proposal, &entry) {
+            return;
+        }
+        self.output_proposal(proposal, &entry);
+    }
+
+    fn output_proposal(&mut self, proposal: ProposalId, entry: &Entry) {
+        match encode_value(entry) {
+            Ok(entry) => self.outputs.push(Output::Propose { proposal, entry }),
+            Err(error) => {
+                self.event(Event::Malformed { what: "proposal", error: error.to_string() });
+            }
+        }
+    }
+
+    fn on_committed(&mut self, now: Time, index: u64, bytes: &[u8], proposal: Option<ProposalId>) {
+        let entry: Entry = match decode_value(bytes) {
+            Ok(entry) => entry,
+            Err(error) => {
+                self.event(Event::Malformed { what: "ledger entry", error: error.to_string() });
+                return;
+            }
+        };
+        let applied = self.state.apply(&entry);
+        match &mut self.leadership {
+            Leadership::Barrier { proposal: barrier, confirmed_until }
+                if proposal == Some(*barrier) =>
+            {
+                let fence = Fence(index);
+                let leading = Leading::new(fence, now, *confirmed_until, &self.state);
+                self.leadership = Leadership::Leading(Box::new(leading));
+                for view in self.workers.values_mut() {
+                    view.last_granted = None;
+                }
+                self.event(Event::LeadershipGained { fence });
+            }
+            Leadership::Leading(leading) => {
+                if let Some(proposal) = proposal {
+                    leading.settle(proposal);
+                }
+                self.after_applied(now, &entry, applied);
+            }
+            Leadership::Barrier { .. } | Leadership::Follower { .. } => {}
+        }
+    }
+
+    fn on_refused(&mut self, now: Time, proposal: ProposalId) {
+        match &mut self.leadership {
+            Leadership::Leading(leading) => leading.settle(proposal),
+            Leadership::Barrier { proposal: barrier, confirmed_until } if *barrier == proposal => {
+                // Still elected as far as we know: try the barrier again.
+                let confirmed_until = *confirmed_until;
+                self.start_barrier(confirmed_until.max(now));
+            }
+            Leadership::Barrier { .. } | Leadership::Follower { .. } => {}
+        }
+    }
+
+    fn start_barrier(&mut self, confirmed_until: Time) {
+        let proposal = self.next_proposal();
+        self.leadership = Leadership::Barrier { proposal, confirmed_until };
+        let node = self.config.node;
+        self.output_proposal(proposal, &Entry::LeaderStarted { node });
+    }
+
+    fn on_leadership(&mut self, leads: bool, leader: Option<NodeId>) {
+        match (&self.leadership, leads) {
+            (Leadership::Follower { .. }, true) => self.start_barrier(Time::ZERO),
+            (Leadership::Barrier { .. } | Leadership::Leading(_), true) => {}
+            (Leadership::Leading(_), false) => {
+                self.leadership = Leadership::Follower { leader };
+                self.event(Event::LeadershipLost);
+            }
+            (Leadership::Barrier { .. } | Leadership::Follower { .. }, false) => {
+                self.leadership = Leadership::Follower { leader };
+            }
+        }
+    }
+
+    fn on_take_snapshot(&mut self, index: u64) {
+        match encode_value(&self.state) {
+            Ok(snapshot) => self.outputs.push(Output::Snapshot { index, snapshot }),
+            Err(error) => {
+                self.event(Event::Malformed { what: "snapshot", error: error.to_string() });
+            }
+        }
+    }
+
+    fn on_restored(&mut self, snapshot: &[u8]) {
+        match decode_value(snapshot) {
+            Ok(state) => self.state = state,
+            Err(error) => {
+                self.event(Event::Malformed { what: "snapshot", error: error.to_string() });
+            }
+        }
+    }
+
+    fn datacenter_status(&mut self, now: Time) -> DatacenterStatus {
+        self.version = self.version.next();
+        let candidates = self.candidates(now);
+        let workers: Vec<&WorkerView> = self
+            .workers
+            .values()
+            .filter(|view| view.is_connected && view.report.is_some())
+            .collect();
+        DatacenterStatus {
+            datacenter: self.config.datacenter.clone(),
+            leading: self.leading(),
+            version: self.version,
+            workers: u32::try_from(workers.len()).unwrap_or(u32::MAX),
+            cores: workers.iter().filter_map(|view| view.report.as_ref()).map(|r| r.cores).sum(),
+            free_cores: candidates.iter().map(|candidate| candidate.free).sum(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
