@@ -1,0 +1,87 @@
+//! A job as it runs.
+
+use hyperscale_model::{JobId, JobState};
+use serde::{Deserialize, Serialize};
+
+use crate::{GapView, Latency};
+
+/// A job at one moment; whoever shows it needs nothing else.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LiveView {
+    /// The job.
+    pub job: JobId,
+    /// The test's name.
+    pub name: String,
+    /// Where it stands.
+    pub state: JobState,
+    /// Since its start.
+    pub elapsed_ms: u64,
+    /// How long it is planned to take, as far as that is known.
+    pub planned_ms: u64,
+    /// Each workflow with where it stands.
+    pub workflows: Vec<(String, String)>,
+    /// Active users, and how many there may be.
+    pub vus: u32,
+    /// Users at most.
+    pub vus_max: u32,
+    /// Iterations that should start per second now, under arrival rates.
+    pub planned_rate: f64,
+    /// Requests per second over the last second.
+    pub request_rate: f64,
+    /// Iterations per second over the last second.
+    pub iteration_rate: f64,
+    /// Requests in all.
+    pub requests: u64,
+    /// Failed requests in all.
+    pub failed: u64,
+    /// Iterations in all.
+    pub iterations: u64,
+    /// Starts that found no free user.
+    pub dropped: u64,
+    /// Latency over all time.
+    pub latency_us: Latency,
+    /// The last windows: requests, failures, and the 95th percentile of latency in µs.
+    pub recent: Vec<(u64, u64, f64)>,
+    /// Each step.
+    pub steps: Vec<LiveStep>,
+    /// Each threshold.
+    pub thresholds: Vec<ThresholdView>,
+    /// Load that was not sent.
+    pub gaps: Vec<GapView>,
+    /// Each datacenter: name, workers, cores.
+    pub datacenters: Vec<(String, u32, u32)>,
+    /// Lag of starts at the 99th percentile, in µs.
+    pub lag_p99_us: f64,
+    /// The busiest core of the last second, from 0 to 1.
+    pub busy_share: f64,
+}
+
+/// A step as it runs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LiveStep {
+    /// `workflow/step`.
+    pub name: String,
+    /// Requests in all.
+    pub requests: u64,
+    /// Failed requests in all.
+    pub failed: u64,
+    /// Requests per second over the last second.
+    pub rate: f64,
+    /// Latency over all time.
+    pub latency_us: Latency,
+    /// Outcomes that are not ok, with their counts.
+    pub failures: Vec<(String, u64)>,
+}
+
+/// A threshold as it stands.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ThresholdView {
+    /// As written.
+    pub expression: String,
+    /// Whether it holds.
+    pub passed: bool,
+    /// The figure, in the unit in which it was written to.
+    pub value: Option<f64>,
+    /// Since which time of the job it has been broken.
+    pub broken_since_ms: Option<u64>,
+}
