@@ -152,6 +152,23 @@ impl Plan {
         found
     }
 
+    /// How long the test takes if everything goes as planned, along its longest chain of
+    /// workflows. Loads of a fixed number of iterations count with their longest time.
+    #[must_use]
+    pub fn planned_duration(&self) -> Duration {
+        let mut ends = vec![Duration::ZERO; self.workflows.len()];
+        for index in self.start_order().unwrap_or_default() {
+            let workflow = &self.workflows[index];
+            let start = (workflow.after.workflows.iter())
+                .filter_map(|needed| ends.get(usize::from(needed.0)))
+                .max()
+                .copied()
+                .unwrap_or_default();
+            ends[index] = start + workflow.start_after + workflow.load.duration();
+        }
+        ends.into_iter().max().unwrap_or_default().min(self.run.deadline)
+    }
+
     /// The workflow at `index`, if the plan has it.
     #[must_use]
     pub fn workflow(&self, index: WorkflowIndex) -> Option<&Workflow> {

@@ -115,6 +115,24 @@ pub enum Comparison {
     NotEqual,
 }
 
+impl Threshold {
+    /// Whether its figure is a time, in nanoseconds.
+    #[must_use]
+    pub const fn is_time(&self) -> bool {
+        let is_duration = matches!(
+            self.metric,
+            ThresholdMetric::Latency
+                | ThresholdMetric::ServiceTime
+                | ThresholdMetric::Connect
+                | ThresholdMetric::Tls
+                | ThresholdMetric::FirstByte
+                | ThresholdMetric::Lag
+        );
+        is_duration
+            && !matches!(self.aggregate, Aggregate::Count | Aggregate::Rate | Aggregate::Share)
+    }
+}
+
 impl Comparison {
     /// Whether `figure` compares with `value` as it must.
     #[must_use]

@@ -11,6 +11,7 @@ mod terminal;
 pub use live::{LiveStep, LiveView, ThresholdView};
 pub use result::{EventRecord, JobResult, SeriesPoint};
 pub use summary::{
-    GapView, GeneratorView, Latency, SUMMARY_SCHEMA, StepSummary, Summary, SummaryInput, Totals,
+    CheckSummary, GapView, GeneratorView, Latency, SUMMARY_SCHEMA, StepSummary, Summary,
+    SummaryInput, Totals, gap_view,
 };
 pub use terminal::{count, duration, rate, share, summary_text};

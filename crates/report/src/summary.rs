@@ -341,7 +341,9 @@ fn step_name(plan: &Plan, index: StepIndex) -> String {
     plan.steps.get(index.get()).map_or_else(|| index.0.to_string(), |step| step.name.clone())
 }
 
-pub(crate) fn gap_view(plan: &Plan, gap: &Gap) -> GapView {
+/// A gap as it is shown.
+#[must_use]
+pub fn gap_view(plan: &Plan, gap: &Gap) -> GapView {
     GapView {
         workflow: plan
             .workflow(gap.shard.workflow)

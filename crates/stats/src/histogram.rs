@@ -18,7 +18,8 @@ const PAGES: usize = 23;
 const VALUE_MAX_US: u64 = (1 << 32) - 1;
 
 /// How often which duration occurred.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(from = "SparseHistogram", into = "SparseHistogram")]
 pub struct Histogram {
     pages: [Option<Box<[u64; PAGE]>>; PAGES],
     count: u64,
@@ -36,6 +37,18 @@ pub struct SparseHistogram {
     sum_ns: u64,
     min_ns: u64,
     max_ns: u64,
+}
+
+impl From<SparseHistogram> for Histogram {
+    fn from(sparse: SparseHistogram) -> Self {
+        sparse.to_dense()
+    }
+}
+
+impl From<Histogram> for SparseHistogram {
+    fn from(dense: Histogram) -> Self {
+        dense.to_sparse()
+    }
 }
 
 /// The serialized form: buckets, sum, smallest, largest.

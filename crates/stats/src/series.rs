@@ -30,7 +30,7 @@ pub struct Point {
 }
 
 /// Figures over time.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Series {
     window: Duration,
     tiers: [BTreeMap<u64, Point>; 4],

@@ -3,13 +3,14 @@
 use std::collections::BTreeSet;
 
 use hyperscale_model::DeltaSeq;
+use serde::{Deserialize, Serialize};
 
 /// How many deltas may have arrived above a missing one. The sender resends what is missing, so
 /// refusing the rest for a while loses nothing.
 const ABOVE_MAX: usize = 1_024;
 
 /// The contiguous prefix of an attempt's deltas that was counted, and those above it.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Watermark {
     contiguous: DeltaSeq,
     above: BTreeSet<DeltaSeq>,

@@ -1,0 +1,802 @@
+//! What the owner of a job does: parts, statistics, thresholds, completion, news.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyperscale_model::{
+    EndStatus, FailureCause, Fence, JobId, NodeId, PartId, PartIndex, ProgressSeq, Time, Verdict,
+    WallTime,
+};
+use hyperscale_plan::{Plan, Secrets};
+use hyperscale_report::{
+    EventRecord, JobResult, Latency, LiveView, SeriesPoint, Summary, SummaryInput, ThresholdView,
+};
+use hyperscale_stats::{Delta, Histogram};
+use hyperscale_wire::{
+    Gap, Message, PartOffer, PartReport, PartResult, Pressure, RefusePart, StopMode, StopReason,
+    WorkflowState, encode_value,
+};
+
+use crate::request::{Reply, RequestErrorKind, RequestId};
+use crate::seal::open;
+use crate::state::{Entry, Job, PartEnd};
+use crate::statistics::{Statistics, threshold_view};
+use crate::{About, Event, Gate, Output};
+
+/// Events of a job that are kept for those who come back.
+const EVENTS_MAX: usize = 1_000;
+/// Windows that a live view shows.
+const RECENT_WINDOWS: usize = 60;
+
+/// What the owner knows of a running job beyond the ledger.
+#[derive(Debug)]
+pub(crate) struct Live {
+    plan: Arc<Plan>,
+    secrets: Secrets,
+    statistics: Statistics,
+    parts: Vec<LivePart>,
+    /// Since when each threshold has been broken.
+    broken_since: Vec<Option<Duration>>,
+    thresholds: Vec<ThresholdView>,
+    events: VecDeque<EventRecord>,
+    last_event: u64,
+    watchers: Vec<(RequestId, u64)>,
+    next_push: Time,
+    next_judge: Time,
+    next_checkpoint: Time,
+    forget_at: Option<Time>,
+}
+
+#[derive(Debug, Default)]
+struct LivePart {
+    is_accepted: bool,
+    /// When the last command was sent that is not answered yet.
+    commanded_at: Option<Time>,
+    refused: Option<RefusePart>,
+    report: Option<PartReport>,
+    mark: (Fence, ProgressSeq),
+    /// The end as its leader told it, and when.
+    told_end: Option<(Time, PartResult, NodeId)>,
+}
+
+impl Live {
+    pub(crate) fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    pub(crate) fn resend_all(&mut self) {
+        self.parts.iter_mut().for_each(|part| part.commanded_at = None);
+    }
+
+    /// Whether some part waits for cores and none sends load.
+    pub(crate) fn is_queued(&self) -> bool {
+        let states =
+            || self.parts.iter().filter_map(|part| part.report.as_ref()).flat_map(|r| &r.workflows);
+        states().any(|workflow| workflow.state == WorkflowState::Ready)
+            && !states().any(|workflow| workflow.state == WorkflowState::Running)
+    }
+
+    fn note(&mut self, at: Duration, kind: &str, text: String) {
+        self.last_event += 1;
+        if self.events.len() >= EVENTS_MAX {
+            self.events.pop_front();
+        }
+        self.events.push_back(EventRecord {
+            id: self.last_event,
+            at_ms: millis(at),
+            kind: kind.to_owned(),
+            text,
+        });
+    }
+
+    fn gaps(&self, job: &Job) -> Vec<Gap> {
+        (self.parts.iter().zip(&job.parts))
+            .flat_map(|(live, (_, end))| match (end, &live.report) {
+                (Some(end), _) => end.gaps.clone(),
+                (None, Some(report)) => report.gaps.clone(),
+                (None, None) => Vec::new(),
+            })
+            .collect()
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl Gate {
+    /// Takes up a job that this gate owns, with what a checkpoint remembers of it.
+    pub(crate) fn own(&mut self, now: Time, job: JobId) {
+        let Some(state) = self.state.jobs.get(&job) else { return };
+        if state.gate != self.config.node {
+            self.live.remove(&job);
+            return;
+        }
+        if let Some(live) = self.live.get_mut(&job) {
+            live.resend_all();
+            return;
+        }
+        match open(&self.config.secret_key, job, &state.sealed) {
+            Ok(secrets) => self.own_with(now, job, secrets),
+            Err(_) => {
+                let error = "this cluster's key does not open them".to_owned();
+                self.event(Event::Malformed { what: "sealed secrets", error });
+                self.own_with(now, job, Secrets::default());
+            }
+        }
+    }
+
+    pub(crate) fn own_with(&mut self, now: Time, job: JobId, secrets: Secrets) {
+        let Some(state) = self.state.jobs.get(&job) else { return };
+        let plan = match self.blobs.get(state.plan).map(|bytes| Plan::from_bytes(bytes)) {
+            Some(Ok(plan)) => Arc::new(plan),
+            Some(Err(error)) => return self.malformed("plan", &error),
+            None => {
+                let error = format!("the plan {} of {job} is missing", state.plan);
+                self.event(Event::Malformed { what: "plan", error });
+                return;
+            }
+        };
+        let window = self.config.window;
+        let statistics = self.checkpoints.remove(&job).unwrap_or_else(|| Statistics::new(window));
+        let mut live = Live {
+            secrets,
+            statistics,
+            parts: state.parts.iter().map(|_| LivePart::default()).collect(),
+            broken_since: vec![None; plan.thresholds.len()],
+            thresholds: Vec::new(),
+            events: VecDeque::new(),
+            last_event: 0,
+            watchers: Vec::new(),
+            next_push: now,
+            next_judge: now,
+            next_checkpoint: now + self.config.checkpoint,
+            forget_at: None,
+            plan,
+        };
+        let names: Vec<&str> =
+            state.parts.iter().map(|(target, _)| target.datacenter.as_str()).collect();
+        live.note(Duration::ZERO, "accepted", format!("accepted for {}", names.join(", ")));
+        self.live.insert(job, live);
+    }
+
+    fn elapsed(&self, now: Time, job: JobId) -> Duration {
+        let started = self.state.jobs.get(&job).and_then(|job| job.started);
+        started.map_or(Duration::ZERO, |started| self.since(now, started))
+    }
+
+    pub(crate) fn note(&mut self, now: Time, job: JobId, kind: &str, text: String) {
+        let at = self.elapsed(now, job);
+        if let Some(live) = self.live.get_mut(&job) {
+            live.note(at, kind, text);
+        }
+    }
+
+    fn live_part(&mut self, part: PartId) -> Option<&mut LivePart> {
+        self.live.get_mut(&part.job)?.parts.get_mut(usize::from(part.part.0))
+    }
+
+    pub(crate) fn on_part_accepted(&mut self, now: Time, part: PartId, fence: Fence) {
+        let Some(state) = self.state.jobs.get(&part.job) else { return };
+        if state.fence != fence {
+            return; // The answer to an offer of an earlier owner.
+        }
+        let name = state.parts.get(usize::from(part.part.0)).map(|(t, _)| t.datacenter.to_string());
+        let Some(live) = self.live_part(part) else { return };
+        if !live.is_accepted {
+            (live.is_accepted, live.commanded_at, live.refused) = (true, None, None);
+            let text = format!("{} accepted its part", name.unwrap_or_default());
+            self.note(now, part.job, "part_accepted", text);
+        }
+    }
+
+    pub(crate) fn on_part_refused(
+        &mut self,
+        now: Time,
+        part: PartId,
+        fence: Fence,
+        why: RefusePart,
+    ) {
+        let Some(state) = self.state.jobs.get(&part.job).filter(|job| job.fence == fence) else {
+            return;
+        };
+        let attempts = Vec::new();
+        let message = match &why {
+            RefusePart::BadPlan { message } => message.clone(),
+            // Offered again after a while, to whoever leads by then.
+            RefusePart::NotLeader { .. } | RefusePart::NotReady { .. } => {
+                if let Some(live) = self.live_part(part) {
+                    live.refused = Some(why);
+                }
+                return;
+            }
+        };
+        if state.ended.is_none() {
+            let cause = FailureCause::Placement { reasons: vec![message] };
+            let end = PartEnd {
+                status: EndStatus::Failed { cause },
+                is_missing: false,
+                gaps: Vec::new(),
+                late_requests: 0,
+                attempts,
+            };
+            self.end_part(now, part, end);
+        }
+    }
+
+    fn end_part(&mut self, _now: Time, part: PartId, end: PartEnd) {
+        let (job, index) = (part.job, part.part);
+        let about = About::Job(3, job, u64::from(index.0));
+        self.propose(about, &Entry::PartEnded { job, part: index, end });
+    }
+
+    pub(crate) fn on_report(&mut self, now: Time, from: NodeId, report: PartReport) {
+        let (part, fence) = (report.part, report.fence);
+        let inquired: Vec<_> = match self.live.get(&part.job) {
+            Some(live) => (report.inquire.iter())
+                .map(|&attempt| (attempt, live.statistics.acknowledged(attempt)))
+                .collect(),
+            None => return,
+        };
+        for (attempt, (through, iterations, until)) in inquired {
+            let pressure = Pressure::None;
+            let ack = Message::DeltaAck { attempt, through, iterations, until, pressure };
+            self.send(from, ack);
+        }
+        let elapsed = self.elapsed(now, part.job);
+        let Some(live) = self.live.get_mut(&part.job) else { return };
+        let Some(known) = live.parts.get_mut(usize::from(part.part.0)) else { return };
+        if (fence, report.seq) <= known.mark {
+            if fence < known.mark.0 {
+                let held = known.mark.0;
+                self.event(Event::StaleFence { from, fence, held });
+            }
+            return;
+        }
+        known.mark = (fence, report.seq);
+        known.is_accepted = true;
+        let before = known.report.replace(report.clone());
+        let news = changes(&live.plan, before.as_ref(), &report);
+        news.into_iter().for_each(|(kind, text)| live.note(elapsed, kind, text));
+        if let Some(at) = report.started
+            && self.state.jobs.get(&part.job).is_some_and(|job| job.started.is_none())
+        {
+            let job = part.job;
+            self.propose(About::Job(4, job, 0), &Entry::JobStarted { job, at });
+        }
+    }
+
+    pub(crate) fn on_part_ended(&mut self, now: Time, from: NodeId, result: PartResult) {
+        let part = result.report.part;
+        let Some(state) = self.state.jobs.get(&part.job) else {
+            // Recorded and forgotten long ago.
+            self.send(from, Message::PartEndedAck { part });
+            return;
+        };
+        if state.ended.is_some() {
+            self.send(from, Message::PartEndedAck { part });
+            return;
+        }
+        self.on_report(now, from, result.report.clone());
+        let Some(live) = self.live_part(part) else { return };
+        let since = live.told_end.as_ref().map_or(now, |(since, ..)| *since);
+        live.told_end = Some((since, result, from));
+    }
+
+    pub(crate) fn on_delta(&mut self, delta: &Delta) {
+        let id = delta.attempt.shard;
+        let ended = (self.state.jobs.get(&id.job))
+            .and_then(|job| job.parts.get(usize::from(id.part.0))?.1.as_ref());
+        let is_beyond_end = ended.is_some_and(|end| {
+            let last = end.attempts.iter().find(|(attempt, _)| *attempt == delta.attempt);
+            last.is_none_or(|(_, last)| delta.seq > *last)
+        });
+        if let Some(live) = self.live.get_mut(&id.job)
+            && !is_beyond_end
+        {
+            live.statistics.add(delta);
+        }
+    }
+
+    /// Sends and proposes whatever is missing.
+    pub(crate) fn review(&mut self, now: Time) {
+        if !self.leads() {
+            self.next_review = now + self.config.resend;
+            return;
+        }
+        let jobs: Vec<JobId> = self.live.keys().copied().collect();
+        for job in &jobs {
+            self.checkpoint(now, *job);
+            self.review_job(now, *job);
+        }
+        let forgettable: Vec<JobId> = (self.state.jobs.iter())
+            .filter(|(_, state)| {
+                state
+                    .ended
+                    .as_ref()
+                    .is_some_and(|end| self.since(now, end.at) >= self.config.retention)
+            })
+            .map(|(&job, _)| job)
+            .collect();
+        for job in forgettable {
+            self.propose(About::Job(5, job, 0), &Entry::JobForgotten { job });
+        }
+        let steps = [self.config.push, self.config.judge, self.config.checkpoint];
+        let step = steps.into_iter().min().unwrap_or(self.config.resend);
+        if self.next_review <= now {
+            self.next_review = now + step;
+        }
+    }
+
+    /// Stores what was counted, and only then acknowledges it.
+    fn checkpoint(&mut self, now: Time, job: JobId) {
+        let Some(live) = self.live.get_mut(&job) else { return };
+        let is_ending = live.parts.iter().any(|part| part.told_end.is_some());
+        if !live.statistics.is_dirty || (now < live.next_checkpoint && !is_ending) {
+            return;
+        }
+        live.next_checkpoint = now + self.config.checkpoint;
+        live.statistics.is_dirty = false;
+        let acknowledgements = live.statistics.take_acknowledgements();
+        match encode_value(&live.statistics) {
+            Ok(checkpoint) => self.outputs.push(Output::StoreCheckpoint { job, checkpoint }),
+            Err(error) => return self.malformed("checkpoint", &error),
+        }
+        for (attempt, through, iterations, until) in acknowledgements {
+            let datacenter = (self.state.jobs.get(&job))
+                .and_then(|job| job.parts.get(usize::from(attempt.shard.part.0)))
+                .map(|(target, _)| target.datacenter.clone());
+            if let Some(leader) = datacenter.and_then(|datacenter| self.leader_of(&datacenter)) {
+                let pressure = Pressure::None;
+                let ack = Message::DeltaAck { attempt, through, iterations, until, pressure };
+                self.send(leader, ack);
+            }
+        }
+    }
+
+    fn review_job(&mut self, now: Time, job: JobId) {
+        let Some(state) = self.state.jobs.get(&job) else { return };
+        if state.ended.is_none() {
+            let parts = u16::try_from(state.parts.len()).unwrap_or(u16::MAX);
+            for part in 0..parts {
+                self.review_part(now, PartId { job, part: PartIndex(part) });
+            }
+            self.judge(now, job);
+            self.complete(now, job);
+        }
+        self.push(now, job);
+    }
+
+    fn review_part(&mut self, now: Time, part: PartId) {
+        let Some(state) = self.state.jobs.get(&part.job) else { return };
+        let Some((target, ended)) = state.parts.get(usize::from(part.part.0)) else { return };
+        let is_ended = ended.is_some();
+        let (fence, datacenter, slice) =
+            (state.fence, target.datacenter.clone(), target.slice.clone());
+        let (plan, window) = (state.plan, self.config.window);
+        let stop = match (&state.cancel, &state.broken) {
+            (Some((by, mode)), _) => Some((StopReason::Cancelled { by: by.clone() }, *mode)),
+            (None, Some(expression)) => {
+                let expression = expression.clone();
+                Some((StopReason::Threshold { expression }, StopMode::Graceful))
+            }
+            (None, None) => None,
+        };
+        let stopped_workflows = state.stopped_workflows.clone();
+        let accepted = state.accepted;
+        let leader = self.leader_of(&datacenter);
+        let (resend, start_margin) = (self.config.resend, self.config.start_margin);
+        let since_accepted = self.since(now, accepted);
+        let wait = self.config.part_wait;
+        let Some(live) = self.live.get_mut(&part.job) else { return };
+        let all_accepted = live.parts.iter().all(|part| part.is_accepted);
+        let secrets = live.secrets.clone();
+        let deadline = live.plan.run.deadline + wait;
+        let Some(known) = live.parts.get_mut(usize::from(part.part.0)) else { return };
+        if let Some((_, result, _)) = &known.told_end {
+            if !is_ended {
+                let end = PartEnd {
+                    status: result.status.clone(),
+                    is_missing: false,
+                    gaps: result.report.gaps.clone(),
+                    late_requests: result.report.late_requests,
+                    attempts: result.attempts.clone(),
+                };
+                self.end_part(now, part, end);
+            }
+            return;
+        }
+        if is_ended {
+            return;
+        }
+        if since_accepted >= deadline {
+            let gaps = known.report.as_ref().map(|report| report.gaps.clone()).unwrap_or_default();
+            let end = PartEnd {
+                status: EndStatus::TimedOut,
+                is_missing: true,
+                gaps,
+                late_requests: 0,
+                attempts: Vec::new(),
+            };
+            self.end_part(now, part, end);
+            return;
+        }
+        if known.commanded_at.is_some_and(|sent| now < sent + resend) {
+            return;
+        }
+        let Some(leader) = leader else { return };
+        let has_started = known.report.as_ref().is_some_and(|report| report.started.is_some());
+        let message = if !known.is_accepted {
+            Message::OfferPart(Box::new(PartOffer { part, fence, plan, slice, window, secrets }))
+        } else if let Some((reason, mode)) = stop {
+            Message::StopPart { part, fence, reason, mode }
+        } else if !has_started && all_accepted {
+            Message::StartPart { part, fence, start_in: start_margin }
+        } else if let Some((workflow, by)) = stopped_workflows.into_iter().next_back() {
+            Message::StopWorkflow { part, fence, workflow, by }
+        } else {
+            return;
+        };
+        known.commanded_at = Some(now);
+        self.send(leader, message);
+    }
+
+    fn judge(&mut self, now: Time, job: JobId) {
+        let elapsed = self.elapsed(now, job);
+        let Some(state) = self.state.jobs.get(&job).filter(|job| job.started.is_some()) else {
+            return;
+        };
+        let names: Vec<String> =
+            state.parts.iter().map(|(target, _)| target.datacenter.to_string()).collect();
+        let is_stopping = state.cancel.is_some() || state.broken.is_some();
+        let every = self.config.judge;
+        let Some(live) = self.live.get_mut(&job) else { return };
+        if now < live.next_judge || live.plan.thresholds.is_empty() {
+            return;
+        }
+        live.next_judge = now + every;
+        let broken = live.judge(&names, elapsed, false);
+        if let Some(expression) = broken.filter(|_| !is_stopping) {
+            self.propose(About::Job(6, job, 0), &Entry::ThresholdBroken { job, expression });
+        }
+    }
+
+    /// Ends the job once every part has ended and all statistics are in, or their wait is over.
+    fn complete(&mut self, now: Time, job: JobId) {
+        let Some(state) = self.state.jobs.get(&job) else { return };
+        if state.parts.iter().any(|(_, end)| end.is_none()) {
+            return;
+        }
+        let elapsed = self.elapsed(now, job);
+        let Some(live) = self.live.get(&job) else { return };
+        let mut is_incomplete = false;
+        for (known, (_, end)) in live.parts.iter().zip(&state.parts) {
+            let Some(end) = end else { return };
+            if live.statistics.is_complete(&end.attempts) {
+                continue;
+            }
+            // After a restart the end is known from the ledger, and the wait starts with it.
+            let since = known.told_end.as_ref().map(|(since, ..)| *since);
+            let waited = since.map_or_else(|| elapsed, |since| now - since);
+            if waited < self.config.statistics_wait {
+                return;
+            }
+            is_incomplete = true;
+        }
+        let ends = || state.parts.iter().filter_map(|(_, end)| end.as_ref());
+        let status = EndStatus::combine(ends().map(|end| &end.status));
+        let is_partial = is_incomplete || ends().any(|end| end.is_missing || !end.gaps.is_empty());
+        let names: Vec<String> =
+            state.parts.iter().map(|(target, _)| target.datacenter.to_string()).collect();
+        let (started, at) = (state.started, self.wall(now));
+        let late_requests = ends().map(|end| end.late_requests).sum();
+        let gaps: Vec<Gap> = ends().flat_map(|end| end.gaps.clone()).collect();
+        let about = About::Job(7, job, 0);
+        if self.proposed.values().any(|known| *known == about) {
+            return;
+        }
+        let Some(live) = self.live.get_mut(&job) else { return };
+        let length = live.load_time().unwrap_or(elapsed);
+        live.judge(&names, length, true);
+        let verdict = match live.thresholds.iter().all(|threshold| threshold.passed) {
+            _ if live.thresholds.is_empty() || started.is_none() => Verdict::NotJudged,
+            true => Verdict::Passed,
+            false => Verdict::Broken,
+        };
+        live.note(elapsed, "ended", format!("the job ended: {}", status.as_str()));
+        let input = SummaryInput {
+            job,
+            plan: &live.plan,
+            status: &status,
+            verdict,
+            thresholds: &live.thresholds,
+            gaps: &gaps,
+            late_requests,
+            is_incomplete: is_partial,
+            duration: length,
+            figures: &live.statistics.merged(),
+            busiest_core: live.statistics.busiest_core(),
+            busy_time_share: live.statistics.busy_time_share(),
+        };
+        let result = Arc::new(JobResult {
+            summary: Summary::build(input),
+            plan: live.plan.as_ref().clone(),
+            started,
+            series: SeriesPoint::all(live.statistics.series()),
+            exchanges: live.statistics.exchanges().to_vec(),
+            events: live.events.iter().cloned().collect(),
+        });
+        self.results.insert(job, Arc::clone(&result));
+        self.outputs.push(Output::StoreResult { result });
+        let partial = is_partial;
+        self.propose(about, &Entry::JobEnded { job, status, verdict, partial, at });
+    }
+
+    pub(crate) fn on_part_end_decided(
+        &mut self,
+        now: Time,
+        job: JobId,
+        part: PartIndex,
+        end: &PartEnd,
+    ) {
+        if let Some(live) = self.live.get_mut(&job) {
+            live.statistics.close(&end.attempts);
+        }
+        let name = (self.state.jobs.get(&job))
+            .and_then(|job| job.parts.get(usize::from(part.0)))
+            .map_or_else(String::new, |(target, _)| target.datacenter.to_string());
+        let text = format!("{name} ended its part: {}", end.status.as_str());
+        self.note(now, job, "part_ended", text);
+    }
+
+    pub(crate) fn on_job_end_decided(&mut self, now: Time, job: JobId, _status: &EndStatus) {
+        let retention = self.config.retention;
+        let mut told = Vec::new();
+        if let Some(live) = self.live.get_mut(&job) {
+            live.forget_at = Some(now + retention);
+            live.next_push = now;
+            for (known, index) in live.parts.iter().zip(0..) {
+                if let Some((.., manager)) = &known.told_end {
+                    told.push((*manager, PartId { job, part: PartIndex(index) }));
+                }
+            }
+        }
+        for (manager, part) in told {
+            self.send(manager, Message::PartEndedAck { part });
+        }
+        self.outputs.push(Output::DropCheckpoint { job });
+    }
+
+    pub(crate) fn watch(&mut self, now: Time, id: RequestId, job: JobId, after: u64) {
+        if let Some(live) = self.live.get_mut(&job) {
+            live.watchers.push((id, after));
+            let has_news = live.last_event > after;
+            if has_news || self.state.jobs.get(&job).is_none_or(|job| job.ended.is_some()) {
+                if let Some(live) = self.live.get_mut(&job) {
+                    live.next_push = now;
+                }
+                self.push(now, job);
+            }
+            return;
+        }
+        match (self.results.get(&job), self.state.jobs.contains_key(&job)) {
+            (Some(result), _) => {
+                let events = result.events.iter().filter(|event| event.id > after).cloned();
+                let reply = Reply::News { events: events.collect(), view: None, is_over: true };
+                self.reply(id, reply);
+            }
+            (None, true) => {
+                self.reply(id, Reply::News { events: Vec::new(), view: None, is_over: true });
+            }
+            (None, false) => {
+                self.reply_error(id, RequestErrorKind::NotFound, "there is no such job here");
+            }
+        }
+    }
+
+    pub(crate) fn on_abandoned(&mut self, id: RequestId) {
+        for live in self.live.values_mut() {
+            live.watchers.retain(|(watcher, _)| *watcher != id);
+        }
+        for pending in self.pending.values_mut() {
+            pending.waiting.retain(|waiting| *waiting != id);
+        }
+        self.cancels.retain(|_, (waiting, _)| *waiting != id);
+    }
+
+    /// Tells watchers how the job is.
+    fn push(&mut self, now: Time, job: JobId) {
+        let Some(live) = self.live.get_mut(&job) else { return };
+        if now < live.next_push || live.watchers.is_empty() {
+            return;
+        }
+        live.next_push = now + self.config.push;
+        let watchers = std::mem::take(&mut live.watchers);
+        let view = self.live_view(now, job);
+        let is_over = self.state.jobs.get(&job).is_none_or(|job| job.ended.is_some());
+        let Some(live) = self.live.get(&job) else { return };
+        let replies: Vec<(RequestId, Reply)> = (watchers.into_iter())
+            .map(|(id, after)| {
+                let events = live.events.iter().filter(|event| event.id > after).cloned();
+                let view = view.clone().map(Box::new);
+                (id, Reply::News { events: events.collect(), view, is_over })
+            })
+            .collect();
+        replies.into_iter().for_each(|(id, reply)| self.reply(id, reply));
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "rates are shown with few digits")]
+    fn live_view(&self, now: Time, job: JobId) -> Option<LiveView> {
+        let state = self.state.jobs.get(&job)?;
+        let live = self.live.get(&job)?;
+        let elapsed = self.elapsed(now, job);
+        let (statistics, plan) = (&live.statistics, &live.plan);
+        let merged = statistics.merged();
+        let mut latency = Histogram::new();
+        merged.steps.iter().for_each(|(_, step)| latency.merge_dense(&step.latency));
+        let second = Duration::from_secs(1);
+        let newest = statistics.series().newest();
+        let last = statistics.series().between(newest.saturating_sub(second), newest);
+        let seconds = second.min(newest).as_secs_f64().max(1e-3);
+        let from = newest.saturating_sub(self.config.window * 60);
+        let recent = statistics.series().recent(from, newest).map(|(_, point)| {
+            let mut latency = Histogram::new();
+            point.figures.steps.iter().for_each(|(_, step)| latency.merge(&step.latency));
+            let outcomes = point.figures.outcomes();
+            (outcomes.total(), outcomes.failed(), Latency::of(&latency).p95)
+        });
+        let mut recent: Vec<(u64, u64, f64)> = recent.rev().take(RECENT_WINDOWS).collect();
+        recent.reverse();
+        let busiest = statistics
+            .series()
+            .recent(newest.saturating_sub(second), newest)
+            .map(|(_, point)| point.busiest_core)
+            .max()
+            .unwrap_or(0);
+        let reports = || live.parts.iter().map(|part| part.report.as_ref());
+        let workflows = plan.workflows.iter().enumerate().map(|(index, workflow)| {
+            let state = reports().flatten().find_map(|report| report.workflows.get(index));
+            (
+                workflow.name.clone(),
+                state.map_or("waiting", |s| state_in_a_word(&s.state)).to_owned(),
+            )
+        });
+        let planned_rate = plan.workflows.iter().enumerate().filter_map(|(index, workflow)| {
+            let started =
+                reports().flatten().find_map(|report| report.workflows.get(index)?.started)?;
+            Some(workflow.load.arrivals()?.rate_at(elapsed.saturating_sub(started)))
+        });
+        let outcomes = merged.outcomes();
+        Some(LiveView {
+            job,
+            name: state.name.clone(),
+            state: self.job_state(now, job, state),
+            elapsed_ms: millis(elapsed),
+            planned_ms: millis(plan.planned_duration()),
+            workflows: workflows.collect(),
+            vus: statistics.vus(elapsed),
+            vus_max: plan.workflows.iter().map(|workflow| workflow.load.vus_max()).sum(),
+            planned_rate: planned_rate.sum(),
+            request_rate: last.requests() as f64 / seconds,
+            iteration_rate: last.iterations as f64 / seconds,
+            requests: outcomes.total(),
+            failed: outcomes.failed(),
+            iterations: merged.iterations,
+            dropped: merged.dropped,
+            latency_us: Latency::of(&latency),
+            recent,
+            steps: statistics.live_steps(plan, &merged),
+            thresholds: live.thresholds.clone(),
+            gaps: live
+                .gaps(state)
+                .iter()
+                .map(|gap| hyperscale_report::gap_view(plan, gap))
+                .collect(),
+            datacenters: (state.parts.iter().zip(reports()))
+                .map(|((target, _), report)| {
+                    let (workers, cores) = report.map_or((0, 0), |r| (r.workers, r.cores));
+                    (target.datacenter.to_string(), workers, cores)
+                })
+                .collect(),
+            lag_p99_us: Latency::of(&merged.lag).p99,
+            busy_share: f64::from(busiest) / 1e3,
+        })
+    }
+
+    /// When the job's start was decided, for drivers that show it.
+    #[must_use]
+    pub fn started(&self, job: JobId) -> Option<WallTime> {
+        self.state.jobs.get(&job)?.started
+    }
+}
+
+impl Live {
+    /// Judges all thresholds; returns one that must stop the job.
+    fn judge(&mut self, names: &[String], elapsed: Duration, is_final: bool) -> Option<String> {
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let mut stops = None;
+        let mut views = Vec::with_capacity(self.plan.thresholds.len());
+        let mut news = Vec::new();
+        for (threshold, broken_since) in self.plan.thresholds.iter().zip(&mut self.broken_since) {
+            let judged = self.statistics.judge(threshold, &self.plan, &names, elapsed, is_final);
+            let counts = is_final || (elapsed >= threshold.after && !judged.is_tentative);
+            let is_broken = !judged.holds && counts;
+            if is_broken && broken_since.is_none() {
+                *broken_since = Some(elapsed);
+                news.push(format!("threshold `{}` is broken", threshold.expression));
+            } else if !is_broken {
+                *broken_since = None;
+            }
+            let lasts = broken_since.map_or(Duration::ZERO, |since| elapsed - since);
+            if is_broken && threshold.abort && lasts >= threshold.for_at_least {
+                stops.get_or_insert_with(|| threshold.expression.clone());
+            }
+            let mut view = threshold_view(threshold, &judged, *broken_since);
+            view.passed |= !counts;
+            views.push(view);
+        }
+        self.thresholds = views;
+        for text in news {
+            self.note(elapsed, "threshold", text);
+        }
+        stops
+    }
+
+    /// From the job's start to the end of its last workflow, as the datacenters report it.
+    fn load_time(&self) -> Option<Duration> {
+        (self.parts.iter().filter_map(|part| part.report.as_ref()))
+            .flat_map(|report| &report.workflows)
+            .filter_map(|workflow| workflow.ended)
+            .max()
+    }
+}
+
+const fn state_in_a_word(state: &WorkflowState) -> &'static str {
+    match state {
+        WorkflowState::Waiting => "waiting",
+        WorkflowState::Ready => "waits for cores",
+        WorkflowState::Placed => "prepares",
+        WorkflowState::Running => "running",
+        WorkflowState::Ended(status) => status.as_str(),
+    }
+}
+
+/// What a report says that the one before did not.
+fn changes(
+    plan: &Plan,
+    before: Option<&PartReport>,
+    report: &PartReport,
+) -> Vec<(&'static str, String)> {
+    let mut news = Vec::new();
+    for (index, workflow) in report.workflows.iter().enumerate() {
+        let known = before.and_then(|before| before.workflows.get(index)).map(|w| &w.state);
+        if known == Some(&workflow.state) {
+            continue;
+        }
+        let name = plan.workflows.get(index).map_or("", |workflow| workflow.name.as_str());
+        match &workflow.state {
+            WorkflowState::Waiting | WorkflowState::Placed => {}
+            WorkflowState::Ready => {
+                news.push(("workflow_queued", format!("{name} waits for cores")))
+            }
+            WorkflowState::Running => news.push(("workflow_started", format!("{name} started"))),
+            WorkflowState::Ended(status) => {
+                let cause = match status {
+                    EndStatus::Failed { cause } => format!(": {cause}"),
+                    EndStatus::Skipped { because } => format!(" because of {because}"),
+                    EndStatus::Completed | EndStatus::Cancelled { .. } | EndStatus::TimedOut => {
+                        String::new()
+                    }
+                };
+                news.push(("workflow_ended", format!("{name} {}{cause}", status.as_str())));
+            }
+        }
+    }
+    let known_gaps = before.map_or(0, |before| before.gaps.len());
+    for gap in report.gaps.iter().skip(known_gaps) {
+        let from = gap.from.as_secs_f64();
+        news.push(("gap", format!("{} was lost, load is missing from +{from:.1} s", gap.worker)));
+    }
+    news
+}

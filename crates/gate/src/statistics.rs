@@ -1,0 +1,297 @@
+//! What a job's deltas add up to.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use hyperscale_model::{AttemptId, DeltaSeq, Outcome, PartIndex};
+use hyperscale_plan::{Plan, StepIndex, Threshold};
+use hyperscale_report::{Latency, LiveStep, ThresholdView};
+use hyperscale_stats::{
+    Arrival, Delta, Exchange, Figures, Histogram, Scoped, Series, SparseHistogram, Watermark, judge,
+};
+use serde::{Deserialize, Serialize};
+
+/// How many exchanges of each step and outcome are kept: the first ones, and the last.
+const EXCHANGES_KEPT: usize = 4;
+/// A core busier than this, in thousandths, has no time left.
+const BUSY: u16 = 950;
+
+/// What one attempt has told.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct Source {
+    watermark: Watermark,
+    iterations: u64,
+    until: Duration,
+    /// Active users in its newest window.
+    vus: u32,
+    /// What the manager was told is counted for good.
+    pub(crate) acknowledged: DeltaSeq,
+}
+
+/// Everything that was counted of one job.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Statistics {
+    #[serde(with = "as_pairs")]
+    sources: BTreeMap<AttemptId, Source>,
+    #[serde(with = "as_pairs")]
+    totals: BTreeMap<PartIndex, Figures<Histogram>>,
+    series: Series,
+    exchanges: Vec<Exchange>,
+    busiest_core: u16,
+    windows: u64,
+    busy_windows: u64,
+    /// Deltas that were dropped because they had been counted.
+    pub(crate) duplicates: u64,
+    /// Whether something was counted since the last checkpoint.
+    #[serde(skip)]
+    pub(crate) is_dirty: bool,
+}
+
+mod as_pairs {
+    use std::collections::BTreeMap;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<K: Serialize, V: Serialize, S: Serializer>(
+        map: &BTreeMap<K, V>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(map)
+    }
+
+    pub(super) fn deserialize<'de, K, V, D>(deserializer: D) -> Result<BTreeMap<K, V>, D::Error>
+    where
+        K: Deserialize<'de> + Ord,
+        V: Deserialize<'de>,
+        D: Deserializer<'de>,
+    {
+        Ok(Vec::<(K, V)>::deserialize(deserializer)?.into_iter().collect())
+    }
+}
+
+impl Statistics {
+    pub(crate) fn new(window: Duration) -> Self {
+        Self {
+            sources: BTreeMap::new(),
+            totals: BTreeMap::new(),
+            series: Series::new(window),
+            exchanges: Vec::new(),
+            busiest_core: 0,
+            windows: 0,
+            busy_windows: 0,
+            duplicates: 0,
+            is_dirty: false,
+        }
+    }
+
+    /// Counts a delta unless it was counted before.
+    pub(crate) fn add(&mut self, delta: &Delta) {
+        let source = self.sources.entry(delta.attempt).or_default();
+        match source.watermark.arrive(delta.seq) {
+            Arrival::New => {}
+            Arrival::Duplicate => {
+                // Perhaps the acknowledgement was lost: the next checkpoint repeats it.
+                source.acknowledged = DeltaSeq::NONE;
+                self.duplicates += 1;
+                self.is_dirty = true;
+                return;
+            }
+            Arrival::TooFar => return,
+        }
+        self.is_dirty = true;
+        source.iterations += delta.figures.figures.iterations;
+        let end = delta.window.saturating_add(u64::from(delta.span));
+        let end = self.series.window().saturating_mul(u32::try_from(end).unwrap_or(u32::MAX));
+        if end >= source.until {
+            source.until = end;
+            source.vus = delta.figures.vus;
+        }
+        self.totals.entry(delta.attempt.shard.part).or_default().merge(&delta.figures.figures);
+        self.series.add(delta);
+        self.busiest_core = self.busiest_core.max(delta.figures.busiest_core);
+        self.windows += 1;
+        self.busy_windows += u64::from(delta.figures.busiest_core >= BUSY);
+        for exchange in &delta.figures.exchanges {
+            self.keep(exchange);
+        }
+    }
+
+    fn keep(&mut self, exchange: &Exchange) {
+        let is_alike =
+            |known: &Exchange| known.step == exchange.step && known.outcome == exchange.outcome;
+        if self.exchanges.iter().filter(|known| is_alike(known)).count() < EXCHANGES_KEPT {
+            self.exchanges.push(exchange.clone());
+        } else if let Some(last) = self.exchanges.iter_mut().rev().find(|known| is_alike(known)) {
+            last.clone_from(exchange);
+        }
+    }
+
+    /// What was counted and not yet acknowledged: attempt, last delta, iterations, time reached.
+    pub(crate) fn take_acknowledgements(&mut self) -> Vec<(AttemptId, DeltaSeq, u64, Duration)> {
+        (self.sources.iter_mut())
+            .filter(|(_, source)| source.acknowledged < source.watermark.contiguous())
+            .map(|(&attempt, source)| {
+                source.acknowledged = source.watermark.contiguous();
+                (attempt, source.acknowledged, source.iterations, source.until)
+            })
+            .collect()
+    }
+
+    /// What is acknowledged of an attempt, known or not.
+    pub(crate) fn acknowledged(&self, attempt: AttemptId) -> (DeltaSeq, u64, Duration) {
+        let source = self.sources.get(&attempt);
+        source.map_or((DeltaSeq::NONE, 0, Duration::ZERO), |source| {
+            (source.watermark.contiguous(), source.iterations, source.until)
+        })
+    }
+
+    /// Whether all deltas of these attempts have been counted.
+    pub(crate) fn is_complete(&self, attempts: &[(AttemptId, DeltaSeq)]) -> bool {
+        attempts.iter().all(|(attempt, last)| {
+            let counted = self
+                .sources
+                .get(attempt)
+                .map_or(DeltaSeq::NONE, |source| source.watermark.contiguous());
+            counted >= *last
+        })
+    }
+
+    /// An attempt that is over has no users.
+    pub(crate) fn close(&mut self, attempts: &[(AttemptId, DeltaSeq)]) {
+        for (attempt, _) in attempts {
+            if let Some(source) = self.sources.get_mut(attempt) {
+                source.vus = 0;
+            }
+        }
+    }
+
+    /// Active users, in the newest window of each attempt that told something lately.
+    pub(crate) fn vus(&self, elapsed: Duration) -> u32 {
+        let oldest = elapsed.saturating_sub(Duration::from_secs(5));
+        self.sources.values().filter(|source| source.until >= oldest).map(|source| source.vus).sum()
+    }
+
+    /// All figures of all datacenters.
+    pub(crate) fn merged(&self) -> Figures<Histogram> {
+        let mut merged = Figures::default();
+        for totals in self.totals.values() {
+            merged.merge(&sparse(totals));
+        }
+        merged
+    }
+
+    pub(crate) const fn series(&self) -> &Series {
+        &self.series
+    }
+
+    pub(crate) fn exchanges(&self) -> &[Exchange] {
+        &self.exchanges
+    }
+
+    pub(crate) const fn busiest_core(&self) -> u16 {
+        self.busiest_core
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "a share")]
+    pub(crate) fn busy_time_share(&self) -> f64 {
+        self.busy_windows as f64 / self.windows.max(1) as f64
+    }
+
+    /// Judges a threshold at `elapsed` of the job's time.
+    pub(crate) fn judge(
+        &self,
+        threshold: &Threshold,
+        plan: &Plan,
+        names: &[&str],
+        elapsed: Duration,
+        is_final: bool,
+    ) -> hyperscale_stats::Judged {
+        let vus = self.vus(elapsed);
+        if let Some((from, to)) = threshold.during {
+            let figures = self.series.between(from, to);
+            let scopes = [Scoped { datacenter: "", figures: &figures, vus }];
+            let span = elapsed.min(to).saturating_sub(from);
+            return judge(threshold, plan, &scopes, span, is_final);
+        }
+        let empty = Figures::default();
+        let mut scopes: Vec<Scoped<'_, Histogram>> = (names.iter().zip(0..))
+            .map(|(&datacenter, part)| Scoped {
+                datacenter,
+                figures: self.totals.get(&PartIndex(part)).unwrap_or(&empty),
+                vus: 0,
+            })
+            .collect();
+        if let Some(first) = scopes.first_mut() {
+            first.vus = vus;
+        }
+        judge(threshold, plan, &scopes, elapsed, is_final)
+    }
+
+    /// The steps as they run.
+    #[expect(clippy::cast_precision_loss, reason = "rates are shown with few digits")]
+    pub(crate) fn live_steps(&self, plan: &Plan, merged: &Figures<Histogram>) -> Vec<LiveStep> {
+        let second = Duration::from_secs(1);
+        let newest = self.series.newest();
+        let recent = self.series.between(newest.saturating_sub(second), newest);
+        let seconds = second.min(newest).as_secs_f64().max(1e-3);
+        (merged.steps.iter())
+            .map(|(index, step)| LiveStep {
+                name: plan.steps.get(index.get()).map_or_else(String::new, |s| s.name.clone()),
+                requests: step.outcomes.total(),
+                failed: step.outcomes.failed(),
+                rate: recent.step(*index).map_or(0, |step| step.outcomes.total()) as f64 / seconds,
+                latency_us: Latency::of(&step.latency),
+                failures: (step.outcomes.iter())
+                    .filter(|(outcome, count)| *count > 0 && *outcome != Outcome::Ok)
+                    .map(|(outcome, count)| (outcome.as_str().to_owned(), count))
+                    .collect(),
+            })
+            .collect()
+    }
+}
+
+fn sparse(figures: &Figures<Histogram>) -> Figures<SparseHistogram> {
+    use hyperscale_stats::{MetricFigures, StepFigures};
+    let of_step = |step: &StepFigures<Histogram>| StepFigures {
+        outcomes: step.outcomes,
+        statuses: step.statuses.clone(),
+        retries: step.retries,
+        bytes_in: step.bytes_in,
+        bytes_out: step.bytes_out,
+        latency: step.latency.to_sparse(),
+        service_time: step.service_time.to_sparse(),
+        first_byte: step.first_byte.to_sparse(),
+        connect: step.connect.to_sparse(),
+        tls: step.tls.to_sparse(),
+    };
+    let steps = figures.steps.iter().map(|(index, step): &(StepIndex, _)| (*index, of_step(step)));
+    let metrics = figures.metrics.iter().map(|(index, metric)| {
+        let values = metric.values.to_sparse();
+        let MetricFigures { count, sum_milli, min_milli, max_milli, .. } = *metric;
+        (*index, MetricFigures { count, sum_milli, min_milli, max_milli, values })
+    });
+    Figures {
+        steps: steps.collect(),
+        checks: figures.checks.clone(),
+        metrics: metrics.collect(),
+        iterations: figures.iterations,
+        iterations_cut: figures.iterations_cut,
+        dropped: figures.dropped,
+        lag: figures.lag.to_sparse(),
+    }
+}
+
+/// A threshold's figure in the unit in which people write it: times in milliseconds.
+pub(crate) fn threshold_view(
+    threshold: &Threshold,
+    judged: &hyperscale_stats::Judged,
+    broken_since: Option<Duration>,
+) -> ThresholdView {
+    let since = broken_since.filter(|_| !judged.holds).map(|since| since.as_millis());
+    ThresholdView {
+        expression: threshold.expression.clone(),
+        passed: judged.holds,
+        value: judged.value.map(|value| if threshold.is_time() { value / 1e6 } else { value }),
+        broken_since_ms: since.and_then(|since| u64::try_from(since).ok()),
+    }
+}
