@@ -696,6 +696,3 @@ impl Gate {
         blobs
     }
 }
-
-#[cfg(test)]
-mod tests;

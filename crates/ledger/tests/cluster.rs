@@ -249,9 +249,11 @@ impl World {
         let proposal = ProposalId(self.proposed);
         let alive: Vec<u64> =
             self.members.iter().filter(|(_, m)| m.ledger.is_some()).map(|(&id, _)| id).collect();
-        let any = alive[usize::try_from(self.random.below(alive.len() as u64)).unwrap()];
-        let to = self.leader().unwrap_or(any);
-        self.input(to, Input::Propose { proposal, entry });
+        let any = usize::try_from(self.random.below(alive.len() as u64)).unwrap();
+        // With all nodes down there is nobody to ask.
+        if let Some(to) = self.leader().or_else(|| alive.get(any).copied()) {
+            self.input(to, Input::Propose { proposal, entry });
+        }
     }
 
     fn fault(&mut self, nodes: u64) {

@@ -773,6 +773,3 @@ impl Manager {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,0 +1,504 @@
+//! One HTTP/1.1 connection: a request out, its answer in, parsed in place.
+//!
+//! Bytes are read into a buffer that all connections of a core share; only an answer that arrives
+//! in pieces needs memory of its own, and only for its head. Bodies are counted and dropped.
+
+use std::cell::RefCell;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Poll, ready};
+use std::time::{Duration, Instant};
+
+use hyperscale_model::Outcome;
+use rustls_pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use crate::clock;
+use crate::request::Origin;
+
+/// Bytes that a core reads at once.
+pub const SCRATCH_BYTES: usize = 64 << 10;
+/// The largest head of an answer.
+const HEAD_BYTES_MAX: usize = 64 << 10;
+/// Most headers of an answer.
+const HEADERS_MAX: usize = 128;
+
+/// Why an exchange failed, in the words of an outcome.
+#[derive(Debug)]
+pub struct Failure {
+    /// The outcome.
+    pub outcome: Outcome,
+    /// What happened.
+    pub message: String,
+    /// Whether the connection had been used before and not one byte of an answer came: the server
+    /// closed it while it was idle.
+    pub is_stale: bool,
+}
+
+impl Failure {
+    /// A failure with an outcome, in words.
+    pub fn new(outcome: Outcome, message: impl Into<String>) -> Self {
+        Self { outcome, message: message.into(), is_stale: false }
+    }
+}
+
+#[derive(Debug)]
+enum Stream {
+    Tcp(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// What came back.
+#[derive(Debug)]
+pub struct Answer {
+    /// The status.
+    pub status: u16,
+    /// Where a redirect points.
+    pub location: Option<String>,
+    /// When the first byte came.
+    pub first_byte: Instant,
+    /// Bytes received, the head included.
+    pub bytes_in: u64,
+}
+
+/// How long it took to open a connection.
+#[derive(Debug, Clone, Copy)]
+pub struct Opened {
+    /// Opening of the TCP connection.
+    pub connect: Duration,
+    /// The TLS handshake, if there was one.
+    pub tls: Option<Duration>,
+}
+
+/// A connection to an origin, kept alive as long as both sides want.
+#[derive(Debug)]
+pub struct Connection {
+    stream: Stream,
+    /// Where it leads.
+    pub origin: Origin,
+    requests: u64,
+    is_reusable: bool,
+}
+
+/// How the end of a body is known (RFC 9112, section 6.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Framing {
+    Length(u64),
+    Chunked(Chunk),
+    UntilClose,
+}
+
+/// Where in a chunked body the reader stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Chunk {
+    Size {
+        value: u64,
+        digits: u32,
+        is_extension: bool,
+    },
+    Data {
+        left: u64,
+    },
+    DataEnd,
+    /// In the trailer; `line` is the length of the line so far.
+    Trailer {
+        line: u32,
+    },
+    Done,
+}
+
+struct Head {
+    status: u16,
+    framing: Framing,
+    is_keep_alive: bool,
+    location: Option<String>,
+    len: usize,
+}
+
+impl Connection {
+    /// Connects, and shakes hands if the origin wants TLS.
+    ///
+    /// # Errors
+    ///
+    /// With the outcome `connect` or `tls`.
+    pub async fn open(
+        origin: &Origin,
+        address: SocketAddr,
+        connector: &TlsConnector,
+        server_name: Option<&str>,
+        (connect_timeout, tls_timeout): (Duration, Duration),
+    ) -> Result<(Self, Opened), Failure> {
+        let start = clock::now();
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
+        let socket = socket.map_err(|error| Failure::new(Outcome::Connect, error.to_string()))?;
+        let stream = tokio::time::timeout(connect_timeout, socket.connect(address)).await;
+        let stream = match stream {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => {
+                return Err(Failure::new(Outcome::Connect, format!("{address}: {error}")));
+            }
+            Err(_) => {
+                let message = format!("{address}: no connection within {connect_timeout:?}");
+                return Err(Failure::new(Outcome::Connect, message));
+            }
+        };
+        if let Err(error) = stream.set_nodelay(true) {
+            return Err(Failure::new(Outcome::Connect, error.to_string()));
+        }
+        let connect = clock::now() - start;
+        let (stream, tls) = if origin.is_tls {
+            let name = server_name.unwrap_or(&origin.host).to_owned();
+            let name = ServerName::try_from(name)
+                .map_err(|error| Failure::new(Outcome::Tls, error.to_string()))?;
+            let handshake = connector.connect(name, stream);
+            let stream = match tokio::time::timeout(tls_timeout, handshake).await {
+                Ok(Ok(stream)) => stream,
+                Ok(Err(error)) => return Err(Failure::new(Outcome::Tls, error.to_string())),
+                Err(_) => {
+                    let message = format!("no TLS session within {tls_timeout:?}");
+                    return Err(Failure::new(Outcome::Tls, message));
+                }
+            };
+            let tls = clock::now() - start - connect;
+            (Stream::Tls(Box::new(stream)), Some(tls))
+        } else {
+            (Stream::Tcp(stream), None)
+        };
+        let origin = origin.clone();
+        let connection = Self { stream, origin, requests: 0, is_reusable: true };
+        Ok((connection, Opened { connect, tls }))
+    }
+
+    /// Whether another request may be sent.
+    #[must_use]
+    pub const fn is_reusable(&self) -> bool {
+        self.is_reusable
+    }
+
+    /// Sends a request and reads its answer to the end.
+    ///
+    /// # Errors
+    ///
+    /// With the outcome `reset` or `protocol`.
+    pub async fn exchange(
+        &mut self,
+        request: &[u8],
+        is_head: bool,
+        scratch: &RefCell<Box<[u8]>>,
+    ) -> Result<Answer, Failure> {
+        let is_first = self.requests == 0;
+        self.requests += 1;
+        // Whatever goes wrong, or whoever drops this future: an answer may still be on its way.
+        self.is_reusable = false;
+        let lost = |error: &io::Error, bytes_in: u64| Failure {
+            outcome: Outcome::Reset,
+            message: error.to_string(),
+            is_stale: !is_first && bytes_in == 0,
+        };
+        self.write(request).await.map_err(|error| lost(&error, 0))?;
+        let mut bytes_in = 0;
+        let mut first_byte = None;
+        // Only an answer whose head comes in pieces needs this.
+        let mut pieces: Vec<u8> = Vec::new();
+        let (head, mut framing, mut rest_len) = loop {
+            let read = self.read(scratch).await.map_err(|error| lost(&error, bytes_in))?;
+            if read == 0 {
+                return Err(Failure {
+                    outcome: Outcome::Reset,
+                    message: "the connection was closed before the answer".to_owned(),
+                    is_stale: !is_first && bytes_in == 0,
+                });
+            }
+            first_byte.get_or_insert_with(clock::now);
+            bytes_in += read as u64;
+            let buffer = scratch.borrow();
+            let parsed = if pieces.is_empty() {
+                match parse_head(&buffer[..read], is_head)? {
+                    Some(head) => {
+                        let rest = read - head.len;
+                        let mut framing = head.framing;
+                        let left = consume(&mut framing, &buffer[head.len..read])?;
+                        Some((head, framing, (rest, left)))
+                    }
+                    None => None,
+                }
+            } else {
+                None
+            };
+            if let Some((head, framing, (_, left))) = parsed {
+                if head.status < 200 {
+                    // An interim answer; the real one follows, perhaps in the same bytes.
+                    pieces.extend_from_slice(&buffer[head.len..read]);
+                } else {
+                    break (head, framing, left);
+                }
+            } else {
+                pieces.extend_from_slice(&buffer[..read]);
+            }
+            drop(buffer);
+            let whole = loop {
+                match parse_head(&pieces, is_head)? {
+                    Some(head) if head.status < 200 => drop(pieces.drain(..head.len)),
+                    other => break other,
+                }
+            };
+            if let Some(head) = whole {
+                let mut framing = head.framing;
+                let left = consume(&mut framing, &pieces[head.len..])?;
+                break (head, framing, left);
+            }
+            if pieces.len() > HEAD_BYTES_MAX {
+                let message = format!("the answer's head has more than {HEAD_BYTES_MAX} bytes");
+                return Err(Failure::new(Outcome::Protocol, message));
+            }
+        };
+        while !is_done(framing) {
+            let read = self.read(scratch).await.map_err(|error| lost(&error, bytes_in))?;
+            if read == 0 {
+                if framing == Framing::UntilClose {
+                    break;
+                }
+                let message = "the connection was closed within the answer";
+                return Err(Failure::new(Outcome::Reset, message));
+            }
+            bytes_in += read as u64;
+            rest_len = consume(&mut framing, &scratch.borrow()[..read])?;
+        }
+        if rest_len > 0 {
+            let message = "bytes follow the answer that nobody asked for";
+            return Err(Failure::new(Outcome::Protocol, message));
+        }
+        self.is_reusable = head.is_keep_alive && head.framing != Framing::UntilClose;
+        let (status, location) = (head.status, head.location);
+        let first_byte = first_byte.unwrap_or_else(clock::now);
+        Ok(Answer { status, location, first_byte, bytes_in })
+    }
+
+    async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match &mut self.stream {
+            Stream::Tcp(stream) => {
+                // The socket is nearly always ready: trying first saves a round through the poller.
+                match stream.try_write(bytes) {
+                    Ok(written) if written == bytes.len() => Ok(()),
+                    Ok(written) => stream.write_all(&bytes[written..]).await,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        stream.write_all(bytes).await
+                    }
+                    Err(error) => Err(error),
+                }
+            }
+            Stream::Tls(stream) => {
+                stream.write_all(bytes).await?;
+                stream.flush().await
+            }
+        }
+    }
+
+    async fn read(&mut self, scratch: &RefCell<Box<[u8]>>) -> io::Result<usize> {
+        std::future::poll_fn(|cx| {
+            let mut scratch = scratch.borrow_mut();
+            match &mut self.stream {
+                Stream::Tcp(stream) => loop {
+                    ready!(stream.poll_read_ready(cx))?;
+                    match stream.try_read(&mut scratch) {
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                        result => return Poll::Ready(result),
+                    }
+                },
+                Stream::Tls(stream) => {
+                    let mut buffer = ReadBuf::new(&mut scratch);
+                    ready!(Pin::new(stream).poll_read(cx, &mut buffer))?;
+                    Poll::Ready(Ok(buffer.filled().len()))
+                }
+            }
+        })
+        .await
+    }
+}
+
+fn parse_head(bytes: &[u8], is_head: bool) -> Result<Option<Head>, Failure> {
+    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+    let mut response = httparse::Response::new(&mut headers);
+    let len = match response.parse(bytes) {
+        Ok(httparse::Status::Complete(len)) => len,
+        Ok(httparse::Status::Partial) => return Ok(None),
+        Err(error) => {
+            return Err(Failure::new(Outcome::Protocol, format!("no HTTP/1.1 answer: {error}")));
+        }
+    };
+    let status = response.code.unwrap_or(0);
+    let mut is_keep_alive = response.version == Some(1);
+    let (mut length, mut is_chunked, mut location) = (None, false, None);
+    for header in response.headers.iter() {
+        let name = header.name;
+        if name.eq_ignore_ascii_case("content-length") {
+            let text = std::str::from_utf8(header.value).unwrap_or_default().trim();
+            let value: Option<u64> = text.parse().ok();
+            let Some(value) = value.filter(|value| length.is_none_or(|known| known == *value))
+            else {
+                let message = format!("`{text}` is no content length");
+                return Err(Failure::new(Outcome::Protocol, message));
+            };
+            length = Some(value);
+        } else if name.eq_ignore_ascii_case("transfer-encoding") {
+            is_chunked = header.value.to_ascii_lowercase().ends_with(b"chunked");
+        } else if name.eq_ignore_ascii_case("connection") {
+            let value = header.value.to_ascii_lowercase();
+            let has = |word: &[u8]| value.windows(word.len()).any(|window| window == word);
+            is_keep_alive = (is_keep_alive || has(b"keep-alive")) && !has(b"close");
+        } else if name.eq_ignore_ascii_case("location") {
+            location = std::str::from_utf8(header.value).ok().map(str::to_owned);
+        }
+    }
+    let framing = if is_head || status < 200 || matches!(status, 204 | 304) {
+        Framing::Length(0)
+    } else if is_chunked {
+        Framing::Chunked(Chunk::Size { value: 0, digits: 0, is_extension: false })
+    } else {
+        length.map_or(Framing::UntilClose, Framing::Length)
+    };
+    Ok(Some(Head { status, framing, is_keep_alive, location, len }))
+}
+
+const fn is_done(framing: Framing) -> bool {
+    matches!(framing, Framing::Length(0) | Framing::Chunked(Chunk::Done))
+}
+
+/// Counts body bytes off; returns how many are left that belong to no body.
+fn consume(framing: &mut Framing, bytes: &[u8]) -> Result<usize, Failure> {
+    match framing {
+        Framing::UntilClose => Ok(0),
+        Framing::Length(left) => {
+            let taken = (bytes.len() as u64).min(*left);
+            *left -= taken;
+            Ok(bytes.len() - usize::try_from(taken).unwrap_or(bytes.len()))
+        }
+        Framing::Chunked(chunk) => consume_chunks(chunk, bytes),
+    }
+}
+
+fn consume_chunks(chunk: &mut Chunk, mut bytes: &[u8]) -> Result<usize, Failure> {
+    let malformed = || Failure::new(Outcome::Protocol, "the body's chunks are malformed");
+    while let Some((&byte, rest)) = bytes.split_first() {
+        match chunk {
+            Chunk::Size { value, digits, is_extension } => {
+                bytes = rest;
+                match (byte, char::from(byte).to_digit(16)) {
+                    (b'\n', _) if *digits > 0 => {
+                        *chunk = match *value {
+                            0 => Chunk::Trailer { line: 0 },
+                            left => Chunk::Data { left },
+                        };
+                    }
+                    (b'\r', _) => {}
+                    (_, Some(digit)) if !*is_extension => {
+                        *digits += 1;
+                        if *digits > 15 {
+                            return Err(malformed());
+                        }
+                        *value = *value << 4 | u64::from(digit);
+                    }
+                    (b';' | b' ' | b'\t', _) if *digits > 0 => *is_extension = true,
+                    _ if *is_extension => {}
+                    _ => return Err(malformed()),
+                }
+            }
+            Chunk::Data { left } => {
+                let taken = (bytes.len() as u64).min(*left);
+                *left -= taken;
+                bytes = &bytes[usize::try_from(taken).unwrap_or(bytes.len())..];
+                if *left == 0 {
+                    *chunk = Chunk::DataEnd;
+                }
+            }
+            Chunk::DataEnd => {
+                bytes = rest;
+                match byte {
+                    b'\r' => {}
+                    b'\n' => *chunk = Chunk::Size { value: 0, digits: 0, is_extension: false },
+                    _ => return Err(malformed()),
+                }
+            }
+            Chunk::Trailer { line } => {
+                bytes = rest;
+                match byte {
+                    b'\n' if *line == 0 => *chunk = Chunk::Done,
+                    b'\n' => *line = 0,
+                    b'\r' => {}
+                    _ => *line += 1,
+                }
+            }
+            Chunk::Done => return Ok(bytes.len()),
+        }
+    }
+    Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chunked() -> Framing {
+        Framing::Chunked(Chunk::Size { value: 0, digits: 0, is_extension: false })
+    }
+
+    #[test]
+    fn a_chunked_body_ends_at_the_same_place_however_it_is_cut() {
+        let body = b"4\r\nWiki\r\n6;x=y\r\npedia \r\n0\r\nTrailer: a\r\n\r\n";
+        for cut in 0..body.len() {
+            let mut framing = chunked();
+            let first = consume(&mut framing, &body[..cut]).unwrap();
+            assert!(!is_done(framing), "done after {cut} of {} bytes", body.len());
+            let second = consume(&mut framing, &body[cut..]).unwrap();
+            assert!(is_done(framing), "not done when cut at {cut}");
+            assert_eq!((first, second), (0, 0));
+        }
+    }
+
+    #[test]
+    fn what_is_no_http_is_a_protocol_failure() {
+        let cases: [&[u8]; 4] = [
+            b"SSH-2.0-x\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\ncontent-length: -1\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n",
+            b"HTTP/1.1 abc\r\n\r\n",
+        ];
+        for bytes in cases {
+            let failure = parse_head(bytes, false).err().map(|failure| failure.outcome);
+            assert_eq!(failure, Some(Outcome::Protocol), "{}", bytes.escape_ascii());
+        }
+        assert!(consume(&mut chunked(), b"zz\r\n").is_err());
+        assert!(consume(&mut chunked(), b"fffffffffffffffff\r\n").is_err());
+    }
+
+    #[test]
+    fn framing_follows_the_rfc() {
+        let rows: [(&[u8], bool, Framing, bool); 6] = [
+            (b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n", false, Framing::Length(5), true),
+            (b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n", true, Framing::Length(0), true),
+            (b"HTTP/1.1 204 No\r\ncontent-length: 5\r\n\r\n", false, Framing::Length(0), true),
+            (
+                b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, Chunked\r\n\r\n",
+                false,
+                chunked(),
+                true,
+            ),
+            (b"HTTP/1.0 200 OK\r\n\r\n", false, Framing::UntilClose, false),
+            (
+                b"HTTP/1.0 200 OK\r\nConnection: Keep-Alive\r\ncontent-length: 0\r\n\r\n",
+                false,
+                Framing::Length(0),
+                true,
+            ),
+        ];
+        for (bytes, is_head, framing, is_keep_alive) in rows {
+            let head = parse_head(bytes, is_head).unwrap().unwrap();
+            assert_eq!(head.framing, framing, "{}", bytes.escape_ascii());
+            assert_eq!(head.is_keep_alive, is_keep_alive, "{}", bytes.escape_ascii());
+        }
+    }
+}

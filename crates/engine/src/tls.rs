@@ -1,0 +1,98 @@
+//! TLS towards the target.
+
+use std::sync::Arc;
+
+use hyperscale_plan::{Tls, TlsVersion};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use tokio_rustls::TlsConnector;
+
+/// The connector for a plan's settings.
+///
+/// # Errors
+///
+/// If certificates or versions cannot be used, in words.
+pub fn connector(settings: &Tls) -> Result<TlsConnector, String> {
+    let provider = Arc::new(ring::default_provider());
+    let versions: Vec<&'static rustls::SupportedProtocolVersion> =
+        [(TlsVersion::V1_2, &rustls::version::TLS12), (TlsVersion::V1_3, &rustls::version::TLS13)]
+            .into_iter()
+            .filter(|(version, _)| settings.min.is_none_or(|min| *version >= min))
+            .filter(|(version, _)| settings.max.is_none_or(|max| *version <= max))
+            .map(|(_, supported)| supported)
+            .collect();
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_protocol_versions(&versions)
+        .map_err(|error| format!("no TLS version is left to speak: {error}"))?;
+    let config = if settings.insecure {
+        let anything = Arc::new(AnyCertificate(provider));
+        builder.dangerous().with_custom_certificate_verifier(anything).with_no_client_auth()
+    } else {
+        builder.with_root_certificates(roots(settings)?).with_no_client_auth()
+    };
+    Ok(TlsConnector::from(Arc::new(config)))
+}
+
+fn roots(settings: &Tls) -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    match &settings.ca {
+        Some(pem) => {
+            for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+                let certificate =
+                    certificate.map_err(|error| format!("`tls.ca` cannot be read: {error:?}"))?;
+                roots.add(certificate).map_err(|error| {
+                    format!("a certificate of `tls.ca` cannot be used: {error}")
+                })?;
+            }
+        }
+        None => {
+            let found = rustls_native_certs::load_native_certs();
+            roots.add_parsable_certificates(found.certs);
+        }
+    }
+    Ok(roots)
+}
+
+/// Takes any certificate; signatures are still checked.
+#[derive(Debug)]
+struct AnyCertificate(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        verify_tls12_signature(message, certificate, signature, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
