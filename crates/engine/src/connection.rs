@@ -219,17 +219,16 @@ impl Connection {
             let parsed = if pieces.is_empty() {
                 match parse_head(&buffer[..read], is_head)? {
                     Some(head) => {
-                        let rest = read - head.len;
                         let mut framing = head.framing;
                         let left = consume(&mut framing, &buffer[head.len..read])?;
-                        Some((head, framing, (rest, left)))
+                        Some((head, framing, left))
                     }
                     None => None,
                 }
             } else {
                 None
             };
-            if let Some((head, framing, (_, left))) = parsed {
+            if let Some((head, framing, left)) = parsed {
                 if head.status < 200 {
                     // An interim answer; the real one follows, perhaps in the same bytes.
                     pieces.extend_from_slice(&buffer[head.len..read]);
@@ -337,18 +336,17 @@ fn parse_head(bytes: &[u8], is_head: bool) -> Result<Option<Head>, Failure> {
         let name = header.name;
         if name.eq_ignore_ascii_case("content-length") {
             let text = std::str::from_utf8(header.value).unwrap_or_default().trim();
-            let value: Option<u64> = text.parse().ok();
-            let Some(value) = value.filter(|value| length.is_none_or(|known| known == *value))
-            else {
-                let message = format!("`{text}` is no content length");
-                return Err(Failure::new(Outcome::Protocol, message));
-            };
-            length = Some(value);
+            match text.parse::<u64>() {
+                Ok(value) if length.is_none_or(|known| known == value) => length = Some(value),
+                Ok(_) | Err(_) => {
+                    let message = format!("`{text}` is no content length");
+                    return Err(Failure::new(Outcome::Protocol, message));
+                }
+            }
         } else if name.eq_ignore_ascii_case("transfer-encoding") {
-            is_chunked = header.value.to_ascii_lowercase().ends_with(b"chunked");
+            is_chunked = words(header.value).last().is_some_and(|word| is(word, b"chunked"));
         } else if name.eq_ignore_ascii_case("connection") {
-            let value = header.value.to_ascii_lowercase();
-            let has = |word: &[u8]| value.windows(word.len()).any(|window| window == word);
+            let has = |wanted| words(header.value).any(|word| is(word, wanted));
             is_keep_alive = (is_keep_alive || has(b"keep-alive")) && !has(b"close");
         } else if name.eq_ignore_ascii_case("location") {
             location = std::str::from_utf8(header.value).ok().map(str::to_owned);
@@ -362,6 +360,15 @@ fn parse_head(bytes: &[u8], is_head: bool) -> Result<Option<Head>, Failure> {
         length.map_or(Framing::UntilClose, Framing::Length)
     };
     Ok(Some(Head { status, framing, is_keep_alive, location, len }))
+}
+
+/// The words of a header's list, compared in place: this runs for every answer.
+fn words(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii)
+}
+
+fn is(word: &[u8], wanted: &[u8]) -> bool {
+    word.eq_ignore_ascii_case(wanted)
 }
 
 const fn is_done(framing: Framing) -> bool {

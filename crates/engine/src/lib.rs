@@ -1,7 +1,7 @@
 //! The load engine's HTTP/1.1 client: requests as bytes that are made once, answers parsed in place.
 //!
-//! One write and one read a request on a kept connection, no allocation beyond what a redirect
-//! needs, bodies counted and dropped. All connections of a core read into one buffer. Executors and
+//! One write and one read a request on a kept connection; bodies are counted and dropped. It
+//! allocates for redirects, failures and heads that come in pieces; nothing measures that yet. All connections of a core read into one buffer. Executors and
 //! virtual users are not here yet.
 
 mod clock;
