@@ -196,33 +196,9 @@ impl CloseReason {
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct State {
     /// Parts that run here or whose end is not recorded elsewhere.
-    #[serde(with = "as_pairs")]
     pub parts: BTreeMap<PartId, Part>,
     /// Parts that are over and done with.
     forgotten: BTreeSet<PartId>,
-}
-
-/// Maps with keys that are no text.
-mod as_pairs {
-    use std::collections::BTreeMap;
-
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    pub(super) fn serialize<K: Serialize, V: Serialize, S: Serializer>(
-        map: &BTreeMap<K, V>,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(map)
-    }
-
-    pub(super) fn deserialize<'de, K, V, D>(deserializer: D) -> Result<BTreeMap<K, V>, D::Error>
-    where
-        K: Deserialize<'de> + Ord,
-        V: Deserialize<'de>,
-        D: Deserializer<'de>,
-    {
-        Ok(Vec::<(K, V)>::deserialize(deserializer)?.into_iter().collect())
-    }
 }
 
 /// A part as the ledger holds it.
@@ -535,4 +511,55 @@ impl Attempt {
 #[must_use]
 pub const fn shard_id(part: PartId, workflow: WorkflowIndex, shard: ShardIndex) -> ShardId {
     ShardId { job: part.job, part: part.part, workflow, shard }
+}
+
+#[cfg(test)]
+mod tests {
+    use hyperscale_model::JobId;
+    use hyperscale_wire::{decode_value, encode_value};
+
+    use super::*;
+
+    #[test]
+    fn syn_08_a_snapshot_holds_the_whole_state() {
+        let part = PartId { job: JobId::from_parts(1, 1), part: Default::default() };
+        let (gate, worker) = (NodeId(1), NodeId(2));
+        let workflow = WorkflowIndex(0);
+        let placement =
+            Placement { worker, incarnation: Incarnation(1), cores: 2, slice: Slice::whole() };
+        let published = BTreeMap::from([("token".to_owned(), Value::Int(7))]);
+        let shard = shard_id(part, workflow, ShardIndex(0));
+        let closed = Closed {
+            why: CloseReason::Ended(AttemptEnd::Finished),
+            last_delta: DeltaSeq(3),
+            until: Duration::from_secs(3),
+            iterations: 9,
+            published: published.clone(),
+        };
+        let context = Context::default();
+        let (shards, at) = (vec![placement], Duration::ZERO);
+        let entries = [
+            Entry::PartAccepted {
+                part,
+                fence: Fence(5),
+                gate,
+                plan: BlobHash([1; 32]),
+                workflows: 1,
+                slice: Slice::whole(),
+                window: Duration::from_secs(1),
+            },
+            Entry::WorkflowPlaced { part, workflow, shards, context },
+            Entry::WorkflowStarted { part, workflow, at },
+            Entry::AttemptClosed { attempt: AttemptId { shard, number: AttemptNumber(1) }, closed },
+            Entry::WorkflowEnded { part, workflow, status: EndStatus::Completed, at, published },
+        ];
+        let mut state = State::default();
+        for entry in &entries {
+            assert_eq!(state.apply(entry), Applied::Changed, "{entry:?}");
+        }
+
+        let restored: State = decode_value(&encode_value(&state).unwrap()).unwrap();
+
+        assert_eq!(restored, state);
+    }
 }
