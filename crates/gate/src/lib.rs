@@ -462,7 +462,7 @@ impl Gate {
             Message::DatacenterStatus(status) => self.on_status(now, from, status),
             Message::PartAccepted { part, fence } => self.on_part_accepted(now, part, fence),
             Message::PartRefused { part, fence, why } => {
-                self.on_part_refused(now, part, fence, why);
+                self.on_part_refused(part, fence, why);
             }
             Message::PartReport(report) => self.on_report(now, from, *report),
             Message::PartEnded(result) => self.on_part_ended(now, from, *result),
@@ -650,7 +650,7 @@ impl Gate {
                     self.note(now, *job, "stopping", format!("{by} asked to stop the job"));
                 }
                 if let Some((id, job)) = proposal.and_then(|p| self.cancels.remove(&p)) {
-                    self.reply_job(now, id, job);
+                    self.reply_job(id, job);
                 }
             }
             Entry::WorkflowCancelAsked { job, workflow, by } => {
@@ -659,7 +659,7 @@ impl Gate {
                     self.note(now, *job, "workflow_stopping", text);
                 }
                 if let Some((id, job)) = proposal.and_then(|p| self.cancels.remove(&p)) {
-                    self.reply_job(now, id, job);
+                    self.reply_job(id, job);
                 }
             }
             Entry::ThresholdBroken { job, expression } if applied == Applied::Changed => {
@@ -671,7 +671,7 @@ impl Gate {
             }
             Entry::JobEnded { job, status, .. } if applied == Applied::Changed => {
                 self.event(Event::JobEnded { job: *job, status: status.clone() });
-                self.on_job_end_decided(now, *job, status);
+                self.on_job_end_decided(now, *job);
             }
             Entry::JobForgotten { job } => {
                 self.results.remove(job);

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyperscale_model::{
-    EndStatus, FailureCause, Fence, JobId, NodeId, PartId, PartIndex, ProgressSeq, Time, Verdict,
-    WallTime,
+    AttemptId, DeltaSeq, EndStatus, FailureCause, Fence, JobId, NodeId, PartId, PartIndex,
+    ProgressSeq, Time, Verdict,
 };
 use hyperscale_plan::{Plan, Secrets};
 use hyperscale_report::{
@@ -45,7 +45,6 @@ pub(crate) struct Live {
     next_push: Time,
     next_judge: Time,
     next_checkpoint: Time,
-    forget_at: Option<Time>,
 }
 
 #[derive(Debug, Default)]
@@ -53,7 +52,6 @@ struct LivePart {
     is_accepted: bool,
     /// When the last command was sent that is not answered yet.
     commanded_at: Option<Time>,
-    refused: Option<RefusePart>,
     report: Option<PartReport>,
     mark: (Fence, ProgressSeq),
     /// The end as its leader told it, and when.
@@ -152,7 +150,6 @@ impl Gate {
             next_push: now,
             next_judge: now,
             next_checkpoint: now + self.config.checkpoint,
-            forget_at: None,
             plan,
         };
         let names: Vec<&str> =
@@ -185,32 +182,21 @@ impl Gate {
         let name = state.parts.get(usize::from(part.part.0)).map(|(t, _)| t.datacenter.to_string());
         let Some(live) = self.live_part(part) else { return };
         if !live.is_accepted {
-            (live.is_accepted, live.commanded_at, live.refused) = (true, None, None);
+            (live.is_accepted, live.commanded_at) = (true, None);
             let text = format!("{} accepted its part", name.unwrap_or_default());
             self.note(now, part.job, "part_accepted", text);
         }
     }
 
-    pub(crate) fn on_part_refused(
-        &mut self,
-        now: Time,
-        part: PartId,
-        fence: Fence,
-        why: RefusePart,
-    ) {
+    pub(crate) fn on_part_refused(&mut self, part: PartId, fence: Fence, why: RefusePart) {
         let Some(state) = self.state.jobs.get(&part.job).filter(|job| job.fence == fence) else {
             return;
         };
         let attempts = Vec::new();
-        let message = match &why {
-            RefusePart::BadPlan { message } => message.clone(),
+        let message = match why {
+            RefusePart::BadPlan { message } => message,
             // Offered again after a while, to whoever leads by then.
-            RefusePart::NotLeader { .. } | RefusePart::NotReady { .. } => {
-                if let Some(live) = self.live_part(part) {
-                    live.refused = Some(why);
-                }
-                return;
-            }
+            RefusePart::NotLeader { .. } | RefusePart::NotReady { .. } => return,
         };
         if state.ended.is_none() {
             let cause = FailureCause::Placement { reasons: vec![message] };
@@ -221,11 +207,11 @@ impl Gate {
                 late_requests: 0,
                 attempts,
             };
-            self.end_part(now, part, end);
+            self.end_part(part, end);
         }
     }
 
-    fn end_part(&mut self, _now: Time, part: PartId, end: PartEnd) {
+    fn end_part(&mut self, part: PartId, end: PartEnd) {
         let (job, index) = (part.job, part.part);
         let about = About::Job(3, job, u64::from(index.0));
         self.propose(about, &Entry::PartEnded { job, part: index, end });
@@ -233,16 +219,14 @@ impl Gate {
 
     pub(crate) fn on_report(&mut self, now: Time, from: NodeId, report: PartReport) {
         let (part, fence) = (report.part, report.fence);
-        let inquired: Vec<_> = match self.live.get(&part.job) {
-            Some(live) => (report.inquire.iter())
-                .map(|&attempt| (attempt, live.statistics.acknowledged(attempt)))
-                .collect(),
-            None => return,
-        };
-        for (attempt, (through, iterations, until)) in inquired {
+        let Some(live) = self.live.get_mut(&part.job) else { return };
+        let uncounted: Vec<AttemptId> = (report.inquire.iter().copied())
+            .filter(|&attempt| live.statistics.inquire(attempt))
+            .collect();
+        for attempt in uncounted {
+            let (through, iterations, until) = (DeltaSeq::NONE, 0, Duration::ZERO);
             let pressure = Pressure::None;
-            let ack = Message::DeltaAck { attempt, through, iterations, until, pressure };
-            self.send(from, ack);
+            self.send(from, Message::DeltaAck { attempt, through, iterations, until, pressure });
         }
         let elapsed = self.elapsed(now, part.job);
         let Some(live) = self.live.get_mut(&part.job) else { return };
@@ -403,7 +387,7 @@ impl Gate {
                     late_requests: result.report.late_requests,
                     attempts: result.attempts.clone(),
                 };
-                self.end_part(now, part, end);
+                self.end_part(part, end);
             }
             return;
         }
@@ -419,7 +403,7 @@ impl Gate {
                 late_requests: 0,
                 attempts: Vec::new(),
             };
-            self.end_part(now, part, end);
+            self.end_part(part, end);
             return;
         }
         if known.commanded_at.is_some_and(|sent| now < sent + resend) {
@@ -550,11 +534,9 @@ impl Gate {
         self.note(now, job, "part_ended", text);
     }
 
-    pub(crate) fn on_job_end_decided(&mut self, now: Time, job: JobId, _status: &EndStatus) {
-        let retention = self.config.retention;
+    pub(crate) fn on_job_end_decided(&mut self, now: Time, job: JobId) {
         let mut told = Vec::new();
         if let Some(live) = self.live.get_mut(&job) {
-            live.forget_at = Some(now + retention);
             live.next_push = now;
             for (known, index) in live.parts.iter().zip(0..) {
                 if let Some((.., manager)) = &known.told_end {
@@ -671,7 +653,7 @@ impl Gate {
         Some(LiveView {
             job,
             name: state.name.clone(),
-            state: self.job_state(now, job, state),
+            state: self.job_state(job, state),
             elapsed_ms: millis(elapsed),
             planned_ms: millis(plan.planned_duration()),
             workflows: workflows.collect(),
@@ -702,12 +684,6 @@ impl Gate {
             lag_p99_us: Latency::of(&merged.lag).p99,
             busy_share: f64::from(busiest) / 1e3,
         })
-    }
-
-    /// When the job's start was decided, for drivers that show it.
-    #[must_use]
-    pub fn started(&self, job: JobId) -> Option<WallTime> {
-        self.state.jobs.get(&job)?.started
     }
 }
 

@@ -180,10 +180,10 @@ impl Gate {
         self.reply(id, Reply::Error(RequestError { kind, message }));
     }
 
-    pub(crate) fn reply_job(&mut self, now: Time, id: RequestId, job: JobId) {
+    pub(crate) fn reply_job(&mut self, id: RequestId, job: JobId) {
         match self.state.jobs.get(&job) {
             Some(state) => {
-                let view = Box::new(self.job_view(now, job, state));
+                let view = Box::new(self.job_view(job, state));
                 self.reply(id, Reply::Job(view));
             }
             None => self.reply_error(id, RequestErrorKind::NotFound, "there is no such job here"),
@@ -206,12 +206,12 @@ impl Gate {
                 }
             }
             Request::Cancel { job, workflow, mode } => {
-                self.cancel(now, id, client.as_str(), job, workflow, mode);
+                self.cancel(id, client.as_str(), job, workflow, mode);
             }
-            Request::Get { job } => self.reply_job(now, id, job),
+            Request::Get { job } => self.reply_job(id, job),
             Request::List => {
                 let jobs = self.state.jobs.iter().rev();
-                let jobs = jobs.map(|(&job, state)| self.job_view(now, job, state)).collect();
+                let jobs = jobs.map(|(&job, state)| self.job_view(job, state)).collect();
                 self.reply(id, Reply::Jobs(jobs));
             }
             Request::Results { job } => match (self.results.get(&job), self.state.jobs.get(&job)) {
@@ -394,7 +394,6 @@ impl Gate {
 
     fn cancel(
         &mut self,
-        now: Time,
         id: RequestId,
         by: &str,
         job: JobId,
@@ -406,7 +405,7 @@ impl Gate {
             return;
         };
         if state.ended.is_some() {
-            self.reply_job(now, id, job); // Its status is final, and the answer says so.
+            self.reply_job(id, job); // Its status is final, and the answer says so.
             return;
         }
         if !self.leads() {
@@ -434,7 +433,7 @@ impl Gate {
                 self.cancels.insert(proposal, (id, job));
             }
             // The same cancel is on its way: the state that it leads to is the answer.
-            None => self.reply_job(now, id, job),
+            None => self.reply_job(id, job),
         }
     }
 
@@ -461,12 +460,12 @@ impl Gate {
             .collect()
     }
 
-    pub(crate) fn job_view(&self, now: Time, job: JobId, state: &Job) -> JobView {
+    pub(crate) fn job_view(&self, job: JobId, state: &Job) -> JobView {
         JobView {
             job,
             name: state.name.clone(),
             client: state.key.client.clone(),
-            state: self.job_state(now, job, state),
+            state: self.job_state(job, state),
             accepted: state.accepted,
             started: state.started,
             ended: state.ended.as_ref().map(|end| end.at),
@@ -476,7 +475,7 @@ impl Gate {
         }
     }
 
-    pub(crate) fn job_state(&self, _now: Time, job: JobId, state: &Job) -> JobState {
+    pub(crate) fn job_state(&self, job: JobId, state: &Job) -> JobState {
         if let Some(end) = &state.ended {
             return JobState::Ended(end.status.clone());
         }

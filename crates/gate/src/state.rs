@@ -289,8 +289,7 @@ impl State {
             }
             Entry::JobForgotten { job } => {
                 let known = self.jobs.get(job).filter(|job| job.ended.is_some())?;
-                let place = self.keys.binary_search_by(|(key, _)| key.cmp(&known.key)).ok();
-                if let Some(place) = place {
+                if let Ok(place) = self.keys.binary_search_by(|(key, _)| key.cmp(&known.key)) {
                     self.keys.remove(place);
                 }
                 self.jobs.remove(job);

@@ -31,9 +31,7 @@ pub(crate) struct Source {
 /// Everything that was counted of one job.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Statistics {
-    #[serde(with = "as_pairs")]
     sources: BTreeMap<AttemptId, Source>,
-    #[serde(with = "as_pairs")]
     totals: BTreeMap<PartIndex, Figures<Histogram>>,
     series: Series,
     exchanges: Vec<Exchange>,
@@ -45,28 +43,6 @@ pub(crate) struct Statistics {
     /// Whether something was counted since the last checkpoint.
     #[serde(skip)]
     pub(crate) is_dirty: bool,
-}
-
-mod as_pairs {
-    use std::collections::BTreeMap;
-
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    pub(super) fn serialize<K: Serialize, V: Serialize, S: Serializer>(
-        map: &BTreeMap<K, V>,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(map)
-    }
-
-    pub(super) fn deserialize<'de, K, V, D>(deserializer: D) -> Result<BTreeMap<K, V>, D::Error>
-    where
-        K: Deserialize<'de> + Ord,
-        V: Deserialize<'de>,
-        D: Deserializer<'de>,
-    {
-        Ok(Vec::<(K, V)>::deserialize(deserializer)?.into_iter().collect())
-    }
 }
 
 impl Statistics {
@@ -137,12 +113,16 @@ impl Statistics {
             .collect()
     }
 
-    /// What is acknowledged of an attempt, known or not.
-    pub(crate) fn acknowledged(&self, attempt: AttemptId) -> (DeltaSeq, u64, Duration) {
-        let source = self.sources.get(&attempt);
-        source.map_or((DeltaSeq::NONE, 0, Duration::ZERO), |source| {
-            (source.watermark.contiguous(), source.iterations, source.until)
-        })
+    /// A new leader asks what was counted of an attempt. Returns whether that is nothing; otherwise
+    /// the next checkpoint answers, since an acknowledgement before it could be lost with the gate.
+    pub(crate) fn inquire(&mut self, attempt: AttemptId) -> bool {
+        let Some(source) = self.sources.get_mut(&attempt) else { return true };
+        if source.watermark.contiguous() == DeltaSeq::NONE {
+            return true;
+        }
+        source.acknowledged = DeltaSeq::NONE;
+        self.is_dirty = true;
+        false
     }
 
     /// Whether all deltas of these attempts have been counted.
@@ -293,5 +273,63 @@ pub(crate) fn threshold_view(
         passed: judged.holds,
         value: judged.value.map(|value| if threshold.is_time() { value / 1e6 } else { value }),
         broken_since_ms: since.and_then(|since| u64::try_from(since).ok()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hyperscale_model::{AttemptNumber, JobId, ShardId};
+    use hyperscale_stats::WindowFigures;
+    use hyperscale_wire::{decode_value, encode_value};
+
+    use super::*;
+
+    fn delta(seq: u64) -> Delta {
+        let shard = ShardId {
+            job: JobId::from_parts(1, 1),
+            part: PartIndex(0),
+            workflow: Default::default(),
+            shard: Default::default(),
+        };
+        Delta {
+            attempt: AttemptId { shard, number: AttemptNumber(1) },
+            seq: DeltaSeq(seq),
+            window: seq - 1,
+            span: 1,
+            figures: WindowFigures {
+                figures: Figures { iterations: 2, ..Figures::default() },
+                ..WindowFigures::default()
+            },
+        }
+    }
+
+    #[test]
+    fn sta_05_an_inquiry_is_answered_only_by_a_checkpoint() {
+        let mut statistics = Statistics::new(Duration::from_secs(1));
+        let attempt = delta(1).attempt;
+        assert!(statistics.inquire(attempt), "nothing was counted: that can be said at once");
+        statistics.add(&delta(1));
+        statistics.take_acknowledgements();
+        statistics.is_dirty = false;
+
+        let is_nothing = statistics.inquire(attempt);
+
+        assert!(!is_nothing && statistics.is_dirty, "a checkpoint must come first");
+        let again = statistics.take_acknowledgements();
+        assert_eq!(again, [(attempt, DeltaSeq(1), 2, Duration::from_secs(1))]);
+    }
+
+    #[test]
+    fn a_checkpoint_remembers_what_was_counted() {
+        let mut statistics = Statistics::new(Duration::from_secs(1));
+        statistics.add(&delta(1));
+        statistics.add(&delta(2));
+
+        let bytes = encode_value(&statistics).unwrap();
+        let mut restored: Statistics = decode_value(&bytes).unwrap();
+        restored.add(&delta(2));
+
+        assert_eq!(restored.merged().iterations, 4);
+        assert_eq!(restored.duplicates, 1);
     }
 }
