@@ -30,6 +30,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::Output;
+// Of tokio only channels come in here: they need no runtime, no thread and no clock.
 use crate::runtime::Virtual;
 use crate::store::{Recovered, Store, Write};
 

@@ -2,7 +2,8 @@
 //!
 //! Tasks run in the order in which they became ready, on the thread that drives them, until none is
 //! ready. Time is what the driver says; randomness follows from a seed. So a node of a ledger is a
-//! state machine like every other: equal inputs give equal outputs.
+//! state machine like every other: equal inputs give equal outputs. Of tokio only its channels and
+//! its lock are used, which need no runtime; names such as `thread_rng` are the library's.
 
 use std::cell::{Cell, Ref, RefCell};
 use std::collections::{BTreeMap, VecDeque};

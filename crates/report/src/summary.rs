@@ -252,7 +252,7 @@ impl Summary {
             dropped: figures.dropped,
             ..Totals::default()
         };
-        totals.add(&OutcomeCounts::default(), &[]);
+        totals.add(&OutcomeCounts::default(), &[]); // Every outcome is listed, if only with 0.
         let (mut latency, mut service_time) = (Histogram::new(), Histogram::new());
         let mut steps = Vec::with_capacity(figures.steps.len());
         for (index, step) in &figures.steps {

@@ -71,8 +71,10 @@ fn us(value: f64) -> String {
 #[must_use]
 pub fn summary_text(summary: &Summary) -> String {
     let mut text = String::new();
-    write_summary(&mut text, summary).unwrap_or(());
-    text
+    match write_summary(&mut text, summary) {
+        Ok(()) => text,
+        Err(_) => unreachable!("text takes whatever is written to it"),
+    }
 }
 
 fn write_summary(text: &mut String, summary: &Summary) -> std::fmt::Result {
