@@ -2,9 +2,24 @@
 
 #![expect(clippy::disallowed_methods, reason = "a load generator measures time")]
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use rustix::time::{ClockId, clock_gettime};
 
 /// Now.
 pub(crate) fn now() -> Instant {
     Instant::now()
+}
+
+/// How long this thread has been computing.
+pub(crate) fn thread_busy() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    let secs = u64::try_from(time.tv_sec).unwrap_or(0);
+    let nanos = u64::try_from(time.tv_nsec).unwrap_or(0);
+    Duration::from_secs(secs) + Duration::from_nanos(nanos)
+}
+
+/// Waits until an instant.
+pub(crate) async fn sleep_until(at: Instant) {
+    tokio::time::sleep_until(at.into()).await;
 }

@@ -1,16 +1,19 @@
 //! One HTTP/1.1 connection: a request out, its answer in, parsed in place.
 //!
 //! Bytes are read into a buffer that all connections of a core share; only an answer that arrives
-//! in pieces needs memory of its own, and only for its head. Bodies are counted and dropped.
+//! in pieces needs memory of its own, and only for its head. Bodies are counted and dropped unless
+//! somebody asks to keep them.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
 
 use hyperscale_model::Outcome;
+use hyperscale_plan::HttpSettings;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream};
@@ -46,6 +49,71 @@ impl Failure {
     }
 }
 
+/// What an exchange has come to. It outlives the exchange, so that one that is cut short still
+/// tells how far it got.
+#[derive(Debug, Default)]
+pub struct Trace {
+    /// When the first byte of the answer came.
+    pub first_byte: Cell<Option<Instant>>,
+    /// The status of the last answer.
+    pub status: Cell<Option<u16>>,
+    /// Bytes received, heads included.
+    pub bytes_in: Cell<u64>,
+    /// Bytes sent, heads included.
+    pub bytes_out: Cell<u64>,
+    /// How long the connection took to open, if this exchange opened it.
+    pub connect: Cell<Option<Duration>>,
+    /// How long the TLS handshake took, if this exchange made it.
+    pub tls: Cell<Option<Duration>>,
+}
+
+/// An answer as it came, for those who look at it.
+#[derive(Debug, Default)]
+pub struct Kept {
+    /// The status line and the headers.
+    pub head: Vec<u8>,
+    /// The body without its chunks; compressed as it came.
+    pub body: Vec<u8>,
+    /// Whether the body was longer than what may be kept.
+    pub is_cut: bool,
+}
+
+/// Which answers are kept, and how much of their bodies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// None.
+    Nothing,
+    /// Those with a status of 400 or above, up to so many bytes of the body.
+    Failed(usize),
+    /// All, up to so many bytes of the body.
+    All(usize),
+}
+
+impl Kept {
+    fn clear(&mut self) {
+        self.head.clear();
+        self.body.clear();
+        self.is_cut = false;
+    }
+}
+
+/// Where body bytes go.
+struct Sink<'a> {
+    kept: Option<&'a mut Vec<u8>>,
+    limit: usize,
+    is_cut: bool,
+}
+
+impl Sink<'_> {
+    fn take(&mut self, bytes: &[u8]) {
+        if let Some(kept) = &mut self.kept {
+            let room = self.limit.saturating_sub(kept.len());
+            self.is_cut |= bytes.len() > room;
+            kept.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        }
+    }
+}
+
 #[derive(Debug)]
 enum Stream {
     Tcp(TcpStream),
@@ -59,10 +127,6 @@ pub struct Answer {
     pub status: u16,
     /// Where a redirect points.
     pub location: Option<String>,
-    /// When the first byte came.
-    pub first_byte: Instant,
-    /// Bytes received, the head included.
-    pub bytes_in: u64,
 }
 
 /// How long it took to open a connection.
@@ -79,7 +143,9 @@ pub struct Opened {
 pub struct Connection {
     stream: Stream,
     /// Where it leads.
-    pub origin: Origin,
+    pub origin: Rc<Origin>,
+    opened: Instant,
+    last_used: Instant,
     requests: u64,
     is_reusable: bool,
 }
@@ -120,15 +186,15 @@ struct Head {
 }
 
 impl Connection {
-    /// Connects, and shakes hands if the origin wants TLS.
+    /// Connects, and shakes hands if there is a connector for TLS.
     ///
     /// # Errors
     ///
     /// With the outcome `connect` or `tls`.
     pub async fn open(
-        origin: &Origin,
+        origin: &Rc<Origin>,
         address: SocketAddr,
-        connector: &TlsConnector,
+        connector: Option<&TlsConnector>,
         server_name: Option<&str>,
         (connect_timeout, tls_timeout): (Duration, Duration),
     ) -> Result<(Self, Opened), Failure> {
@@ -150,7 +216,7 @@ impl Connection {
             return Err(Failure::new(Outcome::Connect, error.to_string()));
         }
         let connect = clock::now() - start;
-        let (stream, tls) = if origin.is_tls {
+        let (stream, tls) = if let Some(connector) = connector {
             let name = server_name.unwrap_or(&origin.host).to_owned();
             let name = ServerName::try_from(name)
                 .map_err(|error| Failure::new(Outcome::Tls, error.to_string()))?;
@@ -168,8 +234,10 @@ impl Connection {
         } else {
             (Stream::Tcp(stream), None)
         };
-        let origin = origin.clone();
-        let connection = Self { stream, origin, requests: 0, is_reusable: true };
+        let origin = Rc::clone(origin);
+        let last_used = clock::now();
+        let connection =
+            Self { stream, origin, opened: start, last_used, requests: 0, is_reusable: true };
         Ok((connection, Opened { connect, tls }))
     }
 
@@ -177,6 +245,18 @@ impl Connection {
     #[must_use]
     pub const fn is_reusable(&self) -> bool {
         self.is_reusable
+    }
+
+    /// Whether it may carry another request now, by the limits of the plan.
+    #[must_use]
+    pub fn is_usable(&self, settings: &HttpSettings) -> bool {
+        let is_within = |since: Instant, max: Option<Duration>| {
+            max.is_none_or(|max| clock::now().saturating_duration_since(since) < max)
+        };
+        self.is_reusable
+            && settings.max_requests.is_none_or(|max| self.requests < max)
+            && is_within(self.opened, settings.max_age)
+            && is_within(self.last_used, settings.idle)
     }
 
     /// Sends a request and reads its answer to the end.
@@ -189,66 +269,77 @@ impl Connection {
         request: &[u8],
         is_head: bool,
         scratch: &RefCell<Box<[u8]>>,
+        trace: &Trace,
+        (keep, kept): (Keep, &mut Kept),
     ) -> Result<Answer, Failure> {
         let is_first = self.requests == 0;
         self.requests += 1;
         // Whatever goes wrong, or whoever drops this future: an answer may still be on its way.
         self.is_reusable = false;
-        let lost = |error: &io::Error, bytes_in: u64| Failure {
+        let lost = |error: &io::Error, has_answer: bool| Failure {
             outcome: Outcome::Reset,
             message: error.to_string(),
-            is_stale: !is_first && bytes_in == 0,
+            is_stale: !is_first && !has_answer,
         };
-        self.write(request).await.map_err(|error| lost(&error, 0))?;
-        let mut bytes_in = 0;
-        let mut first_byte = None;
+        self.write(request).await.map_err(|error| lost(&error, false))?;
+        trace.bytes_out.set(trace.bytes_out.get() + request.len() as u64);
+        kept.clear();
+        let mut has_answer = false;
         // Only an answer whose head comes in pieces needs this.
         let mut pieces: Vec<u8> = Vec::new();
-        let (head, mut framing, mut rest_len) = loop {
-            let read = self.read(scratch).await.map_err(|error| lost(&error, bytes_in))?;
+        let (head, mut framing, mut rest_len, mut sink) = loop {
+            let read = self.read(scratch).await.map_err(|error| lost(&error, has_answer))?;
             if read == 0 {
                 return Err(Failure {
                     outcome: Outcome::Reset,
                     message: "the connection was closed before the answer".to_owned(),
-                    is_stale: !is_first && bytes_in == 0,
+                    is_stale: !is_first && !has_answer,
                 });
             }
-            first_byte.get_or_insert_with(clock::now);
-            bytes_in += read as u64;
+            if trace.first_byte.get().is_none() {
+                trace.first_byte.set(Some(clock::now()));
+            }
+            has_answer = true;
+            trace.bytes_in.set(trace.bytes_in.get() + read as u64);
             let buffer = scratch.borrow();
-            let parsed = if pieces.is_empty() {
-                match parse_head(&buffer[..read], is_head)? {
-                    Some(head) => {
-                        let mut framing = head.framing;
-                        let left = consume(&mut framing, &buffer[head.len..read])?;
-                        Some((head, framing, left))
-                    }
-                    None => None,
-                }
-            } else {
-                None
-            };
-            if let Some((head, framing, left)) = parsed {
-                if head.status < 200 {
-                    // An interim answer; the real one follows, perhaps in the same bytes.
-                    pieces.extend_from_slice(&buffer[head.len..read]);
-                } else {
-                    break (head, framing, left);
-                }
+            let bytes = if pieces.is_empty() {
+                &buffer[..read]
             } else {
                 pieces.extend_from_slice(&buffer[..read]);
-            }
-            drop(buffer);
+                &pieces
+            };
+            // Interim answers come first; the real one may follow in the same bytes.
+            let mut begin = 0;
             let whole = loop {
-                match parse_head(&pieces, is_head)? {
-                    Some(head) if head.status < 200 => drop(pieces.drain(..head.len)),
+                match parse_head(&bytes[begin..], is_head)? {
+                    Some(head) if head.status < 200 => begin += head.len,
                     other => break other,
                 }
             };
             if let Some(head) = whole {
+                trace.status.set(Some(head.status));
+                let limit = match keep {
+                    Keep::All(limit) => Some(limit),
+                    Keep::Failed(limit) => (head.status >= 400).then_some(limit),
+                    Keep::Nothing => None,
+                };
+                if limit.is_some() {
+                    kept.head.extend_from_slice(&bytes[begin..begin + head.len]);
+                }
+                let Kept { body, .. } = kept;
+                let mut sink = Sink {
+                    kept: limit.is_some().then_some(body),
+                    limit: limit.unwrap_or(0),
+                    is_cut: false,
+                };
                 let mut framing = head.framing;
-                let left = consume(&mut framing, &pieces[head.len..])?;
-                break (head, framing, left);
+                let left = consume(&mut framing, &bytes[begin + head.len..], &mut sink)?;
+                break (head, framing, left, sink);
+            }
+            if pieces.is_empty() {
+                pieces.extend_from_slice(&buffer[begin..read]);
+            } else {
+                pieces.drain(..begin);
             }
             if pieces.len() > HEAD_BYTES_MAX {
                 let message = format!("the answer's head has more than {HEAD_BYTES_MAX} bytes");
@@ -256,7 +347,7 @@ impl Connection {
             }
         };
         while !is_done(framing) {
-            let read = self.read(scratch).await.map_err(|error| lost(&error, bytes_in))?;
+            let read = self.read(scratch).await.map_err(|error| lost(&error, true))?;
             if read == 0 {
                 if framing == Framing::UntilClose {
                     break;
@@ -264,17 +355,19 @@ impl Connection {
                 let message = "the connection was closed within the answer";
                 return Err(Failure::new(Outcome::Reset, message));
             }
-            bytes_in += read as u64;
-            rest_len = consume(&mut framing, &scratch.borrow()[..read])?;
+            trace.bytes_in.set(trace.bytes_in.get() + read as u64);
+            rest_len = consume(&mut framing, &scratch.borrow()[..read], &mut sink)?;
         }
+        let is_cut = sink.is_cut;
+        kept.is_cut = is_cut;
         if rest_len > 0 {
             let message = "bytes follow the answer that nobody asked for";
             return Err(Failure::new(Outcome::Protocol, message));
         }
         self.is_reusable = head.is_keep_alive && head.framing != Framing::UntilClose;
+        self.last_used = trace.first_byte.get().unwrap_or(self.last_used);
         let (status, location) = (head.status, head.location);
-        let first_byte = first_byte.unwrap_or_else(clock::now);
-        Ok(Answer { status, location, first_byte, bytes_in })
+        Ok(Answer { status, location })
     }
 
     async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -376,19 +469,27 @@ const fn is_done(framing: Framing) -> bool {
 }
 
 /// Counts body bytes off; returns how many are left that belong to no body.
-fn consume(framing: &mut Framing, bytes: &[u8]) -> Result<usize, Failure> {
+fn consume(framing: &mut Framing, bytes: &[u8], sink: &mut Sink<'_>) -> Result<usize, Failure> {
     match framing {
-        Framing::UntilClose => Ok(0),
-        Framing::Length(left) => {
-            let taken = (bytes.len() as u64).min(*left);
-            *left -= taken;
-            Ok(bytes.len() - usize::try_from(taken).unwrap_or(bytes.len()))
+        Framing::UntilClose => {
+            sink.take(bytes);
+            Ok(0)
         }
-        Framing::Chunked(chunk) => consume_chunks(chunk, bytes),
+        Framing::Length(left) => {
+            let taken = usize::try_from(*left).unwrap_or(bytes.len()).min(bytes.len());
+            *left -= taken as u64;
+            sink.take(&bytes[..taken]);
+            Ok(bytes.len() - taken)
+        }
+        Framing::Chunked(chunk) => consume_chunks(chunk, bytes, sink),
     }
 }
 
-fn consume_chunks(chunk: &mut Chunk, mut bytes: &[u8]) -> Result<usize, Failure> {
+fn consume_chunks(
+    chunk: &mut Chunk,
+    mut bytes: &[u8],
+    sink: &mut Sink<'_>,
+) -> Result<usize, Failure> {
     let malformed = || Failure::new(Outcome::Protocol, "the body's chunks are malformed");
     while let Some((&byte, rest)) = bytes.split_first() {
         match chunk {
@@ -415,9 +516,10 @@ fn consume_chunks(chunk: &mut Chunk, mut bytes: &[u8]) -> Result<usize, Failure>
                 }
             }
             Chunk::Data { left } => {
-                let taken = (bytes.len() as u64).min(*left);
-                *left -= taken;
-                bytes = &bytes[usize::try_from(taken).unwrap_or(bytes.len())..];
+                let taken = usize::try_from(*left).unwrap_or(bytes.len()).min(bytes.len());
+                *left -= taken as u64;
+                sink.take(&bytes[..taken]);
+                bytes = &bytes[taken..];
                 if *left == 0 {
                     *chunk = Chunk::DataEnd;
                 }
@@ -453,16 +555,22 @@ mod tests {
         Framing::Chunked(Chunk::Size { value: 0, digits: 0, is_extension: false })
     }
 
+    fn sink(kept: &mut Vec<u8>) -> Sink<'_> {
+        Sink { kept: Some(kept), limit: 100, is_cut: false }
+    }
+
     #[test]
     fn a_chunked_body_ends_at_the_same_place_however_it_is_cut() {
         let body = b"4\r\nWiki\r\n6;x=y\r\npedia \r\n0\r\nTrailer: a\r\n\r\n";
         for cut in 0..body.len() {
             let mut framing = chunked();
-            let first = consume(&mut framing, &body[..cut]).unwrap();
+            let mut kept = Vec::new();
+            let first = consume(&mut framing, &body[..cut], &mut sink(&mut kept)).unwrap();
             assert!(!is_done(framing), "done after {cut} of {} bytes", body.len());
-            let second = consume(&mut framing, &body[cut..]).unwrap();
+            let second = consume(&mut framing, &body[cut..], &mut sink(&mut kept)).unwrap();
             assert!(is_done(framing), "not done when cut at {cut}");
             assert_eq!((first, second), (0, 0));
+            assert_eq!(kept, b"Wikipedia ", "cut at {cut}");
         }
     }
 
@@ -478,8 +586,10 @@ mod tests {
             let failure = parse_head(bytes, false).err().map(|failure| failure.outcome);
             assert_eq!(failure, Some(Outcome::Protocol), "{}", bytes.escape_ascii());
         }
-        assert!(consume(&mut chunked(), b"zz\r\n").is_err());
-        assert!(consume(&mut chunked(), b"fffffffffffffffff\r\n").is_err());
+        assert!(consume(&mut chunked(), b"zz\r\n", &mut sink(&mut Vec::new())).is_err());
+        assert!(
+            consume(&mut chunked(), b"fffffffffffffffff\r\n", &mut sink(&mut Vec::new())).is_err()
+        );
     }
 
     #[test]

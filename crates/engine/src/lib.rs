@@ -1,14 +1,242 @@
-//! The load engine's HTTP/1.1 client: requests as bytes that are made once, answers parsed in place.
+//! The load engine: threads that send requests and count what came of them.
 //!
-//! One write and one read a request on a kept connection; bodies are counted and dropped. It
-//! allocates for redirects, failures and heads that come in pieces; nothing measures that yet. All connections of a core read into one buffer. Executors and
-//! virtual users are not here yet.
+//! One thread a core, each with a runtime of its own; a virtual user is a small task that lives and
+//! dies on one core. Cores share nothing: each counts into its own recorder and hands over a window
+//! at a time, which [`Engine::join`] joins to what an attempt did. This crate knows nothing of
+//! clusters.
+//!
+//! A request on a kept connection costs one write, one read, a few clock reads, a parse in place
+//! and some counters: it allocates nothing, takes no lock, and sets no timer unless the last one is
+//! used up.
 
 mod clock;
 mod connection;
+mod core;
+mod executor;
+mod program;
 mod request;
+mod resolve;
+mod run;
 mod tls;
+mod user;
+mod windows;
 
-pub use connection::{Answer, Connection, Failure, Opened, SCRATCH_BYTES};
-pub use request::{Origin, Ready};
-pub use tls::connector;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hyperscale_model::{AttemptId, BlobHash, DatacenterId, WorkflowIndex};
+use hyperscale_plan::expr::Value;
+use hyperscale_plan::{Context, Plan, Secrets, Slice};
+use hyperscale_stats::WindowFigures;
+use tokio::sync::mpsc;
+
+pub use crate::connection::{
+    Answer, Connection, Failure, Keep, Kept, Opened, SCRATCH_BYTES, Trace,
+};
+pub use crate::core::CoreError;
+pub use crate::request::{Origin, Ready};
+pub use crate::tls::connector;
+pub use crate::windows::AttemptNews;
+
+use crate::core::Core;
+use crate::windows::Windows;
+
+/// What an attempt is.
+#[derive(Debug, Clone)]
+pub struct Work {
+    /// The attempt.
+    pub attempt: AttemptId,
+    /// The plan.
+    pub plan: Arc<Plan>,
+    /// The blobs that the plan names.
+    pub blobs: BTreeMap<BlobHash, Arc<[u8]>>,
+    /// The attempt's share of the workflow's load.
+    pub slice: Slice,
+    /// The cores that it has.
+    pub cores: Vec<u32>,
+    /// Iterations of the slice that earlier attempts have done.
+    pub iterations_done: u64,
+    /// Values published by other workflows.
+    pub context: Context,
+    /// The values of the plan's secrets.
+    pub secrets: Secrets,
+    /// The length of a window.
+    pub window: Duration,
+    /// The datacenter's name, for the test.
+    pub datacenter: DatacenterId,
+}
+
+impl Work {
+    /// The workflow that the attempt runs a share of.
+    #[must_use]
+    pub const fn workflow(&self) -> WorkflowIndex {
+        self.attempt.shard.workflow
+    }
+}
+
+/// How an attempt stops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stop {
+    /// Nothing new starts; running iterations may finish within the workflow's `graceful_stop`.
+    Graceful,
+    /// Running requests are cut.
+    Now,
+    /// Like `Now`, and nothing more is told.
+    Silent,
+}
+
+/// Why an attempt is over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RunEnd {
+    /// Its load is done.
+    Finished,
+    /// It was told to stop.
+    Stopped,
+    /// The test asked the whole job to stop.
+    Aborted(String),
+    /// A core could not go on.
+    Lost(String),
+}
+
+/// What a core is told.
+#[derive(Debug, Clone)]
+pub(crate) enum Command {
+    Prepare { work: Arc<Work>, slice: Slice },
+    Start { attempt: AttemptId, job_zero: Instant, load_zero: Instant, at: Instant },
+    Suspend { attempt: AttemptId, is_suspended: bool },
+    Scale { attempt: AttemptId, vus: u32 },
+    Stop { attempt: AttemptId, stop: Stop },
+}
+
+/// What a core tells; [`Engine::join`] makes sense of it.
+#[derive(Debug)]
+pub struct CoreEvent {
+    pub(crate) core: u32,
+    pub(crate) attempt: AttemptId,
+    pub(crate) what: CoreNews,
+}
+
+#[derive(Debug)]
+pub(crate) enum CoreNews {
+    Prepared,
+    Unprepared(String),
+    Window { window: u64, figures: Box<WindowFigures> },
+    Ended { end: RunEnd, published: BTreeMap<String, Value> },
+}
+
+/// The core threads.
+#[derive(Debug)]
+pub struct Engine {
+    cores: Vec<Core>,
+    attempts: BTreeMap<AttemptId, Vec<u32>>,
+    windows: Windows,
+}
+
+impl Engine {
+    /// Starts a thread for each core. What they tell comes out of the returned queue.
+    ///
+    /// # Errors
+    ///
+    /// If a thread or its runtime cannot be started.
+    pub fn start(cores: u32) -> Result<(Self, mpsc::Receiver<CoreEvent>), CoreError> {
+        let (events, receiver) = mpsc::channel(4_096);
+        let cores = (0..cores)
+            .map(|core| core::spawn(core, events.clone()))
+            .collect::<Result<Vec<_>, _>>()?;
+        let engine = Self { cores, attempts: BTreeMap::new(), windows: Windows::default() };
+        Ok((engine, receiver))
+    }
+
+    /// Makes ready to run an attempt. False if one of its cores takes no commands any more.
+    pub fn prepare(&mut self, work: Work) -> bool {
+        let attempt = work.attempt;
+        let mut cores = work.cores.clone();
+        if let Some(workflow) = work.plan.workflow(work.workflow()) {
+            // More cores than users would have load and nobody to send it.
+            cores.truncate(executor::useful_cores(&work.slice, &workflow.load, cores.len()));
+        }
+        let slices = work.slice.split_evenly(cores.len());
+        let work = Arc::new(work);
+        self.attempts.insert(attempt, cores.clone());
+        self.windows.expect(attempt, &cores);
+        (cores.iter().zip(slices)).all(|(core, slice)| {
+            self.tell_core(*core, Command::Prepare { work: Arc::clone(&work), slice })
+        })
+    }
+
+    /// Runs a prepared attempt: in `start_in` the job's time is `job_elapsed` and that of the load
+    /// `load_elapsed`. False if one of its cores takes no commands any more.
+    pub fn run(
+        &self,
+        attempt: AttemptId,
+        start_in: Duration,
+        job_elapsed: Duration,
+        load_elapsed: Duration,
+    ) -> bool {
+        let at = clock::now() + start_in;
+        let zero = |elapsed| at.checked_sub(elapsed).unwrap_or(at);
+        let (job_zero, load_zero) = (zero(job_elapsed), zero(load_elapsed));
+        self.tell(attempt, &Command::Start { attempt, job_zero, load_zero, at })
+    }
+
+    /// Sends no load, or sends it again; the load's time goes on. False as above.
+    pub fn suspend(&self, attempt: AttemptId, is_suspended: bool) -> bool {
+        self.tell(attempt, &Command::Suspend { attempt, is_suspended })
+    }
+
+    /// Sets how many users an externally controlled load has in all. False as above.
+    pub fn scale(&self, attempt: AttemptId, vus: u32) -> bool {
+        self.tell(attempt, &Command::Scale { attempt, vus })
+    }
+
+    /// Stops an attempt. False as above.
+    pub fn stop(&mut self, attempt: AttemptId, stop: Stop) -> bool {
+        let is_told = self.tell(attempt, &Command::Stop { attempt, stop });
+        if stop == Stop::Silent {
+            self.attempts.remove(&attempt);
+            self.windows.forget(attempt);
+        }
+        is_told
+    }
+
+    /// Joins what a core tells to what its attempt did.
+    pub fn join(&mut self, event: CoreEvent) -> Vec<AttemptNews> {
+        let attempt = event.attempt;
+        let news = self.windows.on(event);
+        if news.iter().any(|news| matches!(news, AttemptNews::Ended { .. })) {
+            self.attempts.remove(&attempt);
+        }
+        news
+    }
+
+    /// The attempts that had a core whose thread is gone. They are over: their other cores are told
+    /// to stop.
+    pub fn lost(&mut self) -> Vec<AttemptId> {
+        let is_gone = |core: &u32| {
+            let core = usize::try_from(*core).ok().and_then(|core| self.cores.get(core));
+            core.is_none_or(|core| core.thread.is_finished())
+        };
+        let lost: Vec<AttemptId> = (self.attempts.iter())
+            .filter(|(_, cores)| cores.iter().any(is_gone))
+            .map(|(&attempt, _)| attempt)
+            .collect();
+        for &attempt in &lost {
+            // A core that is gone hears nothing, which is why this is here.
+            self.stop(attempt, Stop::Silent);
+        }
+        lost
+    }
+
+    fn tell(&self, attempt: AttemptId, command: &Command) -> bool {
+        let cores = self.attempts.get(&attempt).map(Vec::as_slice).unwrap_or_default();
+        // Each is told, whatever became of the others.
+        let told = cores.iter().filter(|&&core| self.tell_core(core, command.clone())).count();
+        told == cores.len()
+    }
+
+    fn tell_core(&self, core: u32, command: Command) -> bool {
+        let core = usize::try_from(core).ok().and_then(|core| self.cores.get(core));
+        core.is_some_and(|core| core.commands.try_send(command).is_ok())
+    }
+}

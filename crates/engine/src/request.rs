@@ -1,6 +1,7 @@
 //! Requests as bytes, made once.
 
 use hyperscale_plan::{Body, RequestStep, StepIndex};
+use std::rc::Rc;
 use std::time::Duration;
 use url::Url;
 
@@ -21,7 +22,7 @@ pub struct Ready {
     /// Where its figures go.
     pub step: StepIndex,
     /// Where it goes.
-    pub origin: Origin,
+    pub origin: Rc<Origin>,
     /// The absolute URL.
     pub url: Url,
     /// The method.
@@ -68,7 +69,7 @@ impl Ready {
         if !step.checks.is_empty() || !step.captures.is_empty() || step.auth.is_some() {
             return Err("this engine runs no checks, captures or credentials".to_owned());
         }
-        let origin = origin_of(&url)?;
+        let origin = Rc::new(origin_of(&url)?);
         let method = step.method.clone();
         let bytes = render(&method, &url, &origin, &headers, &body);
         let (timeout, redirects) = (step.timeout, step.redirects);
@@ -80,7 +81,7 @@ impl Ready {
     #[must_use]
     pub fn redirected(&self, status: u16, location: &str) -> Option<Self> {
         let url = self.url.join(location).ok()?;
-        let origin = origin_of(&url).ok()?;
+        let origin = Rc::new(origin_of(&url).ok()?);
         let keeps_method =
             matches!(status, 307 | 308) || matches!(self.method.as_str(), "GET" | "HEAD");
         let mut next = self.clone();

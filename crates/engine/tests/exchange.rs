@@ -3,11 +3,11 @@
 #![expect(clippy::unwrap_used, reason = "a test may fail")]
 
 use std::cell::RefCell;
+use std::rc::Rc;
 use std::time::Duration;
 
-use hyperscale_engine::{Connection, Failure, Origin, SCRATCH_BYTES, connector};
+use hyperscale_engine::{Connection, Failure, Keep, Kept, Origin, SCRATCH_BYTES, Trace};
 use hyperscale_model::Outcome;
-use hyperscale_plan::Tls;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
@@ -32,14 +32,17 @@ async fn exchanges(answers: Vec<Vec<&'static [u8]>>, count: usize) -> Vec<Result
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let server = tokio::spawn(serve(listener, answers));
-    let origin = Origin { is_tls: false, host: "127.0.0.1".to_owned(), port: address.port() };
-    let tls = connector(&Tls { insecure: true, ..Tls::default() }).unwrap();
+    let origin =
+        Rc::new(Origin { is_tls: false, host: "127.0.0.1".to_owned(), port: address.port() });
     let scratch = RefCell::new(vec![0; SCRATCH_BYTES].into_boxed_slice());
-    let opened = Connection::open(&origin, address, &tls, None, TIMEOUTS).await;
+    let opened = Connection::open(&origin, address, None, None, TIMEOUTS).await;
     let (mut connection, _) = opened.unwrap();
     let mut results = Vec::new();
     for _ in 0..count {
-        let answer = connection.exchange(REQUEST, false, &scratch).await;
+        let answer = {
+            let (trace, mut kept) = (Trace::default(), Kept::default());
+            connection.exchange(REQUEST, false, &scratch, &trace, (Keep::Nothing, &mut kept)).await
+        };
         results.push(answer.map(|answer| answer.status));
     }
     server.await.unwrap();
@@ -78,10 +81,10 @@ async fn a_refused_connection_is_a_connect_failure() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);
-    let origin = Origin { is_tls: false, host: "127.0.0.1".to_owned(), port: address.port() };
-    let tls = connector(&Tls { insecure: true, ..Tls::default() }).unwrap();
+    let origin =
+        Rc::new(Origin { is_tls: false, host: "127.0.0.1".to_owned(), port: address.port() });
 
-    let failure = Connection::open(&origin, address, &tls, None, TIMEOUTS).await.unwrap_err();
+    let failure = Connection::open(&origin, address, None, None, TIMEOUTS).await.unwrap_err();
 
     assert_eq!(failure.outcome, Outcome::Connect);
 }

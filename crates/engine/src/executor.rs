@@ -1,0 +1,331 @@
+//! Executors: which users there are when, and when iterations start.
+//!
+//! The planning (users at an instant, instants of starts, shares of cores) is the pure code of
+//! `hyperscale-plan`; this module holds tasks to it. All loads end the same way: nothing new
+//! starts, running iterations get the workflow's `graceful_stop`, then they are cut.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use hyperscale_model::SplitMix;
+use hyperscale_plan::{Arrivals, Distribution, Load, LoadKind, Slice, Workflow};
+use tokio::task::JoinSet;
+
+use crate::run::Run;
+use crate::user::{Control, Quota, Start, User};
+use crate::{Stop, Work, clock};
+
+/// How often users are counted anew along a ramp.
+const RAMP_STEP: Duration = Duration::from_millis(20);
+
+/// How many cores have users to run, of those that an attempt has.
+pub(crate) fn useful_cores(slice: &Slice, load: &Load, cores: usize) -> usize {
+    let units = match load.iterations() {
+        Some(iterations) => iterations.min(u64::from(load.vus_max())),
+        None => u64::from(load.vus_max()),
+    };
+    usize::try_from(slice.count(units)).unwrap_or(cores).clamp(1, cores.max(1))
+}
+
+/// A core's share of the iterations that earlier attempts have done, such that the cores' shares
+/// sum to it and none has more than its load.
+pub(crate) fn done_before(work: &Work, slice: &Slice, workflow: &Workflow) -> u64 {
+    let Some(total) = workflow.load.iterations() else { return 0 };
+    let cores = useful_cores(&work.slice, &workflow.load, work.cores.len());
+    let all = work.slice.count(total);
+    let mut before = 0;
+    for share in work.slice.split_evenly(cores) {
+        let mine = share.count(total);
+        if share == *slice {
+            let done = u128::from(work.iterations_done.min(all));
+            let until = |units: u64| done * u128::from(units) / u128::from(all.max(1));
+            return u64::try_from(until(before + mine) - until(before)).unwrap_or(mine);
+        }
+        before += mine;
+    }
+    0
+}
+
+/// Runs a load to its end, beginning where it stands after `load_elapsed`.
+///
+/// # Errors
+///
+/// If a user's task panicked.
+pub(crate) async fn execute(
+    run: &Rc<Run>,
+    load_zero: Instant,
+    load_elapsed: Duration,
+) -> Result<(), String> {
+    let mut crew = Crew::new(Rc::clone(run), load_zero);
+    match run.workflow().load.kind() {
+        LoadKind::Looping => crew.loop_users().await,
+        LoadKind::Iterations => crew.iterate().await,
+        LoadKind::Arrivals => crew.arrive(load_elapsed).await,
+    }
+    crew.settle().await;
+    crew.panicked.map_or(Ok(()), Err)
+}
+
+/// The users of a run.
+struct Crew {
+    run: Rc<Run>,
+    load: Load,
+    zero: Instant,
+    /// By their number within the slice. Those that have left stay, so that they are not hired
+    /// again.
+    users: BTreeMap<u64, Hired>,
+    tasks: JoinSet<u64>,
+    panicked: Option<String>,
+}
+
+struct Hired {
+    control: Rc<Control>,
+    has_left: bool,
+    /// When a user that is too many is cut.
+    cut_at: Option<Instant>,
+}
+
+impl Crew {
+    fn new(run: Rc<Run>, zero: Instant) -> Self {
+        let load = run.workflow().load.clone();
+        let tasks = JoinSet::new();
+        Self { run, load, zero, users: BTreeMap::new(), tasks, panicked: None }
+    }
+
+    fn hire(&mut self, number: u64, quota: Quota) -> Rc<Control> {
+        let control = Rc::new(Control::default());
+        let user = User::new(Rc::clone(&self.run), Rc::clone(&control), number);
+        self.tasks.spawn_local(user.work(quota));
+        let hired = Hired { control: Rc::clone(&control), has_left: false, cut_at: None };
+        self.users.insert(number, hired);
+        control
+    }
+
+    fn on_left(&mut self, left: Result<u64, tokio::task::JoinError>) {
+        match left {
+            Ok(number) => {
+                if let Some(user) = self.users.get_mut(&number) {
+                    user.has_left = true;
+                }
+            }
+            Err(error) if error.is_panic() => {
+                self.panicked.get_or_insert_with(|| "a user's task panicked".to_owned());
+            }
+            Err(_) => {} // Cut by us.
+        }
+    }
+
+    /// Waits until an instant, or until something has changed.
+    async fn wait(&mut self, until: Instant) {
+        tokio::select! {
+            () = clock::sleep_until(until) => {}
+            () = self.run.changed.notified() => {}
+            Some(left) = self.tasks.join_next(), if !self.tasks.is_empty() => self.on_left(left),
+        }
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.run.stopping().is_some() || self.panicked.is_some()
+    }
+
+    fn wanted_users(&self, now: Instant) -> u64 {
+        let at = now.saturating_duration_since(self.zero);
+        let planned = match (&self.load, self.run.scaled()) {
+            (Load::ExternallyControlled { max_vus, .. }, Some(vus)) => Some(vus.min(*max_vus)),
+            _ => self.load.vus_at(at),
+        };
+        self.run.slice.count(u64::from(planned.unwrap_or(0)))
+    }
+
+    async fn loop_users(&mut self) {
+        let end = self.zero + self.load.duration();
+        let (is_ramp, grace) = match &self.load {
+            Load::RampingVus { graceful_ramp_down, .. } => (true, *graceful_ramp_down),
+            _ => (false, self.run.workflow().graceful_stop),
+        };
+        loop {
+            let now = clock::now();
+            if now >= end || self.is_stopped() {
+                return;
+            }
+            let wanted = self.wanted_users(now);
+            for number in 0..wanted {
+                match self.users.get_mut(&number) {
+                    None => drop(self.hire(number, Quota::Unlimited)),
+                    Some(user) if user.cut_at.is_some() && !user.has_left => {
+                        if user.control.keep() {
+                            user.cut_at = None;
+                        }
+                    }
+                    Some(user) if user.has_left && user.cut_at.is_some() => {
+                        self.hire(number, Quota::Unlimited);
+                    }
+                    Some(_) => {}
+                }
+            }
+            for (_, user) in self.users.range_mut(wanted..) {
+                if user.has_left {
+                    continue;
+                }
+                let cut_at = *user.cut_at.get_or_insert_with(|| {
+                    user.control.leave();
+                    now + grace
+                });
+                if now >= cut_at {
+                    user.control.cut();
+                }
+            }
+            let next = if is_ramp { (now + RAMP_STEP).min(end) } else { self.next_cut(end) };
+            self.wait(next).await;
+        }
+    }
+
+    fn next_cut(&self, end: Instant) -> Instant {
+        let cuts = self.users.values().filter(|user| !user.has_left).filter_map(|user| user.cut_at);
+        let now = clock::now();
+        cuts.filter(|&at| at > now).fold(end, Instant::min)
+    }
+
+    async fn iterate(&mut self) {
+        let (run, end) = (Rc::clone(&self.run), self.zero + self.load.duration());
+        let all = run.slice.count(self.load.iterations().unwrap_or(0));
+        let left = all.saturating_sub(run.iterations_done);
+        let users = run.slice.count(u64::from(self.load.vus_max())).min(left);
+        // An attempt that goes on where another was lost no longer knows which user did what.
+        let each = match self.load {
+            Load::PerVuIterations { iterations, .. } if run.iterations_done == 0 => {
+                Some(iterations)
+            }
+            _ => None,
+        };
+        run.shared.set(left);
+        for number in 0..users {
+            self.hire(number, each.map_or(Quota::Shared, Quota::Each));
+        }
+        while !self.tasks.is_empty() && !self.is_stopped() && clock::now() < end {
+            self.wait(end).await;
+        }
+    }
+
+    async fn arrive(&mut self, load_elapsed: Duration) {
+        let Some(arrivals) = self.load.arrivals() else { return };
+        let run = Rc::clone(&self.run);
+        let users_max = run.slice.count(u64::from(self.load.vus_max())).max(1);
+        let end = self.zero + self.load.duration();
+        let mut schedule = Schedule::new(&run, arrivals, self.zero, load_elapsed);
+        let mut next = schedule.next();
+        while let Some(due) = next {
+            let now = clock::now();
+            if self.is_stopped() {
+                return;
+            }
+            if due.intended > now {
+                self.wait(due.intended).await;
+                continue;
+            }
+            if run.is_suspended() {
+                run.recorder.borrow_mut().drop_starts(1);
+            } else if let Some(idle) = run.idle.borrow_mut().pop() {
+                idle.assign(due);
+            } else if (self.users.len() as u64) < users_max {
+                let number = self.users.len() as u64;
+                self.hire(number, Quota::Assigned).assign(due);
+            } else {
+                run.recorder.borrow_mut().drop_starts(1);
+            }
+            next = schedule.next();
+            // Starts that are due together are handed out together, but answers are not kept
+            // waiting for a long row of them.
+            if schedule.handed_out.is_multiple_of(64) {
+                tokio::task::yield_now().await;
+            }
+        }
+        while clock::now() < end && !self.is_stopped() {
+            self.wait(end).await;
+        }
+    }
+
+    /// Lets running iterations finish within the workflow's grace, then cuts them.
+    async fn settle(&mut self) {
+        for user in self.users.values().filter(|user| !user.has_left) {
+            user.control.leave();
+        }
+        let grace = self.run.workflow().graceful_stop;
+        let limit = clock::now() + grace;
+        while !self.tasks.is_empty() && clock::now() < limit {
+            if self.run.stopping().is_some_and(|stop| stop >= Stop::Now) {
+                break;
+            }
+            self.wait(limit).await;
+        }
+        for user in self.users.values().filter(|user| !user.has_left) {
+            user.control.cut();
+        }
+        // A cut user still has its `finally` steps, which have the same grace.
+        let limit = clock::now() + grace;
+        while !self.tasks.is_empty() && clock::now() < limit {
+            if self.run.stopping() == Some(Stop::Silent) || self.run.program.finally.is_empty() {
+                break;
+            }
+            self.wait(limit).await;
+        }
+        // What was cut ends at its next step of the scheduler; what hangs in `finally` is dropped.
+        if !self.run.program.finally.is_empty() {
+            self.tasks.abort_all();
+        }
+        while let Some(left) = self.tasks.join_next().await {
+            self.on_left(left);
+        }
+    }
+}
+
+/// The starts of an arrival rate on one core, in their order.
+struct Schedule {
+    arrivals: Arrivals,
+    slice: Slice,
+    zero: Instant,
+    /// The number of the next start within the slice.
+    local: u64,
+    handed_out: u64,
+    poisson: Option<Poisson>,
+}
+
+struct Poisson {
+    random: SplitMix,
+    share: f64,
+    area: f64,
+}
+
+impl Schedule {
+    fn new(run: &Run, arrivals: Arrivals, zero: Instant, begin: Duration) -> Self {
+        let slice = run.slice.clone();
+        let local = slice.count(arrivals.due_before(begin));
+        let is_poisson = matches!(
+            run.workflow().load,
+            Load::ConstantArrivalRate { distribution: Distribution::Poisson, .. }
+                | Load::RampingArrivalRate { distribution: Distribution::Poisson, .. }
+        );
+        let poisson = is_poisson.then(|| Poisson {
+            random: SplitMix::new(run.seed_of(slice.global(0).unwrap_or(0), 1)),
+            share: slice.share(),
+            area: arrivals.area_at(begin),
+        });
+        Self { arrivals, slice, zero, local, handed_out: 0, poisson }
+    }
+
+    fn next(&mut self) -> Option<Start> {
+        let number = self.slice.global(self.local)?;
+        let after = match &mut self.poisson {
+            None => self.arrivals.time_of(number)?,
+            Some(poisson) => {
+                // Gaps of the area are exponential, whatever the rate is.
+                poisson.area += -(1.0 - poisson.random.unit()).ln() / poisson.share;
+                self.arrivals.time_of_area(poisson.area)?
+            }
+        };
+        self.local += 1;
+        self.handed_out += 1;
+        Some(Start { intended: self.zero + after, number })
+    }
+}

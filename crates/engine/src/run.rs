@@ -1,0 +1,320 @@
+//! One attempt on one core: what its users share, its windows, its end.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hyperscale_model::{Outcome, SplitMix};
+use hyperscale_plan::expr::Value;
+use hyperscale_plan::{Plan, Slice, StepIndex, Workflow};
+use hyperscale_stats::{Exchange, Recorder, WindowFigures};
+use tokio::sync::{Notify, mpsc};
+use tokio_rustls::TlsConnector;
+
+use crate::executor;
+use crate::program::Program;
+use crate::resolve::Resolver;
+use crate::user::Control;
+use crate::{CoreEvent, CoreNews, RunEnd, Stop, Work, clock, tls};
+
+/// What the users of an attempt share on a core.
+pub(crate) struct Run {
+    core: u32,
+    pub(crate) work: Arc<Work>,
+    /// This core's share of the load.
+    pub(crate) slice: Slice,
+    /// Iterations of this core's share that earlier attempts have done.
+    pub(crate) iterations_done: u64,
+    pub(crate) program: Program,
+    pub(crate) recorder: RefCell<Recorder>,
+    pub(crate) scratch: Rc<RefCell<Box<[u8]>>>,
+    pub(crate) resolver: Resolver,
+    tls: RefCell<Option<TlsConnector>>,
+    /// Iterations that users may still take from what they share.
+    pub(crate) shared: Cell<u64>,
+    /// Users that wait for a start.
+    pub(crate) idle: RefCell<Vec<Rc<Control>>>,
+    /// Users that are within an iteration.
+    pub(crate) busy: Cell<u32>,
+    pub(crate) published: RefCell<BTreeMap<String, Value>>,
+    phase: Cell<Phase>,
+    stopping: Cell<Option<Stop>>,
+    aborted: RefCell<Option<String>>,
+    scaled: Cell<Option<u32>>,
+    /// Something of the above has changed.
+    pub(crate) changed: Notify,
+    is_suspended: Cell<bool>,
+    resumed: Notify,
+    job_zero: Cell<Option<Instant>>,
+    samples: RefCell<Samples>,
+    events: mpsc::Sender<CoreEvent>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Prepared,
+    Running,
+    Over,
+}
+
+/// Examples of failed exchanges: the first few of each step and outcome.
+#[derive(Debug, Default)]
+struct Samples {
+    kept: BTreeMap<(StepIndex, Outcome), u32>,
+    waiting: Vec<Exchange>,
+}
+
+impl Run {
+    pub(crate) fn new(
+        core: u32,
+        work: Arc<Work>,
+        slice: Slice,
+        scratch: Rc<RefCell<Box<[u8]>>>,
+        events: mpsc::Sender<CoreEvent>,
+    ) -> Result<Self, String> {
+        let plan = &work.plan;
+        let workflow = plan.workflow(work.workflow()).ok_or("the plan has no such workflow")?;
+        let program = Program::new(workflow)?;
+        let iterations_done = executor::done_before(&work, &slice, workflow);
+        let recorder = Recorder::new(plan.steps.len(), plan.checks.len(), plan.metrics.len());
+        let resolver = Resolver::new(&plan.http);
+        Ok(Self {
+            core,
+            slice,
+            iterations_done,
+            program,
+            recorder: RefCell::new(recorder),
+            scratch,
+            resolver,
+            tls: RefCell::default(),
+            shared: Cell::new(0),
+            idle: RefCell::default(),
+            busy: Cell::new(0),
+            published: RefCell::default(),
+            phase: Cell::new(Phase::Prepared),
+            stopping: Cell::new(None),
+            aborted: RefCell::default(),
+            scaled: Cell::new(None),
+            changed: Notify::new(),
+            is_suspended: Cell::new(false),
+            resumed: Notify::new(),
+            job_zero: Cell::new(None),
+            samples: RefCell::default(),
+            events,
+            work,
+        })
+    }
+
+    pub(crate) fn plan(&self) -> &Plan {
+        &self.work.plan
+    }
+
+    /// The workflow that is run.
+    #[expect(clippy::expect_used, reason = "`new` has looked it up, and plans do not change")]
+    pub(crate) fn workflow(&self) -> &Workflow {
+        self.work.plan.workflow(self.work.workflow()).expect("looked up when the run was made")
+    }
+
+    /// A seed that follows from the test's and from the numbers of what it is for, on whichever
+    /// core that is.
+    pub(crate) fn seed_of(&self, number: u64, kind: u64) -> u64 {
+        let workflow = u64::from(self.work.workflow().0);
+        [workflow, number, kind].into_iter().fold(self.plan().run.seed, |seed, part| {
+            SplitMix::new(seed ^ part.wrapping_mul(0x9e37_79b9_7f4a_7c15)).next_u64()
+        })
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.phase.get() == Phase::Over
+    }
+
+    pub(crate) fn stopping(&self) -> Option<Stop> {
+        self.stopping.get()
+    }
+
+    pub(crate) fn scaled(&self) -> Option<u32> {
+        self.scaled.get()
+    }
+
+    pub(crate) fn is_suspended(&self) -> bool {
+        self.is_suspended.get()
+    }
+
+    pub(crate) fn suspend(&self, is_suspended: bool) {
+        self.is_suspended.set(is_suspended);
+        if !is_suspended {
+            self.resumed.notify_waiters();
+        }
+        self.changed.notify_one();
+    }
+
+    pub(crate) fn scale(&self, vus: u32) {
+        self.scaled.set(Some(vus));
+        self.changed.notify_one();
+    }
+
+    /// Waits while no load may be sent.
+    pub(crate) async fn until_resumed(&self) {
+        while self.is_suspended.get() {
+            self.resumed.notified().await;
+        }
+    }
+
+    /// Ends the job, as the test asks for.
+    pub(crate) fn abort(&self, message: String) {
+        self.aborted.borrow_mut().get_or_insert(message);
+        self.stopping.set(self.stopping.get().max(Some(Stop::Graceful)));
+        self.changed.notify_one();
+    }
+
+    pub(crate) async fn stop(&self, stop: Stop) {
+        self.stopping.set(self.stopping.get().max(Some(stop)));
+        self.changed.notify_one();
+        if self.phase.get() == Phase::Prepared {
+            self.phase.set(Phase::Over);
+            self.tell_end(RunEnd::Stopped).await;
+        }
+    }
+
+    /// The connector for TLS; made when the first user needs it, as reading the system's
+    /// certificates takes milliseconds.
+    pub(crate) fn tls(&self) -> Result<TlsConnector, String> {
+        let mut made = self.tls.borrow_mut();
+        match &*made {
+            Some(connector) => Ok(connector.clone()),
+            None => Ok(made.insert(tls::connector(&self.plan().http.tls)?).clone()),
+        }
+    }
+
+    /// Whether another example of this failure is wanted.
+    pub(crate) fn wants_sample(&self, step: StepIndex, outcome: Outcome) -> bool {
+        let samples = self.samples.borrow();
+        outcome != Outcome::Ok
+            && samples.waiting.len() < Exchange::PER_DELTA_MAX
+            && samples.kept.get(&(step, outcome)).copied().unwrap_or(0) < self.plan().http.samples
+    }
+
+    pub(crate) fn keep_sample(&self, mut exchange: Exchange, start: Instant) {
+        let zero = self.job_zero.get().unwrap_or(start);
+        exchange.at = start.duration_since(zero);
+        let mut samples = self.samples.borrow_mut();
+        *samples.kept.entry((exchange.step, exchange.outcome)).or_default() += 1;
+        samples.waiting.push(exchange);
+    }
+
+    /// Runs the attempt to its end, telling each window.
+    pub(crate) async fn drive(self: Rc<Self>, job_zero: Instant, load_zero: Instant, at: Instant) {
+        if self.phase.get() != Phase::Prepared {
+            return;
+        }
+        self.phase.set(Phase::Running);
+        self.job_zero.set(Some(job_zero));
+        let windows = Windows::new(Rc::clone(&self), job_zero);
+        let windows = tokio::task::spawn_local(windows.tell_each());
+        let load_elapsed = at.saturating_duration_since(load_zero);
+        while clock::now() < at && self.stopping().is_none() {
+            tokio::select! {
+                () = clock::sleep_until(at) => {}
+                () = self.changed.notified() => {}
+            }
+        }
+        let outcome = executor::execute(&self, load_zero, load_elapsed).await;
+        self.phase.set(Phase::Over);
+        self.changed.notify_waiters();
+        windows.abort();
+        let lost = match windows.await {
+            Err(error) if error.is_panic() => Some("the windows of a core panicked".to_owned()),
+            Ok(()) | Err(_) => None,
+        };
+        let mut last = Windows::new(Rc::clone(&self), job_zero);
+        last.tell(clock::now(), true).await;
+        let end = match (outcome.err().or(lost), self.aborted.take(), self.stopping()) {
+            (Some(message), ..) => RunEnd::Lost(message),
+            (None, Some(message), _) => RunEnd::Aborted(message),
+            (None, None, Some(_)) => RunEnd::Stopped,
+            (None, None, None) => RunEnd::Finished,
+        };
+        self.tell_end(end).await;
+    }
+
+    async fn tell_end(&self, end: RunEnd) {
+        let published = self.published.take();
+        self.tell(CoreNews::Ended { end, published }).await;
+    }
+
+    async fn tell(&self, what: CoreNews) {
+        if self.stopping.get() == Some(Stop::Silent) {
+            return;
+        }
+        let event = CoreEvent { core: self.core, attempt: self.work.attempt, what };
+        if self.events.send(event).await.is_err() {
+            // Nobody listens any more: the process is about to end.
+            self.stopping.set(Some(Stop::Silent));
+        }
+    }
+}
+
+/// The clock of an attempt's windows on one core.
+struct Windows {
+    run: Rc<Run>,
+    zero: Instant,
+    length: Duration,
+    busy: Duration,
+    since: Instant,
+}
+
+impl Windows {
+    fn new(run: Rc<Run>, zero: Instant) -> Self {
+        let length = run.work.window.max(Duration::from_millis(10));
+        Self { run, zero, length, busy: clock::thread_busy(), since: clock::now() }
+    }
+
+    fn number(&self, at: Instant) -> u64 {
+        let elapsed = at.saturating_duration_since(self.zero).as_nanos();
+        u64::try_from(elapsed / self.length.as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    fn begin(&self, window: u64) -> Instant {
+        let nanos = self.length.as_nanos().saturating_mul(u128::from(window));
+        self.zero + Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+    }
+
+    async fn tell_each(mut self) {
+        let mut window = self.number(clock::now());
+        loop {
+            clock::sleep_until(self.begin(window + 1)).await;
+            // What a late clock finds belongs to the window that has just ended.
+            let ended = self.begin(self.number(clock::now())).checked_sub(Duration::from_nanos(1));
+            self.tell(ended.unwrap_or(self.zero), false).await;
+            window = self.number(clock::now());
+        }
+    }
+
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a share in thousandths"
+    )]
+    async fn tell(&mut self, at: Instant, is_last: bool) {
+        let run = &self.run;
+        if !is_last && run.events.capacity() == 0 {
+            return; // The window stays in the recorder and comes with the next one.
+        }
+        let (now, busy) = (clock::now(), clock::thread_busy());
+        let wall = now.saturating_duration_since(self.since).as_secs_f64();
+        let worked = busy.saturating_sub(self.busy).as_secs_f64();
+        // The last stretch is too short to say how busy the core was.
+        let share = if wall > 0.0 && !is_last { (worked / wall).min(1.0) * 1_000.0 } else { 0.0 };
+        (self.busy, self.since) = (busy, now);
+        let figures = WindowFigures {
+            figures: run.recorder.borrow_mut().take(),
+            vus: if is_last { 0 } else { run.busy.get() },
+            busiest_core: share as u16,
+            exchanges: std::mem::take(&mut run.samples.borrow_mut().waiting),
+        };
+        let window = self.number(at);
+        run.tell(CoreNews::Window { window, figures: Box::new(figures) }).await;
+    }
+}

@@ -1,0 +1,333 @@
+//! Whole loads against a real server on the loopback: what the engine counts is what the server
+//! counted.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test may fail")]
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyperscale_engine::{AttemptNews, Engine, RunEnd, Stop, Work};
+use hyperscale_model::{
+    AttemptId, AttemptNumber, DatacenterId, JobId, Outcome, PartIndex, ShardId, ShardIndex,
+    WorkflowIndex,
+};
+use hyperscale_plan::expr::Template;
+use hyperscale_plan::{
+    Action, Body, Choice, Context, Distribution, HttpSettings, Load, PLAN_FORMAT, Pause, Plan,
+    RequestStep, RunSettings, Secrets, Slice, Stage, Step, StepIndex, StepName, Workflow,
+};
+use hyperscale_stats::{Figures, Histogram, WindowFigures};
+use hyperscale_target::{Handle, Stats, Target};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+struct World {
+    url: String,
+    target: Handle,
+    runtime: tokio::runtime::Runtime,
+}
+
+/// What an attempt did, over all its windows.
+struct Seen {
+    figures: Figures<Histogram>,
+    windows: Vec<(u64, WindowFigures)>,
+    end: RunEnd,
+}
+
+impl World {
+    fn new() -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let address = "127.0.0.1:0".parse().unwrap();
+        let target = runtime.block_on(Target::bind(address, None)).unwrap();
+        let url = format!("http://{}", target.address().unwrap());
+        let handle = target.handle();
+        runtime.spawn(target.serve());
+        Self { url, target: handle, runtime }
+    }
+
+    fn get(&self, step: u16, path: &str) -> Step {
+        let request = RequestStep {
+            step: StepIndex(step),
+            method: "GET".to_owned(),
+            url: Template::literal(&format!("{}{path}", self.url)),
+            headers: Vec::new(),
+            query: Vec::new(),
+            body: Body::Empty,
+            auth: None,
+            checks: Vec::new(),
+            captures: Vec::new(),
+            timeout: Duration::from_secs(5),
+            redirects: 3,
+            retry: None,
+        };
+        Step { when: None, action: Action::Request(Box::new(request)) }
+    }
+
+    fn run(&self, load: Load, steps: Vec<Step>, cores: u32) -> Seen {
+        self.run_with(work(plan(load, steps), cores), |_| {})
+    }
+
+    fn run_with(&self, work: Work, then: impl FnOnce(&mut Engine)) -> Seen {
+        let attempt = work.attempt;
+        let cores = u32::try_from(work.cores.len()).unwrap();
+        let (mut engine, mut events) = Engine::start(cores).unwrap();
+        assert!(engine.prepare(work));
+        let mut then = Some(then);
+        let mut seen =
+            Seen { figures: Figures::default(), windows: Vec::new(), end: RunEnd::Finished };
+        self.runtime.block_on(async {
+            while let Some(event) = events.recv().await {
+                for news in engine.join(event) {
+                    match news {
+                        AttemptNews::Prepared => {
+                            assert!(engine.run(
+                                attempt,
+                                Duration::ZERO,
+                                Duration::ZERO,
+                                Duration::ZERO
+                            ));
+                            then.take().unwrap()(&mut engine);
+                        }
+                        AttemptNews::Unprepared(message) => panic!("{message}"),
+                        AttemptNews::Window(window, figures) => {
+                            seen.figures.merge(&figures.figures);
+                            seen.windows.push((window, *figures));
+                        }
+                        AttemptNews::Ended { end, .. } => {
+                            seen.end = end;
+                            return;
+                        }
+                    }
+                }
+            }
+        });
+        assert!(seen.windows.is_sorted_by_key(|(window, _)| *window), "windows come in order");
+        seen
+    }
+
+    /// Asserts that both sides counted the same, and returns it.
+    fn agreed(&self, seen: &Seen) -> Stats {
+        let stats = self.target.stats();
+        let sum = |of: fn(&hyperscale_stats::StepFigures<Histogram>) -> u64| {
+            seen.figures.steps.iter().map(|(_, step)| of(step)).sum::<u64>()
+        };
+        assert_eq!(seen.figures.requests(), stats.requests, "requests");
+        assert_eq!(sum(|step| step.bytes_out), stats.bytes_in, "bytes sent");
+        assert_eq!(sum(|step| step.bytes_in), stats.bytes_out, "bytes received");
+        stats
+    }
+}
+
+fn plan(load: Load, steps: Vec<Step>) -> Plan {
+    Plan {
+        format: PLAN_FORMAT,
+        name: "test".to_owned(),
+        description: None,
+        labels: BTreeMap::new(),
+        vars: BTreeMap::new(),
+        env: BTreeMap::new(),
+        secrets: Vec::new(),
+        http: HttpSettings::default(),
+        data: Vec::new(),
+        workflows: vec![Workflow {
+            name: "main".to_owned(),
+            after: hyperscale_plan::After::default(),
+            load,
+            steps,
+            locals: Vec::new(),
+            publish: Vec::new(),
+            start_after: Duration::ZERO,
+            graceful_stop: SECOND,
+            cores: None,
+            on_error: hyperscale_plan::OnError::Continue,
+            vu_setup: Vec::new(),
+            vu_teardown: Vec::new(),
+            finally: Vec::new(),
+        }],
+        steps: (0..4)
+            .map(|step| StepName { workflow: WorkflowIndex(0), name: format!("main/{step}") })
+            .collect(),
+        checks: Vec::new(),
+        metrics: Vec::new(),
+        thresholds: Vec::new(),
+        run: RunSettings::default(),
+        source: None,
+    }
+}
+
+fn work(plan: Plan, cores: u32) -> Work {
+    let (job, part) = (JobId::from_u128(1), PartIndex(0));
+    let shard = ShardId { job, part, workflow: WorkflowIndex(0), shard: ShardIndex(0) };
+    Work {
+        attempt: AttemptId { shard, number: AttemptNumber(1) },
+        plan: Arc::new(plan),
+        blobs: BTreeMap::new(),
+        slice: Slice::whole(),
+        cores: (0..cores).collect(),
+        iterations_done: 0,
+        context: Context::default(),
+        secrets: Secrets::default(),
+        window: Duration::from_millis(100),
+        datacenter: DatacenterId::from("local"),
+    }
+}
+
+#[test]
+fn shared_iterations_are_run_exactly_over_several_cores() {
+    let world = World::new();
+    let load = Load::SharedIterations { vus: 7, total: 10_003, max_duration: 60 * SECOND };
+
+    let seen = world.run(load, vec![world.get(0, "/")], 2);
+
+    assert_eq!(seen.end, RunEnd::Finished);
+    assert_eq!(seen.figures.iterations, 10_003);
+    assert_eq!(seen.figures.outcomes()[Outcome::Ok], 10_003);
+    let stats = world.agreed(&seen);
+    assert_eq!(stats.connections, 7, "each user has its own connection");
+}
+
+#[test]
+fn an_attempt_that_goes_on_runs_only_what_is_left() {
+    let world = World::new();
+    let load = Load::PerVuIterations { vus: 5, iterations: 20, max_duration: 60 * SECOND };
+    let mut work = work(plan(load, vec![world.get(0, "/")]), 2);
+    work.iterations_done = 37;
+
+    let seen = world.run_with(work, |_| {});
+
+    assert_eq!(seen.figures.iterations, 100 - 37);
+    world.agreed(&seen);
+}
+
+#[test]
+fn an_arrival_rate_starts_as_often_as_planned_and_drops_what_finds_no_user() {
+    let world = World::new();
+    let load = Load::ConstantArrivalRate {
+        rate: 500.0,
+        duration: SECOND,
+        max_vus: 20,
+        distribution: Distribution::Even,
+    };
+
+    let seen = world.run(load.clone(), vec![world.get(0, "/")], 2);
+
+    assert_eq!(seen.figures.iterations + seen.figures.dropped, 500);
+    world.agreed(&seen);
+
+    // 4 users that are busy for 10 s each: 4 starts, the rest is dropped, and said to be.
+    let slow = Load::ConstantArrivalRate {
+        rate: 500.0,
+        duration: SECOND,
+        max_vus: 4,
+        distribution: Distribution::Even,
+    };
+    let world = World::new();
+    let seen = world.run(slow, vec![world.get(0, "/delay/10000")], 2);
+
+    assert_eq!(seen.figures.dropped, 496);
+    assert_eq!(seen.figures.iterations_cut, 4, "cut after the graceful stop");
+    assert_eq!(seen.figures.outcomes()[Outcome::Cancelled], 4);
+}
+
+#[test]
+fn poisson_arrivals_keep_the_rate() {
+    let world = World::new();
+    let load = Load::RampingArrivalRate {
+        start_rate: 1_000.0,
+        stages: vec![Stage { to: 1_000.0, over: SECOND }],
+        max_vus: 100,
+        distribution: Distribution::Poisson,
+    };
+
+    let seen = world.run(load, vec![world.get(0, "/")], 2);
+
+    let starts = seen.figures.iterations + seen.figures.dropped;
+    // The standard deviation is √1000; this fails by chance once in 10⁹ seeds, and the seed is set.
+    assert!(starts.abs_diff(1_000) < 190, "{starts} starts instead of about 1,000");
+    world.agreed(&seen);
+}
+
+#[test]
+fn each_way_to_fail_is_an_outcome_of_its_own() {
+    let world = World::new();
+    let load = Load::PerVuIterations { vus: 2, iterations: 1, max_duration: 60 * SECOND };
+    let mut refused = world.get(3, "/");
+    if let Action::Request(request) = &mut refused.action {
+        // Nobody listens on port 1.
+        request.url = Template::literal("http://127.0.0.1:1/");
+    }
+    let mut stalled = world.get(2, "/stall");
+    if let Action::Request(request) = &mut stalled.action {
+        request.timeout = Duration::from_millis(100);
+    }
+    let steps = vec![world.get(0, "/status/404"), world.get(1, "/reset"), stalled, refused];
+
+    let seen = world.run(load, steps, 1);
+
+    let outcomes = seen.figures.outcomes();
+    for outcome in [Outcome::Http4xx, Outcome::Reset, Outcome::Timeout, Outcome::Connect] {
+        assert_eq!(outcomes[outcome], 2, "{outcome:?} of {outcomes:?}");
+    }
+    assert_eq!(outcomes.total(), 8);
+    let examples: usize = seen.windows.iter().map(|(_, window)| window.exchanges.len()).sum();
+    assert_eq!(examples, 8, "each failure is kept as an example");
+}
+
+#[test]
+fn redirects_are_followed_within_one_request() {
+    let world = World::new();
+    let load = Load::PerVuIterations { vus: 1, iterations: 2, max_duration: 60 * SECOND };
+
+    let seen = world.run(load, vec![world.get(0, "/redirect/2"), world.get(1, "/redirect/9")], 1);
+
+    assert_eq!(seen.figures.requests(), 4);
+    assert_eq!(world.target.stats().requests, 2 * 3 + 2 * 4);
+}
+
+#[test]
+fn users_follow_a_ramp_and_choices_follow_weights() {
+    let world = World::new();
+    let load = Load::RampingVus {
+        start_vus: 0,
+        stages: vec![Stage { to: 20, over: SECOND }],
+        graceful_ramp_down: SECOND,
+    };
+    let pause =
+        Step { when: None, action: Action::Pause(Pause::Constant(Duration::from_millis(5))) };
+    let choices = Action::Choose(vec![
+        Choice { weight: 3, steps: vec![world.get(0, "/")] },
+        Choice { weight: 1, steps: vec![world.get(1, "/json")] },
+    ]);
+
+    let seen = world.run(load, vec![Step { when: None, action: choices }, pause], 2);
+
+    let most = seen.windows.iter().map(|(_, window)| window.vus).max().unwrap();
+    assert!((15..=20).contains(&most), "{most} users at most");
+    assert!(seen.windows[2].1.vus < most);
+    let requests = |step| seen.figures.step(StepIndex(step)).unwrap().outcomes.total() as f64;
+    let share = requests(0) / (requests(0) + requests(1));
+    assert!((0.6..0.9).contains(&share), "{share} instead of 0.75");
+    world.agreed(&seen);
+}
+
+#[test]
+fn a_stop_cuts_what_runs_and_counts_it() {
+    let world = World::new();
+    let load = Load::ConstantVus { vus: 3, duration: 60 * SECOND };
+    let work = work(plan(load, vec![world.get(0, "/delay/30000")]), 1);
+    let attempt = work.attempt;
+
+    let seen = world.run_with(work, |engine| {
+        assert!(engine.stop(attempt, Stop::Now));
+    });
+
+    assert_eq!(seen.end, RunEnd::Stopped);
+    let outcomes = seen.figures.outcomes();
+    assert_eq!(outcomes.total(), outcomes[Outcome::Cancelled]);
+    assert_eq!(seen.figures.iterations, 0);
+}
