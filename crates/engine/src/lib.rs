@@ -117,6 +117,14 @@ pub struct CoreEvent {
     pub(crate) what: CoreNews,
 }
 
+impl CoreEvent {
+    /// The attempt that it is about.
+    #[must_use]
+    pub const fn attempt(&self) -> AttemptId {
+        self.attempt
+    }
+}
+
 #[derive(Debug)]
 pub(crate) enum CoreNews {
     Prepared,

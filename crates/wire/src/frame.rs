@@ -47,8 +47,8 @@ pub struct FrameError {
 /// # Errors
 ///
 /// If the message is larger than a frame.
-pub fn encode_frame(message: &Message) -> Result<Vec<u8>, EncodeError> {
-    let body = encode_value(message)?;
+pub fn encode_frame<T: Serialize>(value: &T) -> Result<Vec<u8>, EncodeError> {
+    let body = encode_value(value)?;
     let length = u32::try_from(body.len())
         .ok()
         .filter(|_| body.len() <= FRAME_BYTES_MAX)

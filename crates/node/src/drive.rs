@@ -1,0 +1,99 @@
+//! The loop that gives a role its inputs and carries out its outputs.
+
+use std::io;
+
+use hyperscale_ledger::OpenError;
+use hyperscale_model::Time;
+use tokio::sync::mpsc;
+
+use crate::clock::Clock;
+use crate::link::LinkEvent;
+
+/// Inputs that are taken before outputs are looked at.
+const BATCH: usize = 256;
+
+/// Why a node cannot start or go on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NodeError {
+    /// The data directory cannot be used.
+    #[error("{path}: {what}")]
+    Disk {
+        /// Where.
+        path: String,
+        /// What was tried.
+        what: &'static str,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// The ledger cannot start.
+    #[error("the ledger cannot be opened")]
+    Ledger(#[from] OpenError),
+    /// The ledger broke: nothing that was acknowledged is lost, but nothing can be decided.
+    #[error("the ledger cannot be written: {0}")]
+    LedgerFailed(String),
+    /// A thread or socket cannot be had.
+    #[error("{what}")]
+    Io {
+        /// What was tried.
+        what: String,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// The engine's threads do not start.
+    #[error("the load engine does not start")]
+    Engine(#[from] hyperscale_engine::CoreError),
+    /// The node has stopped.
+    #[error("the node has stopped")]
+    Stopped,
+    /// Settings contradict each other.
+    #[error("{0}")]
+    Config(String),
+}
+
+/// A role with everything around it that is not rules.
+pub(crate) trait Host {
+    /// What comes from outside the cluster.
+    type Ask;
+    fn on_link(&mut self, now: Time, event: LinkEvent);
+    fn on_ask(&mut self, now: Time, ask: Self::Ask);
+    fn tick(&mut self, now: Time);
+    fn next_deadline(&self) -> Option<Time>;
+    /// Carries out what the role wants done.
+    fn flush(&mut self, now: Time) -> Result<Progress, NodeError>;
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Progress {
+    GoOn,
+    /// The role has left.
+    Left,
+}
+
+/// Runs a role until it has left or cannot go on.
+pub(crate) async fn drive<H: Host>(
+    host: &mut H,
+    clock: Clock,
+    mut links: mpsc::Receiver<LinkEvent>,
+    mut asks: mpsc::Receiver<H::Ask>,
+) -> Result<(), NodeError> {
+    loop {
+        if host.flush(clock.now())? == Progress::Left {
+            return Ok(());
+        }
+        // A deadline that has passed already must not starve links and timers.
+        let soon = clock.now() + std::time::Duration::from_micros(500);
+        let deadline = host.next_deadline().map(|at| at.max(soon));
+        tokio::select! {
+            Some(event) = links.recv() => {
+                host.on_link(clock.now(), event);
+                for _ in 0..BATCH {
+                    let Ok(event) = links.try_recv() else { break };
+                    host.on_link(clock.now(), event);
+                }
+            }
+            Some(ask) = asks.recv() => host.on_ask(clock.now(), ask),
+            () = clock.sleep_until(deadline) => host.tick(clock.now()),
+        }
+    }
+}

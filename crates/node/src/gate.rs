@@ -1,0 +1,261 @@
+//! A gate on this machine.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use hyperscale_gate::{
+    Event, Gate, GateConfig, Input, Output, Reply, Request, RequestError, RequestErrorKind,
+    RequestId,
+};
+use hyperscale_ledger::{Input as LedgerInput, Ledger, LedgerConfig, Output as LedgerOutput};
+use hyperscale_model::{ClientId, NodeId, Time};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::drive::{Host, NodeError, Progress};
+use crate::link::LinkEvent;
+use crate::links::{Change, Links};
+use crate::storage::{Storage, random};
+
+/// What comes from outside the cluster.
+#[derive(Debug)]
+pub(crate) enum Ask {
+    Request { id: RequestId, client: ClientId, request: Request, reply: oneshot::Sender<Reply> },
+    Abandon { id: RequestId },
+    Leave,
+}
+
+/// Asks a gate; may be used from any thread.
+#[derive(Debug, Clone)]
+pub struct GateHandle {
+    pub(crate) asks: mpsc::Sender<Ask>,
+    pub(crate) last: Arc<AtomicU64>,
+}
+
+/// Tells the gate when nobody waits for a reply any more.
+struct Waiting<'a> {
+    asks: &'a mpsc::Sender<Ask>,
+    id: RequestId,
+    is_answered: bool,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if !self.is_answered && self.asks.try_send(Ask::Abandon { id: self.id }).is_err() {
+            tracing::debug!("a gate that is busy or gone answers to nobody");
+        }
+    }
+}
+
+impl GateHandle {
+    /// Asks and waits for the reply. Dropping the future takes the question back.
+    ///
+    /// # Errors
+    ///
+    /// If the gate has stopped.
+    pub async fn ask(&self, client: ClientId, request: Request) -> Result<Reply, NodeError> {
+        let id = RequestId(self.last.fetch_add(1, Ordering::Relaxed));
+        let (reply, answer) = oneshot::channel();
+        let ask = Ask::Request { id, client, request, reply };
+        self.asks.send(ask).await.map_err(|_gone| NodeError::Stopped)?;
+        let mut waiting = Waiting { asks: &self.asks, id, is_answered: false };
+        let answer = answer.await.map_err(|_gone| NodeError::Stopped);
+        waiting.is_answered = true;
+        answer
+    }
+
+    pub(crate) async fn leave(&self) {
+        if self.asks.send(Ask::Leave).await.is_err() {
+            tracing::debug!("the gate has left already");
+        }
+    }
+}
+
+pub(crate) struct GateHost {
+    gate: Gate,
+    ledger: Ledger,
+    storage: Storage,
+    links: Links,
+    waiting: BTreeMap<RequestId, oneshot::Sender<Reply>>,
+    is_leaving: bool,
+}
+
+impl GateHost {
+    pub(crate) fn open(
+        config: GateConfig,
+        storage: Storage,
+        now: Time,
+    ) -> Result<Self, NodeError> {
+        let node = config.node;
+        let mut gate = Gate::new(config, random()?);
+        for bytes in storage.blobs()? {
+            gate.handle(now, Input::Blob { bytes });
+        }
+        for (job, checkpoint) in storage.checkpoints()? {
+            gate.handle(now, Input::Checkpoint { job, checkpoint });
+        }
+        let ledger = open_ledger(&storage, "gate", node, now)?;
+        let (links, waiting) = (Links::default(), BTreeMap::new());
+        Ok(Self { gate, ledger, storage, links, waiting, is_leaving: false })
+    }
+
+    fn on_ledger(&mut self, now: Time, output: LedgerOutput) -> Result<(), NodeError> {
+        let input = match output {
+            LedgerOutput::Committed { index, entry, proposal } => {
+                Input::Committed { index, entry, proposal }
+            }
+            LedgerOutput::Refused { proposal } => Input::Refused { proposal },
+            LedgerOutput::Leadership { leads, .. } => Input::Leadership { leads },
+            LedgerOutput::TakeSnapshot { index } => Input::TakeSnapshot { index },
+            LedgerOutput::Restored { snapshot } => Input::Restored { snapshot },
+            LedgerOutput::Failed { error } => return Err(NodeError::LedgerFailed(error)),
+            // A gate grants nothing that hangs on a confirmed lease, and has no peers yet.
+            LedgerOutput::Confirmed { .. } | LedgerOutput::Send { .. } => return Ok(()),
+        };
+        self.gate.handle(now, input);
+        Ok(())
+    }
+
+    fn carry_out(&mut self, now: Time, output: Output) -> Result<(), NodeError> {
+        match output {
+            Output::Send { to, message } => self.links.send(to, &message),
+            Output::Propose { proposal, entry } => {
+                self.ledger.handle(now, LedgerInput::Propose { proposal, entry });
+            }
+            Output::Reply { id, reply } => {
+                let reply = match reply {
+                    Reply::Stored { job } => match self.storage.result(job) {
+                        Ok(Some(result)) => Reply::Results(Arc::new(result)),
+                        Ok(None) => no(RequestErrorKind::NotFound, "there is no such job here"),
+                        Err(error) => {
+                            tracing::error!(%job, error = chain(&error), "a result is unreadable");
+                            no(RequestErrorKind::NotFound, "its result cannot be read")
+                        }
+                    },
+                    other => other,
+                };
+                if let Some(waiting) = self.waiting.remove(&id)
+                    && waiting.send(reply).is_err()
+                {
+                    tracing::debug!(request = id.0, "nobody waits for this reply any more");
+                }
+            }
+            Output::StoreBlob { hash, bytes } => self.storage.put_blob(hash, &bytes)?,
+            Output::DropBlobs { needed } => self.storage.drop_blobs(&needed)?,
+            Output::StoreCheckpoint { job, checkpoint } => {
+                self.storage.put_checkpoint(job, &checkpoint)?;
+            }
+            Output::DropCheckpoint { job } => self.storage.drop_checkpoint(job)?,
+            Output::StoreResult { result } => self.storage.put_result(&result)?,
+            Output::Snapshot { snapshot, .. } => {
+                self.ledger.handle(now, LedgerInput::Snapshot { snapshot });
+            }
+            Output::Event(event) => log(&event),
+        }
+        Ok(())
+    }
+}
+
+/// Opens a ledger that this node alone votes in.
+pub(crate) fn open_ledger(
+    storage: &Storage,
+    name: &str,
+    node: NodeId,
+    now: Time,
+) -> Result<Ledger, NodeError> {
+    let store = storage.ledger(name)?;
+    let mut ledger = Ledger::open(LedgerConfig::new(node), store, random()?, now)?;
+    ledger.handle(now, LedgerInput::Bootstrap { voters: vec![node] });
+    Ok(ledger)
+}
+
+fn no(kind: RequestErrorKind, message: &str) -> Reply {
+    Reply::Error(RequestError { kind, message: message.to_owned() })
+}
+
+/// An error with its causes, for a log.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+fn log(event: &Event) {
+    match event {
+        Event::LeadershipGained { fence } => tracing::info!(%fence, "this gate leads"),
+        Event::LeadershipLost => tracing::warn!("this gate leads no more"),
+        Event::JobAccepted { job } => tracing::info!(%job, "job accepted"),
+        Event::JobRefused { error } => tracing::info!(%error, "job refused"),
+        Event::JobEnded { job, status } => tracing::info!(%job, ?status, "job ended"),
+        Event::StaleFence { from, fence, held } => {
+            tracing::warn!(%from, %fence, %held, "a deposed sender was refused");
+        }
+        Event::Deposed { subject, held } => {
+            tracing::warn!(?subject, %held, "another has taken over");
+        }
+        Event::Malformed { what, error } => tracing::error!(what, error, "unreadable"),
+    }
+}
+
+impl Host for GateHost {
+    type Ask = Ask;
+
+    fn on_link(&mut self, now: Time, event: LinkEvent) {
+        let input = match self.links.on(event) {
+            Change::Up(peer) => Input::ManagerConnected { manager: peer.node },
+            Change::Message(from, message) => Input::Message { from, message: *message },
+            Change::Down(node) => Input::Disconnected { node },
+            Change::Nothing => return,
+        };
+        self.gate.handle(now, input);
+    }
+
+    fn on_ask(&mut self, now: Time, ask: Ask) {
+        match ask {
+            Ask::Request { id, client, request, reply } => {
+                self.waiting.insert(id, reply);
+                self.gate.handle(now, Input::Request { id, client, request });
+            }
+            Ask::Abandon { id } => {
+                self.waiting.remove(&id);
+                self.gate.handle(now, Input::RequestAbandoned { id });
+            }
+            Ask::Leave => self.is_leaving = true,
+        }
+    }
+
+    fn tick(&mut self, now: Time) {
+        self.ledger.handle(now, LedgerInput::Tick);
+        self.gate.handle(now, Input::Tick);
+    }
+
+    fn next_deadline(&self) -> Option<Time> {
+        [self.gate.next_deadline(), self.ledger.next_deadline()].into_iter().flatten().min()
+    }
+
+    fn flush(&mut self, now: Time) -> Result<Progress, NodeError> {
+        loop {
+            let decided: Vec<LedgerOutput> = self.ledger.drain().collect();
+            let wanted: Vec<Output> = self.gate.drain().collect();
+            if decided.is_empty() && wanted.is_empty() {
+                break;
+            }
+            for output in wanted {
+                self.carry_out(now, output)?;
+            }
+            for output in decided {
+                self.on_ledger(now, output)?;
+            }
+        }
+        if self.is_leaving {
+            self.links.close();
+            return Ok(Progress::Left);
+        }
+        Ok(Progress::GoOn)
+    }
+}

@@ -1,0 +1,159 @@
+//! A manager on this machine.
+
+use hyperscale_ledger::{Input as LedgerInput, Ledger, Output as LedgerOutput};
+use hyperscale_manager::{Event, Input, Manager, ManagerConfig, Output};
+use hyperscale_model::{Role, Time};
+
+use crate::drive::{Host, NodeError, Progress};
+use crate::gate::open_ledger;
+use crate::link::LinkEvent;
+use crate::links::{Change, Links};
+use crate::storage::Storage;
+
+/// What comes from outside the cluster.
+#[derive(Debug)]
+pub(crate) enum Ask {
+    Leave,
+}
+
+pub(crate) struct ManagerHost {
+    manager: Manager,
+    ledger: Ledger,
+    storage: Storage,
+    links: Links,
+    is_leaving: bool,
+}
+
+impl ManagerHost {
+    pub(crate) fn open(
+        config: ManagerConfig,
+        storage: Storage,
+        now: Time,
+    ) -> Result<Self, NodeError> {
+        let node = config.node;
+        let mut manager = Manager::new(config);
+        for bytes in storage.blobs()? {
+            manager.handle(now, Input::Blob { bytes });
+        }
+        let ledger = open_ledger(&storage, "manager", node, now)?;
+        Ok(Self { manager, ledger, storage, links: Links::default(), is_leaving: false })
+    }
+
+    fn on_ledger(&mut self, now: Time, output: LedgerOutput) -> Result<(), NodeError> {
+        let input = match output {
+            LedgerOutput::Committed { index, entry, proposal } => {
+                Input::Committed { index, entry, proposal }
+            }
+            LedgerOutput::Refused { proposal } => Input::Refused { proposal },
+            LedgerOutput::Leadership { leads, leader } => Input::Leadership { leads, leader },
+            LedgerOutput::Confirmed { until } => Input::Confirmed { until },
+            LedgerOutput::TakeSnapshot { index } => Input::TakeSnapshot { index },
+            LedgerOutput::Restored { snapshot } => Input::Restored { snapshot },
+            LedgerOutput::Failed { error } => return Err(NodeError::LedgerFailed(error)),
+            LedgerOutput::Send { .. } => return Ok(()), // It has no peers yet.
+        };
+        self.manager.handle(now, input);
+        Ok(())
+    }
+
+    fn carry_out(&mut self, now: Time, output: Output) -> Result<(), NodeError> {
+        match output {
+            Output::Send { to, message } => self.links.send(to, &message),
+            Output::Propose { proposal, entry } => {
+                self.ledger.handle(now, LedgerInput::Propose { proposal, entry });
+            }
+            Output::StoreBlob { hash, bytes } => self.storage.put_blob(hash, &bytes)?,
+            Output::DropBlobs { needed } => self.storage.drop_blobs(&needed)?,
+            Output::Snapshot { snapshot, .. } => {
+                self.ledger.handle(now, LedgerInput::Snapshot { snapshot });
+            }
+            Output::Event(event) => log(&event),
+        }
+        Ok(())
+    }
+}
+
+fn log(event: &Event) {
+    match event {
+        Event::LeadershipGained { fence } => tracing::info!(%fence, "this manager leads"),
+        Event::LeadershipLost => tracing::warn!("this manager leads no more"),
+        Event::PartAccepted { part } => tracing::info!(%part, "part accepted"),
+        Event::PartRefused { part, why } => tracing::warn!(%part, ?why, "part refused"),
+        Event::WorkflowPlaced { part, workflow, shards } => {
+            tracing::info!(%part, workflow = workflow.0, shards, "workflow placed");
+        }
+        Event::WorkflowEnded { part, workflow, status } => {
+            tracing::info!(%part, workflow = workflow.0, ?status, "workflow ended");
+        }
+        Event::AttemptLost { attempt, worker, cause } => {
+            tracing::warn!(%attempt, %worker, ?cause, "attempt lost");
+        }
+        Event::AttemptOpened { attempt, worker } => {
+            tracing::info!(%attempt, %worker, "attempt opened");
+        }
+        Event::PartEnded { part, status } => tracing::info!(%part, ?status, "part ended"),
+        Event::WorkerJoined { worker, incarnation } => {
+            tracing::info!(%worker, %incarnation, "worker joined");
+        }
+        Event::StaleFence { from, fence, held } => {
+            tracing::warn!(%from, %fence, %held, "a deposed sender was refused");
+        }
+        Event::LateDelta { attempt, requests } => {
+            tracing::warn!(%attempt, requests, "statistics came after their attempt was closed");
+        }
+        Event::Malformed { what, error } => tracing::error!(what, error, "unreadable"),
+    }
+}
+
+impl Host for ManagerHost {
+    type Ask = Ask;
+
+    fn on_link(&mut self, now: Time, event: LinkEvent) {
+        let input = match self.links.on(event) {
+            Change::Up(peer) if peer.role == Role::Gate => {
+                Input::GateConnected { gate: peer.node }
+            }
+            Change::Up(peer) => {
+                Input::WorkerConnected { worker: peer.node, incarnation: peer.incarnation }
+            }
+            Change::Message(from, message) => Input::Message { from, message: *message },
+            Change::Down(node) => Input::Disconnected { node },
+            Change::Nothing => return,
+        };
+        self.manager.handle(now, input);
+    }
+
+    fn on_ask(&mut self, _: Time, Ask::Leave: Ask) {
+        self.is_leaving = true;
+    }
+
+    fn tick(&mut self, now: Time) {
+        self.ledger.handle(now, LedgerInput::Tick);
+        self.manager.handle(now, Input::Tick);
+    }
+
+    fn next_deadline(&self) -> Option<Time> {
+        [self.manager.next_deadline(), self.ledger.next_deadline()].into_iter().flatten().min()
+    }
+
+    fn flush(&mut self, now: Time) -> Result<Progress, NodeError> {
+        loop {
+            let decided: Vec<LedgerOutput> = self.ledger.drain().collect();
+            let wanted: Vec<Output> = self.manager.drain().collect();
+            if decided.is_empty() && wanted.is_empty() {
+                break;
+            }
+            for output in wanted {
+                self.carry_out(now, output)?;
+            }
+            for output in decided {
+                self.on_ledger(now, output)?;
+            }
+        }
+        if self.is_leaving {
+            self.links.close();
+            return Ok(Progress::Left);
+        }
+        Ok(Progress::GoOn)
+    }
+}

@@ -1,0 +1,255 @@
+//! What a node keeps on its disk, if it has one.
+//!
+//! ```text
+//! node.json      who this node is, and how often it has started
+//! secret.key     seals the secrets of jobs in the ledger
+//! ledger.redb    the log
+//! blobs/         plans and data, by hash
+//! checkpoints/   statistics of running jobs
+//! results/       ended jobs
+//! ```
+//!
+//! Every file is written whole beside its place, synced, and moved there: a crash leaves the old
+//! one or the new one.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use hyperscale_ledger::{DiskStore, MemoryStore, Store};
+use hyperscale_model::{BlobHash, Incarnation, JobId, NodeId};
+use hyperscale_report::JobResult;
+use serde::{Deserialize, Serialize};
+
+use crate::drive::NodeError;
+
+/// A data directory, or none: then nothing outlives the process but results, which may have a
+/// place of their own.
+#[derive(Debug, Clone)]
+pub struct Storage {
+    root: Option<PathBuf>,
+    results: Option<PathBuf>,
+}
+
+/// Who a node is.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct Identity {
+    pub(crate) node: NodeId,
+    pub(crate) incarnation: Incarnation,
+}
+
+impl Storage {
+    /// Keeps everything under a directory, which is made if it is not there.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be made or written.
+    pub fn at(root: &Path) -> Result<Self, NodeError> {
+        for part in ["blobs", "checkpoints", "results"] {
+            let path = root.join(part);
+            fs::create_dir_all(&path).map_err(disk(&path, "this directory cannot be made"))?;
+        }
+        Ok(Self { root: Some(root.to_owned()), results: Some(root.join("results")) })
+    }
+
+    /// Keeps nothing but results, and those only if there is a place for them.
+    ///
+    /// # Errors
+    ///
+    /// If that place cannot be made.
+    pub fn in_memory(results: Option<&Path>) -> Result<Self, NodeError> {
+        if let Some(path) = results {
+            fs::create_dir_all(path).map_err(disk(path, "this directory cannot be made"))?;
+        }
+        Ok(Self { root: None, results: results.map(Path::to_owned) })
+    }
+
+    /// Who this node is in this life. Its incarnation is on the disk before anyone hears it.
+    pub(crate) fn identity(&self, name: &str) -> Result<Identity, NodeError> {
+        let fresh = || -> Result<Identity, NodeError> {
+            // Zero stands for nobody.
+            Ok(Identity { node: NodeId(random()?.max(1)), incarnation: Incarnation(1) })
+        };
+        let Some(root) = &self.root else { return fresh() };
+        let path = root.join(format!("{name}.json"));
+        let identity = match fs::read(&path) {
+            Ok(bytes) => {
+                let known: Identity = serde_json::from_slice(&bytes).map_err(|error| {
+                    disk(&path, "this file does not say who the node is")(error.into())
+                })?;
+                Identity { incarnation: known.incarnation.next(), ..known }
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => fresh()?,
+            Err(error) => return Err(disk(&path, "this file cannot be read")(error)),
+        };
+        let bytes = serde_json::to_vec(&identity).map_err(|error| {
+            disk(&path, "the node's identity cannot be written")(error.into())
+        })?;
+        put(&path, &bytes)?;
+        Ok(identity)
+    }
+
+    /// The key that seals secrets.
+    pub(crate) fn secret_key(&self) -> Result<[u8; 32], NodeError> {
+        let mut key = [0; 32];
+        fill(&mut key)?;
+        let Some(root) = &self.root else { return Ok(key) };
+        let path = root.join("secret.key");
+        match fs::read(&path) {
+            Ok(bytes) => match <[u8; 32]>::try_from(bytes) {
+                Ok(known) => Ok(known),
+                Err(bytes) => Err(disk(&path, "this file holds no key")(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    format!("it has {} bytes instead of 32", bytes.len()),
+                ))),
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                put(&path, &key)?;
+                Ok(key)
+            }
+            Err(error) => Err(disk(&path, "this file cannot be read")(error)),
+        }
+    }
+
+    pub(crate) fn ledger(&self, name: &str) -> Result<Box<dyn Store>, NodeError> {
+        match &self.root {
+            None => Ok(Box::new(MemoryStore::default())),
+            Some(root) => {
+                let path = root.join(format!("{name}.redb"));
+                let store = DiskStore::open(&path).map_err(disk(&path, "the ledger cannot be opened"))?;
+                Ok(Box::new(store))
+            }
+        }
+    }
+
+    pub(crate) fn put_blob(&self, hash: BlobHash, bytes: &[u8]) -> Result<(), NodeError> {
+        let Some(root) = &self.root else { return Ok(()) };
+        let path = root.join("blobs").join(hash.to_string());
+        if path.exists() { Ok(()) } else { put(&path, bytes) }
+    }
+
+    pub(crate) fn drop_blobs(&self, needed: &BTreeSet<BlobHash>) -> Result<(), NodeError> {
+        for (name, path) in self.files("blobs")? {
+            if !needed.iter().any(|hash| hash.to_string() == name) {
+                remove(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn blobs(&self) -> Result<Vec<Arc<[u8]>>, NodeError> {
+        let read = |(_, path): (String, PathBuf)| {
+            fs::read(&path).map(Arc::from).map_err(disk(&path, "this file cannot be read"))
+        };
+        self.files("blobs")?.into_iter().map(read).collect()
+    }
+
+    pub(crate) fn put_checkpoint(&self, job: JobId, bytes: &[u8]) -> Result<(), NodeError> {
+        let Some(root) = &self.root else { return Ok(()) };
+        put(&root.join("checkpoints").join(job.to_string()), bytes)
+    }
+
+    pub(crate) fn drop_checkpoint(&self, job: JobId) -> Result<(), NodeError> {
+        let Some(root) = &self.root else { return Ok(()) };
+        remove(&root.join("checkpoints").join(job.to_string()))
+    }
+
+    pub(crate) fn checkpoints(&self) -> Result<Vec<(JobId, Vec<u8>)>, NodeError> {
+        let mut found = Vec::new();
+        for (name, path) in self.files("checkpoints")? {
+            if let Ok(job) = name.parse() {
+                let bytes = fs::read(&path).map_err(disk(&path, "this file cannot be read"))?;
+                found.push((job, bytes));
+            }
+        }
+        Ok(found)
+    }
+
+    pub(crate) fn put_result(&self, result: &JobResult) -> Result<(), NodeError> {
+        let Some(results) = &self.results else { return Ok(()) };
+        let path = results.join(format!("{}.json", result.summary.job));
+        let bytes = serde_json::to_vec(result)
+            .map_err(|error| disk(&path, "the result cannot be written")(error.into()))?;
+        put(&path, &bytes)
+    }
+
+    /// The result of an ended job.
+    ///
+    /// # Errors
+    ///
+    /// If it is there and cannot be read.
+    pub fn result(&self, job: JobId) -> Result<Option<JobResult>, NodeError> {
+        let Some(results) = &self.results else { return Ok(None) };
+        let path = results.join(format!("{job}.json"));
+        match fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .map(Some)
+                .map_err(|error| disk(&path, "this file holds no result")(error.into())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(disk(&path, "this file cannot be read")(error)),
+        }
+    }
+
+    fn files(&self, part: &str) -> Result<Vec<(String, PathBuf)>, NodeError> {
+        let Some(root) = &self.root else { return Ok(Vec::new()) };
+        let path = root.join(part);
+        let mut files = Vec::new();
+        for entry in fs::read_dir(&path).map_err(disk(&path, "this directory cannot be read"))? {
+            let entry = entry.map_err(disk(&path, "this directory cannot be read"))?;
+            if let Ok(name) = entry.file_name().into_string()
+                && !name.ends_with(".new")
+            {
+                files.push((name, entry.path()));
+            }
+        }
+        files.sort();
+        Ok(files)
+    }
+}
+
+/// A random number from the system.
+pub(crate) fn random() -> Result<u64, NodeError> {
+    let mut bytes = [0; 8];
+    fill(&mut bytes)?;
+    Ok(u64::from_le_bytes(bytes))
+}
+
+fn fill(bytes: &mut [u8]) -> Result<(), NodeError> {
+    getrandom::fill(bytes).map_err(|error| NodeError::Io {
+        what: "the system gives no random numbers".to_owned(),
+        source: error.into(),
+    })
+}
+
+fn disk(path: &Path, what: &'static str) -> impl FnOnce(io::Error) -> NodeError {
+    let path = path.display().to_string();
+    move |source| NodeError::Disk { path, what, source }
+}
+
+fn put(path: &Path, bytes: &[u8]) -> Result<(), NodeError> {
+    let write = || -> io::Result<()> {
+        let mut beside = path.as_os_str().to_owned();
+        beside.push(".new");
+        let beside = PathBuf::from(beside);
+        let mut file = File::create(&beside)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&beside, path)?;
+        match path.parent() {
+            Some(directory) => File::open(directory)?.sync_all(),
+            None => Ok(()),
+        }
+    };
+    write().map_err(disk(path, "this file cannot be written"))
+}
+
+fn remove(path: &Path) -> Result<(), NodeError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(disk(path, "this file cannot be removed")(error))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}

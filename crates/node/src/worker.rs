@@ -1,0 +1,204 @@
+//! A worker on this machine: its rules, and the engine that they steer.
+
+use std::time::Duration;
+
+use hyperscale_engine::{AttemptNews, CoreEvent, Engine, RunEnd, Stop, Work};
+use hyperscale_model::{AttemptId, Time};
+use hyperscale_wire::{AttemptEnd, StopMode};
+use hyperscale_worker::{
+    EngineCommand, EngineEvent, Event, Input, Output, Preparation, Worker, WorkerConfig,
+};
+
+use crate::drive::{Host, NodeError, Progress};
+use crate::link::LinkEvent;
+use crate::links::{Change, Links};
+
+/// How often dead threads are looked for.
+const CHECK: Duration = Duration::from_secs(1);
+
+/// What comes from outside the cluster.
+#[derive(Debug)]
+pub(crate) enum Ask {
+    Core(CoreEvent),
+    /// Finish what runs within the limit, then leave.
+    Drain,
+    /// Leave now.
+    Leave,
+}
+
+pub(crate) struct WorkerHost {
+    worker: Worker,
+    engine: Engine,
+    links: Links,
+    next_check: Time,
+    has_left: bool,
+}
+
+impl WorkerHost {
+    pub(crate) fn new(config: WorkerConfig, engine: Engine) -> Self {
+        let links = Links::default();
+        Self { worker: Worker::new(config), engine, links, next_check: Time::ZERO, has_left: false }
+    }
+
+    fn tell(&mut self, now: Time, event: EngineEvent) {
+        self.worker.handle(now, Input::Engine(event));
+    }
+
+    fn on_news(&mut self, now: Time, attempt: AttemptId, news: AttemptNews) {
+        let event = match news {
+            AttemptNews::Prepared => EngineEvent::Prepared { attempt },
+            AttemptNews::Unprepared(message) => EngineEvent::Unprepared { attempt, message },
+            AttemptNews::Window(window, figures) => {
+                EngineEvent::Window { attempt, window, figures }
+            }
+            AttemptNews::Ended { end, published } => {
+                let end = match end {
+                    RunEnd::Finished => AttemptEnd::Finished,
+                    RunEnd::Stopped => AttemptEnd::Stopped,
+                    RunEnd::Aborted(message) => AttemptEnd::Aborted { message },
+                    RunEnd::Lost(message) => AttemptEnd::CoreLost { message },
+                };
+                EngineEvent::Ended { attempt, end, published }
+            }
+        };
+        self.tell(now, event);
+    }
+
+    fn command(&mut self, now: Time, command: EngineCommand) {
+        let (attempt, is_told) = match command {
+            EngineCommand::Prepare(preparation) => {
+                let attempt = preparation.assignment.attempt;
+                if !self.engine.prepare(work(*preparation)) {
+                    self.engine.stop(attempt, Stop::Silent);
+                    let message = "a core of this worker takes no work".to_owned();
+                    self.tell(now, EngineEvent::Unprepared { attempt, message });
+                }
+                return;
+            }
+            EngineCommand::Start { attempt, start_in, job_elapsed, load_elapsed } => {
+                (attempt, self.engine.run(attempt, start_in, job_elapsed, load_elapsed))
+            }
+            EngineCommand::Suspend { attempt } => (attempt, self.engine.suspend(attempt, true)),
+            EngineCommand::Resume { attempt } => (attempt, self.engine.suspend(attempt, false)),
+            EngineCommand::Stop { attempt, mode } => {
+                let stop = match mode {
+                    StopMode::Graceful => Stop::Graceful,
+                    StopMode::Now => Stop::Now,
+                };
+                (attempt, self.engine.stop(attempt, stop))
+            }
+            EngineCommand::Discard { attempt } => {
+                self.engine.stop(attempt, Stop::Silent);
+                return;
+            }
+        };
+        if !is_told {
+            self.engine.stop(attempt, Stop::Silent);
+            self.lost(now, attempt);
+        }
+    }
+
+    fn lost(&mut self, now: Time, attempt: AttemptId) {
+        tracing::error!(%attempt, "a core that ran this attempt is gone");
+        let end = AttemptEnd::CoreLost { message: "a core of the worker is gone".to_owned() };
+        self.tell(now, EngineEvent::Ended { attempt, end, published: Default::default() });
+    }
+}
+
+fn work(preparation: Preparation) -> Work {
+    let Preparation { assignment, plan, blobs, cores } = preparation;
+    Work {
+        attempt: assignment.attempt,
+        plan,
+        blobs,
+        slice: assignment.slice,
+        cores,
+        iterations_done: assignment.iterations_done,
+        context: assignment.context,
+        secrets: assignment.secrets,
+        window: assignment.window,
+        datacenter: assignment.datacenter,
+    }
+}
+
+fn log(event: &Event) {
+    match event {
+        Event::LeaderChanged { leader, fence } => tracing::info!(%leader, %fence, "new leader"),
+        Event::LeaseLost => tracing::warn!("no leader answers: load stops"),
+        Event::LeaseRegained => tracing::info!("a leader answers again: load goes on"),
+        Event::AttemptRefused { attempt, why } => {
+            tracing::warn!(%attempt, ?why, "attempt refused");
+        }
+        Event::AttemptStarted { attempt } => tracing::info!(%attempt, "attempt started"),
+        Event::AttemptEnded { attempt, end } => tracing::info!(%attempt, ?end, "attempt ended"),
+        Event::StaleFence { from, fence, held } => {
+            tracing::warn!(%from, %fence, %held, "a deposed sender was refused");
+        }
+        Event::AttemptForgotten { attempt, uncounted_requests } => {
+            tracing::warn!(%attempt, uncounted_requests, "the leader does not know this attempt");
+        }
+    }
+}
+
+impl Host for WorkerHost {
+    type Ask = Ask;
+
+    fn on_link(&mut self, now: Time, event: LinkEvent) {
+        let input = match self.links.on(event) {
+            Change::Up(peer) => Input::Connected { manager: peer.node },
+            Change::Message(from, message) => Input::Message { from, message: *message },
+            Change::Down(manager) => Input::Disconnected { manager },
+            Change::Nothing => return,
+        };
+        self.worker.handle(now, input);
+    }
+
+    fn on_ask(&mut self, now: Time, ask: Ask) {
+        match ask {
+            Ask::Core(event) => {
+                let attempt = event.attempt();
+                for news in self.engine.join(event) {
+                    self.on_news(now, attempt, news);
+                }
+            }
+            Ask::Drain => self.worker.handle(now, Input::Drain),
+            Ask::Leave => self.has_left = true,
+        }
+    }
+
+    fn tick(&mut self, now: Time) {
+        if now >= self.next_check {
+            self.next_check = now + CHECK;
+            for attempt in self.engine.lost() {
+                self.lost(now, attempt);
+            }
+        }
+        self.worker.handle(now, Input::Tick);
+    }
+
+    fn next_deadline(&self) -> Option<Time> {
+        [self.worker.next_deadline(), Some(self.next_check)].into_iter().flatten().min()
+    }
+
+    fn flush(&mut self, now: Time) -> Result<Progress, NodeError> {
+        loop {
+            let wanted: Vec<Output> = self.worker.drain().collect();
+            if wanted.is_empty() {
+                break;
+            }
+            for output in wanted {
+                match output {
+                    Output::Send { to, message } => self.links.send(to, &message),
+                    Output::Engine(command) => self.command(now, command),
+                    Output::Event(event) => log(&event),
+                    Output::Drained => self.has_left = true,
+                }
+            }
+        }
+        if self.has_left {
+            self.links.close();
+            return Ok(Progress::Left);
+        }
+        Ok(Progress::GoOn)
+    }
+}

@@ -1,0 +1,92 @@
+//! A job's news as server-sent events.
+
+use std::convert::Infallible;
+
+use axum::extract::{Path, State};
+use axum::http::HeaderMap;
+use axum::response::sse::{Event, KeepAlive, Sse};
+use futures_util::{Stream, StreamExt, stream};
+use hyperscale_gate::{Reply, Request};
+use hyperscale_model::JobId;
+use serde::Serialize;
+
+use crate::problem::Problem;
+use crate::tokens::Access;
+use crate::{Api, parse_job};
+
+/// The news of a job from the last event on that the client has seen. A slow client is asked for
+/// no more than it takes: it gets the newest view when it comes back for it.
+pub(crate) async fn follow(
+    State(api): State<Api>,
+    Path(job): Path<String>,
+    headers: HeaderMap,
+) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {
+    let job = parse_job(&job)?;
+    let after = headers
+        .get("last-event-id")
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.parse().ok())
+        .unwrap_or(0);
+    // A job that is not there is an answer of its own, not a stream without news.
+    let first = watch(&api, &headers, job, after).await?;
+    let following = Following { api, headers, job, after, first: Some(first), is_over: false };
+    let news = stream::unfold(following, Following::next).flat_map(stream::iter);
+    Ok(Sse::new(news.map(Ok)).keep_alive(KeepAlive::default()))
+}
+
+async fn watch(api: &Api, headers: &HeaderMap, job: JobId, after: u64) -> Result<Reply, Problem> {
+    api.ask(headers, Access::View, Request::Watch { job, after }).await
+}
+
+struct Following {
+    api: Api,
+    headers: HeaderMap,
+    job: JobId,
+    after: u64,
+    first: Option<Reply>,
+    is_over: bool,
+}
+
+impl Following {
+    async fn next(mut self) -> Option<(Vec<Event>, Self)> {
+        if self.is_over {
+            return None;
+        }
+        let reply = match self.first.take() {
+            Some(first) => Ok(first),
+            None => watch(&self.api, &self.headers, self.job, self.after).await,
+        };
+        let mut told = Vec::new();
+        match reply {
+            Ok(Reply::News { events, view, is_over }) => {
+                for event in events {
+                    self.after = event.id;
+                    told.push(named("event", &event).id(event.id.to_string()));
+                }
+                if let Some(view) = view {
+                    told.push(named("view", &view));
+                }
+                if is_over {
+                    self.is_over = true;
+                    told.push(named("end", &self.job));
+                }
+            }
+            Ok(_) => self.is_over = true,
+            Err(problem) => {
+                self.is_over = true;
+                told.push(named("problem", &problem));
+            }
+        }
+        Some((told, self))
+    }
+}
+
+fn named<T: Serialize>(name: &str, value: &T) -> Event {
+    match Event::default().event(name).json_data(value) {
+        Ok(event) => event,
+        Err(error) => {
+            tracing::error!(name, %error, "an event cannot be written");
+            Event::default().comment("unwritable")
+        }
+    }
+}
