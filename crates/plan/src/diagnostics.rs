@@ -3,6 +3,7 @@
 //! A diagnostic stands for itself: it holds the line that it points at, so whoever prints it needs
 //! no file. All of a file come together, sorted by position, at most [`DIAGNOSTICS_MAX`].
 
+use std::collections::HashSet;
 use std::fmt::{self, Write as _};
 
 /// Most errors that are shown of one file.
@@ -134,7 +135,7 @@ impl Diagnostic {
 fn render_location(out: &mut String, at: &Location, gutter: usize, code: &str, paint: Paint) {
     let Location { file, line, column, width, text } = at;
     let blue = |text: &str| paint.wrap("1;34", text);
-    let arrow = blue(&format!("{:>gutter$}", "-->"));
+    let arrow = blue(&format!("{:indent$}-->", "", indent = gutter - 1));
     out.push_str(&format!("{arrow} {file}:{line}:{column}\n"));
     let (shown, offset, width) = window(text, *column as usize - 1, *width as usize);
     let bar = blue(&format!("{:gutter$}|", ""));
@@ -178,7 +179,7 @@ fn printable(text: &str) -> String {
 }
 
 /// A place in one of the texts that a test is compiled from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub(crate) struct Span {
     /// 0 is the file, from 1 on overrides.
     pub(crate) source: u16,
@@ -186,12 +187,6 @@ pub(crate) struct Span {
     pub(crate) start: u32,
     /// Byte offset after the last byte.
     pub(crate) end: u32,
-}
-
-impl Span {
-    pub(crate) fn to(self, other: Self) -> Self {
-        Self { end: self.end.max(other.end), ..self }
-    }
 }
 
 /// A text with a name, that finds lines fast.
@@ -285,18 +280,15 @@ impl Draft {
         self.link = self.link.or(Some(link));
         self
     }
-
-    pub(crate) fn at(mut self, span: Span) -> Self {
-        self.span = Some(span);
-        self
-    }
 }
 
 /// Collects what is wrong.
 #[derive(Debug, Default)]
 pub(crate) struct Collector {
-    drafts: Vec<Draft>,
-    errors: usize,
+    errors: Vec<Draft>,
+    warnings: Vec<Draft>,
+    wrong: HashSet<Span>,
+    overflown: usize,
 }
 
 /// Most diagnostics that are kept before they are sorted: enough to show the first, few enough
@@ -305,27 +297,52 @@ const COLLECTED_MAX: usize = 1_000;
 
 impl Collector {
     pub(crate) fn push(&mut self, draft: Draft) {
-        self.errors += usize::from(draft.severity == Severity::Error);
-        if self.drafts.len() < COLLECTED_MAX {
-            self.drafts.push(draft);
+        let list = match draft.severity {
+            Severity::Error => {
+                self.wrong.extend(draft.span);
+                &mut self.errors
+            }
+            Severity::Warning => &mut self.warnings,
+        };
+        if list.len() < COLLECTED_MAX {
+            list.push(draft);
+        } else if draft.severity == Severity::Error {
+            self.overflown += 1;
+        }
+    }
+
+    /// Adds an error unless there is one at the same place: what reads a value a second time has
+    /// nothing new to say.
+    pub(crate) fn push_once(&mut self, draft: Draft) {
+        if draft.span.is_none_or(|span| !self.wrong.contains(&span)) {
+            self.push(draft);
         }
     }
 
     pub(crate) fn has_errors(&self) -> bool {
-        self.errors > 0
+        !self.errors.is_empty()
     }
 
     /// Whether so much is wrong that more would help nobody.
     pub(crate) fn is_full(&self) -> bool {
-        self.drafts.len() >= COLLECTED_MAX
+        self.errors.len() >= COLLECTED_MAX
+    }
+
+    /// Drops the errors in lines that `is_known` picks.
+    pub(crate) fn forget_lines(
+        &mut self,
+        sources: &[SourceText<'_>],
+        is_known: impl Fn(&str) -> bool,
+    ) {
+        self.errors.retain(|draft| {
+            let place =
+                draft.span.and_then(|span| Some((sources.get(usize::from(span.source))?, span)));
+            place.is_none_or(|(source, span)| !is_known(&source.locate(span).text))
+        });
     }
 
     /// The warnings, or the errors if there is one.
-    pub(crate) fn finish(
-        mut self,
-        sources: &[SourceText<'_>],
-    ) -> Result<Vec<Diagnostic>, Diagnostics> {
-        self.drafts.sort_by_key(|draft| draft.span.unwrap_or_default());
+    pub(crate) fn finish(self, sources: &[SourceText<'_>]) -> Result<Vec<Diagnostic>, Diagnostics> {
         let resolve = |draft: &Draft| Diagnostic {
             severity: draft.severity,
             message: draft.message.clone(),
@@ -335,25 +352,19 @@ impl Collector {
             notes: draft.notes.clone(),
             link: draft.link,
         };
-        let wanted = if self.has_errors() { Severity::Error } else { Severity::Warning };
-        let mut items: Vec<Diagnostic> = Vec::new();
-        let mut doubles = 0;
-        for draft in self.drafts.iter().filter(|draft| draft.severity == wanted) {
-            if items.len() == DIAGNOSTICS_MAX {
-                break;
-            }
-            let item = resolve(draft);
-            // A block that is used twice says the same thing twice.
-            if items.contains(&item) {
-                doubles += 1;
-            } else {
-                items.push(item);
-            }
+        let sorted = |mut drafts: Vec<Draft>| {
+            drafts.sort_by_key(|draft| draft.span.unwrap_or_default());
+            // A block that is used twice says the same thing twice, but not always in a row.
+            let mut seen = HashSet::new();
+            drafts.retain(|draft| seen.insert((draft.span, draft.message.clone())));
+            drafts
+        };
+        if self.errors.is_empty() {
+            return Ok(sorted(self.warnings).iter().take(DIAGNOSTICS_MAX).map(resolve).collect());
         }
-        if !self.has_errors() {
-            return Ok(items);
-        }
-        let more = self.errors.saturating_sub(items.len() + doubles);
+        let errors = sorted(self.errors);
+        let items: Vec<Diagnostic> = errors.iter().take(DIAGNOSTICS_MAX).map(resolve).collect();
+        let more = errors.len() - items.len() + self.overflown;
         Err(Diagnostics { items, more })
     }
 }

@@ -90,6 +90,11 @@ impl Node {
         Self { span, kind: Kind::Scalar(scalar) }
     }
 
+    /// Something without content at the same place.
+    pub(crate) fn clone_place(&self) -> Self {
+        Self::text("", self.span)
+    }
+
     pub(crate) fn as_text(&self) -> Option<&str> {
         match &self.kind {
             Kind::Scalar(scalar) => Some(&scalar.text),
@@ -107,6 +112,7 @@ impl Node {
             Kind::List(_) => "a list".to_owned(),
             Kind::Map(_) => "a mapping".to_owned(),
             Kind::Scalar(_) if self.is_null() => "nothing".to_owned(),
+            Kind::Scalar(scalar) if scalar.text.is_empty() => "empty text".to_owned(),
             Kind::Scalar(scalar) => format!("`{}`", shorten(&scalar.text)),
         }
     }
@@ -144,6 +150,8 @@ struct Builder<'a> {
     offsets: Vec<u32>,
     stack: Vec<Open>,
     anchors: BTreeMap<usize, (Node, Cost)>,
+    /// What the copies behind anchors take: each anchor keeps all that it holds.
+    kept_nodes: usize,
     spent: Cost,
     root: Option<Node>,
     errors: Vec<Draft>,
@@ -175,6 +183,7 @@ pub(crate) fn parse(source: u16, text: &str) -> Result<Node, Vec<Draft>> {
         offsets,
         stack: Vec::new(),
         anchors: BTreeMap::new(),
+        kept_nodes: 0,
         spent: Cost::default(),
         root: None,
         errors: Vec::new(),
@@ -226,7 +235,7 @@ impl<'a> Builder<'a> {
                     self.refuse_tag(span, tag.is_some())?;
                     let (node, cost) = self.scalar(span, &text, style);
                     if anchor > 0 {
-                        self.anchors.insert(anchor, (node.clone(), cost));
+                        self.keep(anchor, &node, cost)?;
                     }
                     self.add(node, cost)?;
                 }
@@ -295,11 +304,21 @@ impl<'a> Builder<'a> {
             _ => end.end.max(open.node.span.end),
         };
         if open.anchor > 0 {
-            self.anchors.insert(open.anchor, (open.node.clone(), open.cost));
+            self.keep(open.anchor, &open.node, open.cost)?;
         }
         self.spent.nodes = self.spent.nodes.saturating_sub(open.cost.nodes);
         self.spent.text = self.spent.text.saturating_sub(open.cost.text);
         self.add(open.node, open.cost)
+    }
+
+    fn keep(&mut self, anchor: usize, node: &Node, cost: Cost) -> Result<(), Draft> {
+        self.kept_nodes += cost.nodes;
+        if self.kept_nodes > NODES_MAX {
+            let message = format!("anchors hold more than {NODES_MAX} values");
+            return Err(Draft::error(node.span, message).link("limits"));
+        }
+        self.anchors.insert(anchor, (node.clone(), cost));
+        Ok(())
     }
 
     /// Puts a whole node where it belongs.

@@ -40,7 +40,7 @@ impl Budget {
         })
     }
 
-    fn take_pattern(&self, at: &Range<usize>) -> Result<(), ExprError> {
+    pub(crate) fn take_pattern(&self, at: &Range<usize>) -> Result<(), ExprError> {
         let left = self.patterns.get().checked_sub(1);
         self.patterns.set(left.unwrap_or(0));
         left.map(drop).ok_or_else(|| {
