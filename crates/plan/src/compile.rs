@@ -237,14 +237,14 @@ impl<'n> Compiler<'n> {
         match result {
             Ok(value) => Some(value),
             Err(draft) => {
-                self.collector.push_once(draft);
+                self.collector.push_once(draft.link("values"));
                 None
             }
         }
     }
 
     fn error(&mut self, span: Span, message: impl Into<String>) {
-        self.collector.push(Draft::error(span, message));
+        self.collector.push(Draft::error(span, message).link("values"));
     }
 
     /// Reads a value that may be absent.
@@ -276,7 +276,8 @@ impl<'n> Compiler<'n> {
         if !is_word || name.len() > 64 {
             self.collector.push_once(
                 Draft::error(key.span, format!("`{}` is no name for {what}", yaml::shorten(name)))
-                    .note("a name has at most 64 letters, digits and `_`, a letter first"),
+                    .note("a name has at most 64 letters, digits and `_`, a letter first")
+                    .link("values"),
             );
             return None;
         }
@@ -613,7 +614,7 @@ impl<'n> Compiler<'n> {
         let draft = Draft::error(span, format!("unknown {what} `{}`", yaml::shorten(name)));
         match nearest(name, known.iter().copied()) {
             Some(near) => draft.note(format!("did you mean `{near}`?")),
-            None if known.is_empty() => draft.note("there are none"),
+            None if known.is_empty() => draft.note("none is declared"),
             None => draft.note(format!("known: {}", crate::diagnostics::one_of(known))),
         }
     }
@@ -622,6 +623,7 @@ impl<'n> Compiler<'n> {
 fn cannot_read(node: &Node, path: &str, error: &str) -> Draft {
     Draft::error(node.span, format!("the file `{}` cannot be read: {error}", yaml::shorten(path)))
         .note("paths are relative to the test file")
+        .link("values")
 }
 
 /// A scalar without holes as JSON.

@@ -72,11 +72,11 @@ impl Diagnostics {
     /// The text for a person, with a line break at its end.
     #[must_use]
     pub fn render(&self, paint: Paint) -> String {
-        let mut text: String = self.items.iter().map(|item| item.render(paint)).collect();
+        let mut parts: Vec<String> = self.items.iter().map(|item| item.render(paint)).collect();
         if self.more > 0 {
-            text.push_str(&format!("… and {} more\n", self.more));
+            parts.push(format!("… and {} more\n", self.more));
         }
-        text
+        parts.join("\n")
     }
 }
 

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use crate::expr::functions::SIGNATURES;
 use crate::keys::{EXECUTORS, Key, Kind, SECTIONS, Section};
-use crate::shape::words;
+use crate::shape::{section as section_of, words};
 
 /// The JSON Schema (draft 2020-12) of test files, for editors.
 #[must_use]
@@ -125,11 +125,20 @@ workflows:
     steps: [ { get: / } ]
 ```
 
+## YAML
+
+A file is one document of YAML 1.2, without tags and merge keys; anchors and aliases count as if written \
+out. Text that begins with one of `[ ] { } * & ! % @ | > # \"` or holds `: ` or ` #` stands in \
+quotes; so does text with `,` or brackets inside `[…]` and `{…}`, as in \
+`{ get: \"/users/${vu.id}\" }`.
+
 ## Values
 
 Durations are `250ms`, `1m30s` (ns, us, ms, s, m, h, d); sizes `10KiB`, `5MB`; rates `500/s`, \
 `30/m`; percentages `1%`; ranges `1s..3s`. Any value can be overridden: \
-`--set workflows.browse.load.max_vus=50`; places of a list are numbers from 0.
+`--set workflows.browse.load.max_vus=50`; places of a list are numbers from 0. Paths of files are relative to the test \
+file. Names that expressions use have at most 64 letters, digits and `_`, a letter first; those of \
+workflows may hold `-` too.
 
 ";
 
@@ -215,10 +224,24 @@ fn key_row(out: &mut String, section: &Section, key: &Key) {
     };
     let kind = match key.kind {
         Kind::Unsupported => "not supported yet".to_owned(),
-        kind => words(&kind),
+        kind => linked(&kind),
     };
     let (kind, default, doc) = (cell(&kind), cell(default), cell(key.doc));
     writeln!(out, "| `{}` | {kind} | {default} | {doc} |", key.name).unwrap_or_default();
+}
+
+/// A kind in words, with links to the sections it names.
+fn linked(kind: &Kind) -> String {
+    match kind {
+        Kind::Section(name) => {
+            let section = section_of(name);
+            format!("[{}](#{})", section.heading.to_lowercase(), section.anchor)
+        }
+        Kind::List(inner) => format!("list of {}", linked(inner)),
+        Kind::Map(inner) => format!("names, each with {}", linked(inner)),
+        Kind::OneOf(kinds) => kinds.iter().map(linked).collect::<Vec<_>>().join(" or "),
+        kind => words(kind),
+    }
 }
 
 /// Text that does not end a cell.

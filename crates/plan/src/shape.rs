@@ -197,23 +197,34 @@ impl Shape<'_> {
     /// Checks a mapping. What is missing is reported `at` the key that leads to it.
     pub(crate) fn section(&mut self, node: &Node, section: &'static Section, at: Span) {
         let yaml::Kind::Map(entries) = &node.kind else {
-            let name = section.heading.to_lowercase();
-            let known = one_of(section.names());
             let draft = expected(node, "a mapping").link(section.anchor);
-            self.collector.push(draft.note(format!("keys of {name}: {known}")));
+            self.collector.push(match section.name {
+                "step" => {
+                    draft.note("a step is like `get: /products` or `pause: 1s`, after its `-`")
+                }
+                "stage" => draft.note("a stage is like `{ to: 100, over: 1m }` or `{ hold: 5m }`"),
+                "capture" => draft.note("a capture is like `{ json: \"$.id\" }`"),
+                "load" => draft.note("a load is like `{ vus: 50, duration: 30s }`"),
+                _ => draft.note(format!("with the keys: {}", one_of(section.names()))),
+            });
             return;
         };
+        let mut is_misspelt = false;
         for (key, value) in entries {
             let name = key.as_text().unwrap_or_default();
             match section.keys.iter().find(|known| known.name == name) {
                 Some(known) => self.value(value, &known.kind, key, section.anchor),
-                None => self.collector.push(unknown_key(key, name, section)),
+                None => {
+                    is_misspelt = true;
+                    self.collector.push(unknown_key(key, name, section));
+                }
             }
             if self.collector.is_full() {
                 return;
             }
         }
-        for required in section.required {
+        // A key that is not known is most likely the one that is missing.
+        for required in section.required.iter().filter(|_| !is_misspelt) {
             let is_there = entries.iter().any(|(key, _)| key.as_text() == Some(required));
             if !is_there {
                 let message = format!("`{required}` is missing");
@@ -311,6 +322,9 @@ fn unknown_key(key: &Node, name: &str, section: &'static Section) -> Draft {
         && ["grpc", "websocket", "sse", "tcp", "udp", "graphql"].contains(&name)
     {
         return draft.note(format!("the protocol `{name}` is not supported yet; HTTP is"));
+    }
+    if section.name == "check" {
+        return draft.note("a check is text such as `status == 200`, or has name, expect and warn");
     }
     let elsewhere: Vec<&str> =
         SECTIONS.iter().filter(|other| other.has(name)).map(|other| other.name).collect();

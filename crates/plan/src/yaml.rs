@@ -170,7 +170,7 @@ pub(crate) fn parse(source: u16, text: &str) -> Result<Node, Vec<Draft>> {
     if let Some(at) = text.find('\0') {
         let start = u32::try_from(at).unwrap_or(u32::MAX);
         let span = Span { source, start, end: start + 1 };
-        return Err(vec![Draft::error(span, "a NUL byte stands in the file")]);
+        return Err(vec![Draft::error(span, "a NUL byte stands in the file").link("yaml")]);
     }
     let offsets = if text.is_ascii() {
         Vec::new()
@@ -194,7 +194,11 @@ pub(crate) fn parse(source: u16, text: &str) -> Result<Node, Vec<Draft>> {
     match builder.root {
         _ if !builder.errors.is_empty() => Err(builder.errors),
         Some(root) => Ok(root),
-        None => Err(whole("the file is empty".to_owned())),
+        None => Err(vec![
+            Draft::error(Span { source, start: 0, end: 1 }, "the file is empty")
+                .note("the reference begins with the smallest test")
+                .link("the-file"),
+        ]),
     }
 }
 
@@ -220,12 +224,13 @@ impl<'a> Builder<'a> {
                     documents += 1;
                     if documents > 1 {
                         return Err(Draft::error(span, "a test file holds one document")
-                            .note("remove the `---` line and what follows it"));
+                            .note("remove the `---` line and what follows it")
+                            .link("yaml"));
                     }
                 }
                 Event::Alias(anchor) => {
                     let Some((node, cost)) = self.anchors.get(&anchor) else {
-                        return Err(Draft::error(span, "an alias refers to itself"));
+                        return Err(Draft::error(span, "an alias refers to itself").link("yaml"));
                     };
                     let (mut node, cost) = (node.clone(), *cost);
                     node.span = span;
@@ -265,7 +270,8 @@ impl<'a> Builder<'a> {
     fn refuse_tag(&self, span: Span, has_tag: bool) -> Result<(), Draft> {
         if has_tag {
             return Err(Draft::error(span, "tags such as `!name` have no meaning here")
-                .note("put text that begins with `!` in quotes"));
+                .note("put text that begins with `!` in quotes")
+                .link("yaml"));
         }
         Ok(())
     }
@@ -358,18 +364,18 @@ impl<'a> Builder<'a> {
                             if &*scalar.text == "<<" && scalar.is_plain {
                                 self.errors.push(
                                     Draft::error(node.span, "merge keys (`<<`) are not supported")
-                                        .note("name shared steps in `blocks`, shared settings in `defaults`"),
+                                        .note("name shared steps in `blocks`, shared settings in `defaults`").link("yaml"),
                                 );
                             } else if !open.keys.insert(scalar.text.clone()) {
                                 let name = shorten(&scalar.text);
                                 let message = format!("the key `{name}` is given twice");
-                                self.errors.push(Draft::error(node.span, message));
+                                self.errors.push(Draft::error(node.span, message).link("yaml"));
                             }
                         }
                         Kind::List(_) | Kind::Map(_) => {
                             return Err(Draft::error(node.span, "a key must be text").note(
                                 "text with `{`, `}`, `[` or `]` at its start must be put in quotes",
-                            ));
+                            ).link("yaml"));
                         }
                     }
                     open.key = Some(node);
@@ -402,14 +408,19 @@ fn explain(span: Span, info: &str) -> Draft {
         return Draft::error(span, format!("nested more than {DEPTH_MAX} levels deep"))
             .link("limits");
     }
-    let draft = Draft::error(span, format!("this is no YAML: {info}"));
-    if info.contains("tab") {
-        draft.note("indent with spaces")
+    let draft = Draft::error(span, format!("this is not valid YAML: {info}")).link("yaml");
+    let note = if info.contains("tab") {
+        "indent with spaces"
     } else if info.contains("mapping values") || info.contains("simple key") {
-        draft.note("check the indentation of this line and the one before; put text that holds `: ` in quotes")
+        "check the indentation of this line and the one before; put text that holds `: ` in quotes"
+    } else if info.contains("flow sequence") || info.contains("flow mapping") {
+        "a bracket may be open still; inside `[…]` and `{…}` put text that holds `,` or brackets in quotes"
+    } else if info.contains("unknown anchor") {
+        "put text that begins with `*` in quotes"
     } else {
-        draft
-    }
+        return draft;
+    };
+    draft.note(note)
 }
 
 #[cfg(test)]

@@ -109,7 +109,7 @@ impl<'n> Compiler<'n> {
         let Some((origin_key, origin)) = origin else {
             let name = key.as_text().unwrap_or_default();
             self.collector.push(
-                Draft::error(key.span, format!("`{name}` says nowhere where its rows come from"))
+                Draft::error(key.span, format!("`{name}` does not say where its rows come from"))
                     .note("give one of `csv`, `json`, `jsonl` and `values`")
                     .link("data"),
             );
@@ -189,8 +189,11 @@ impl<'n> Compiler<'n> {
             }
         };
         let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-        let mut reader =
-            csv::ReaderBuilder::new().delimiter(delimiter).has_headers(false).from_reader(bytes);
+        let mut reader = csv::ReaderBuilder::new()
+            .delimiter(delimiter)
+            .has_headers(false)
+            .flexible(true)
+            .from_reader(bytes);
         let mut rows = Rows::default();
         let mut columns = given;
         let mut record = csv::StringRecord::new();
@@ -203,8 +206,9 @@ impl<'n> Compiler<'n> {
             if record.len() != expected {
                 let line = record.position().map_or(0, csv::Position::line);
                 let found = record.len();
-                let message =
-                    format!("line {line} has {found} fields, there are {expected} columns");
+                let message = format!(
+                    "line {line} has not as many fields ({found}) as there are columns ({expected})"
+                );
                 return Err(Problem::File(message));
             }
             let row: Vec<&str> = record.iter().collect();

@@ -43,13 +43,15 @@ impl<'n> Compiler<'n> {
                 self.collector.push(draft.link("load"));
             }
         }
+        let is_misspelt = fields.iter().any(|(name, ..)| !crate::keys::LOAD.has(name));
         for required in executor.required {
-            if fields.get(required).is_none() {
+            if fields.get(required).is_none() && !is_misspelt {
                 let message = format!("`{}` needs `{required}`", executor.name);
                 self.collector.push(Draft::error(key.span, message).link("load"));
             }
         }
-        let vus = self.vus(fields.get("vus"), 1);
+        let is_external = executor.name == "externally-controlled";
+        let vus = self.vus(fields.get("vus"), u32::from(!is_external));
         let max_vus = self.vus(fields.get("max_vus"), 1);
         let duration = self.read(fields.get("duration"), Consts::positive).unwrap_or_default();
         let max_duration =
@@ -96,7 +98,7 @@ impl<'n> Compiler<'n> {
             }
             "externally-controlled" => {
                 let max_vus = max_vus.unwrap_or(1);
-                let vus = self.vus(fields.get("vus"), 0).unwrap_or(0);
+                let vus = vus.unwrap_or(0);
                 if let (true, Some(node)) = (vus > max_vus, fields.get("vus")) {
                     self.error(node.span, format!("more users than `max_vus`, which is {max_vus}"));
                 }
@@ -113,7 +115,14 @@ impl<'n> Compiler<'n> {
                 }
                 other => other.vus_max() == 0,
             };
-            let problem = if items(stages).is_empty() {
+            let is_read = match &load {
+                Load::RampingVus { stages: read, .. } => read.len() == items(stages).len(),
+                Load::RampingArrivalRate { stages: read, .. } => read.len() == items(stages).len(),
+                _ => true,
+            };
+            let problem = if !is_read {
+                None
+            } else if items(stages).is_empty() {
                 Some("there are no stages")
             } else if load.duration().is_zero() {
                 Some("the stages take no time")
@@ -167,7 +176,12 @@ impl<'n> Compiler<'n> {
             }
             [] => {}
         }
-        let mut draft = Draft::error(key.span, "these keys decide no executor").link("load");
+        if fields.iter().any(|(name, ..)| !crate::keys::LOAD.has(name)) {
+            return None; // The unknown key may be the one that decides.
+        }
+        let mut draft =
+            Draft::error(key.span, format!("no executor goes with {}", given.join(", ")))
+                .link("load");
         if given.is_empty() {
             draft = Draft::error(key.span, "the load is empty").link("load");
         }

@@ -111,7 +111,9 @@ impl<'n> Compiler<'n> {
     fn no_hole(&mut self, key: &Node, name: &str) {
         if name.contains("${") {
             self.collector.push_once(
-                Draft::error(key.span, "a key cannot have holes").note("only values can"),
+                Draft::error(key.span, "a key cannot have holes")
+                    .note("only values can")
+                    .link("expressions"),
             );
         }
     }
@@ -314,10 +316,9 @@ impl<'n> Compiler<'n> {
             "base64" => {
                 let text = self.read(Some(node), Consts::text)?;
                 let text: String = text.chars().filter(|c| !c.is_whitespace()).collect();
-                let bytes =
-                    base64::engine::general_purpose::STANDARD.decode(text).map_err(|error| {
-                        Draft::error(node.span, format!("this is no base64: {error}")).link("steps")
-                    });
+                let bytes = base64::engine::general_purpose::STANDARD
+                    .decode(text)
+                    .map_err(|_where| Draft::error(node.span, "this is not base64").link("steps"));
                 self.ok(bytes).map(Body::Bytes)
             }
             // Multipart was refused with the table.
@@ -458,7 +459,8 @@ impl<'n> Compiler<'n> {
         let fields = Fields::of(node);
         let mut found = SOURCES.iter().filter_map(|name| fields.entry(name));
         let (Some((source, value)), None) = (found.next(), found.next()) else {
-            if fields.get("css").is_none() && fields.get("xpath").is_none() {
+            let is_mapping = matches!(node.kind, Kind::Map(_));
+            if is_mapping && fields.get("css").is_none() && fields.get("xpath").is_none() {
                 self.collector.push_once(
                     Draft::error(key.span, "a capture has one source")
                         .note("it is one of: json, regex, header, cookie, body; for example `{ json: \"$.id\" }`")
@@ -603,7 +605,12 @@ pub(super) fn check_url(text: &str) -> Result<(), String> {
 
 /// Whether text can stand in a URL as it is.
 fn check_url_text(text: &str) -> Result<(), String> {
-    match text.chars().find(|c| c.is_whitespace() || c.is_control() || "\"<>\\^`{}|".contains(*c)) {
+    let refused =
+        text.chars().find(|c| c.is_whitespace() || c.is_control() || "\"<>\\^`{}|".contains(*c));
+    match refused {
+        Some(c) if c.is_ascii_graphic() || c == ' ' => {
+            Err(format!("holds `{c}`, which must be written as `%{:02X}`", u32::from(c)))
+        }
         Some(c) => Err(format!("holds {c:?}, which must be encoded")),
         None if text.contains('#') => Err("holds `#`: fragments are never sent".to_owned()),
         None => Ok(()),

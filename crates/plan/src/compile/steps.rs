@@ -79,6 +79,9 @@ impl<'n> Compiler<'n> {
         let fields = Fields::of(node);
         let mut actions = fields.iter().filter(|(name, ..)| ACTIONS.contains(name));
         let Some((action, key, value)) = actions.next() else {
+            if fields.iter().any(|(name, ..)| !STEP.has(name)) {
+                return None; // The unknown key is most likely the action.
+            }
             self.collector.push_once(
                 Draft::error(begin(node), "the step does nothing")
                     .note(format!("an action is one of: {}", one_of(ACTIONS)))
@@ -143,7 +146,7 @@ impl<'n> Compiler<'n> {
                         sets.push(Action::Set { local, value: value.expr });
                     }
                 }
-                self.one_or_group(key, sets)?
+                self.one_or_group(key, fields, sets)?
             }
             "record" => {
                 let mut records = Vec::new();
@@ -162,7 +165,7 @@ impl<'n> Compiler<'n> {
                         records.push(Action::Record { metric, value: value.expr });
                     }
                 }
-                self.one_or_group(key, records)?
+                self.one_or_group(key, fields, records)?
             }
             "use" => self.block(node, place)?,
             "group" => {
@@ -215,11 +218,18 @@ impl<'n> Compiler<'n> {
     }
 
     /// Actions of one step: a condition before it is looked at once for all of them.
-    fn one_or_group(&mut self, key: &Node, mut actions: Vec<Action>) -> Option<Action> {
+    fn one_or_group(
+        &mut self,
+        key: &Node,
+        fields: Fields<'n>,
+        mut actions: Vec<Action>,
+    ) -> Option<Action> {
         match actions.len() {
             0 => {
-                self.collector
-                    .push_once(Draft::error(key.span, "nothing is named here").link("steps"));
+                if fields.0.is_empty() {
+                    let draft = Draft::error(key.span, "nothing is named here").link("steps");
+                    self.collector.push_once(draft);
+                }
                 None
             }
             1 => actions.pop(),
@@ -255,6 +265,7 @@ impl<'n> Compiler<'n> {
     }
 
     fn choose(&mut self, key: &Node, node: &'n Node, place: &mut Place<'n, '_>) -> Option<Action> {
+        let Kind::List(_) = &node.kind else { return None };
         let mut choices = Vec::new();
         let mut sum = 0u64;
         for choice in items(node) {
@@ -329,7 +340,8 @@ impl<'n> Compiler<'n> {
             (Ok(min), Ok(max)) if min == max => Some(Pause::Constant(min)),
             (Ok(min), Ok(max)) if min < max => Some(Pause::Uniform { min, max }),
             (Ok(_), Ok(_)) => {
-                self.error(node.span, format!("{low} is longer than {high}"));
+                let draft = Draft::error(node.span, format!("{low} is longer than {high}"));
+                self.collector.push(draft.link("pauses"));
                 None
             }
             (Err(error), _) | (_, Err(error)) => {

@@ -317,7 +317,7 @@ fn binary_type(
         is_bare.then(|| {
             ExprError::new(
                 bare.0.at.clone(),
-                format!("this number lacks a unit: {} is compared", other.words()),
+                format!("this number lacks a unit: it is compared with {}", other.words()),
             )
             .note(format!("write {form}"))
         })
@@ -463,7 +463,7 @@ fn name_of(name: &str, at: &Range<usize>, names: &Names<'_>) -> Result<Typed, Ex
             at.clone(),
             format!("there is no answer whose `{name}` could be read"),
         )
-        .note("only `check` and `retry` look at an answer; `capture` its values for later steps"));
+        .note("only `check` looks at an answer; `capture` its values for later steps"));
     }
     if let Some(runtime) = names.runtime {
         if runtime.published.contains_key(name) {
@@ -597,7 +597,9 @@ fn member(
                 && !fields.iter().any(|known| known == name)
             {
                 let known: Vec<&str> = fields.iter().map(String::as_str).collect();
-                return Err(missing(&format!("field of `{space}`"), &known, ""));
+                let error =
+                    ExprError::new(name_at.clone(), format!("`{space}` has no field `{name}`"));
+                return Err(suggest(error, name, &known, "known"));
             }
             let ty = source.map_or(Ty::Any, |source| source.ty);
             field(ast, check(of, names)?, (name, name_at), ty, names)

@@ -271,7 +271,7 @@ fn constants_are_folded_and_holes_keep_their_type() {
 fn mistakes_are_named_where_they_stand() {
     let rows = [
         ("user.name", "unknown name `user`; did you mean `users`?"),
-        ("users.nmae", "unknown field of `users` `nmae`; did you mean `name`?"),
+        ("users.nmae", "`users` has no field `nmae`; did you mean `name`?"),
         ("vars.bse", "did you mean `base`"),
         ("env.PATH", "only variables that are declared under `env` can be read"),
         ("other.token", "add `after: [ other ]`"),
