@@ -1,5 +1,15 @@
 //! Expressions as data: what the parser makes and the engine evaluates.
 
+mod capture;
+pub(crate) mod check;
+mod eval;
+pub(crate) mod functions;
+pub(crate) mod lex;
+mod parse;
+pub(crate) mod pattern;
+pub(crate) mod time;
+mod value;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,6 +18,13 @@ use hyperscale_model::{SplitMix, WorkflowIndex};
 use serde::{Deserialize, Serialize};
 
 use crate::ir::{DataIndex, LocalIndex};
+
+pub use capture::CompiledCapture;
+/// Deepest nesting of an expression.
+pub const EXPR_DEPTH_MAX: usize = 32;
+
+/// Longest expression, in bytes.
+pub(crate) const EXPR_BYTES_MAX: usize = 16 << 10;
 
 /// A value of the expression language.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -252,9 +269,22 @@ pub trait Answer {
     fn body(&self) -> &[u8];
     /// The first header of that name, whatever its case.
     fn header(&self, name: &str) -> Option<&str>;
+    /// The body as JSON, for those who keep what they parsed; `None` makes each look parse it.
+    fn json(&self) -> Option<&serde_json::Value> {
+        None
+    }
+    /// The value of a cookie that the answer sets. Looks at one `set-cookie` header only unless
+    /// the implementor knows more.
+    fn cookie(&self, name: &str) -> Option<&str> {
+        let (found, rest) = self.header("set-cookie")?.split_once('=')?;
+        (found.trim() == name).then(|| rest.split(';').next().unwrap_or_default().trim())
+    }
 }
 
 /// An expression that has no value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct EvalError(pub String);
+
+#[cfg(test)]
+mod tests;

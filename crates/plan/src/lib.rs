@@ -16,17 +16,27 @@
 //! assert_eq!(shares, [4, 3, 3]);
 //! ```
 
+mod compile;
 mod context;
+mod diagnostics;
 pub mod expr;
 mod hex_bytes;
 mod ir;
+mod keys;
 mod load;
+mod reference;
+mod shape;
 mod slice;
 mod threshold;
+mod units;
 mod validate;
+mod yaml;
 
+pub use compile::{CompileOptions, Compiled, ReadFile, compile};
 pub use context::{CONTEXT_BYTES_MAX, Context, Secrets};
+pub use diagnostics::{DIAGNOSTICS_MAX, Diagnostic, Diagnostics, Location, Paint, Severity};
 pub use ir::*;
 pub use load::{Arrivals, Distribution, Load, LoadKind, Stage};
+pub use reference::{json_schema, reference};
 pub use slice::Slice;
 pub use threshold::{Aggregate, Comparison, DatacenterFilter, Filter, Threshold, ThresholdMetric};

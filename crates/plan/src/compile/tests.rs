@@ -1,0 +1,418 @@
+use std::time::{Duration, Instant};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::ir::*;
+use crate::load::{Load, Stage};
+
+fn with_sets(text: &[u8], sets: &[(&str, &str)]) -> Result<Compiled, Diagnostics> {
+    let sets: Vec<(String, String)> =
+        sets.iter().map(|(path, value)| ((*path).to_owned(), (*value).to_owned())).collect();
+    compile(
+        text,
+        &CompileOptions {
+            name: "dir/shop.yaml",
+            sets: &sets,
+            environment: &|name| match name {
+                "API_TOKEN" => Some("s3cret-token".to_owned()),
+                _ => None,
+            },
+            read_file: &|path, _| match path {
+                "users.csv" => Ok(b"name,age\nAnn,30\n\"Bo, b\",41\n".to_vec()),
+                "products.json" => Ok(br#"{ "items": [ { "id": 1 }, { "id": 2 } ] }"#.to_vec()),
+                "rows.jsonl" => Ok(b"1\n\n[2]\n".to_vec()),
+                "ca.pem" => Ok(b"-----BEGIN CERTIFICATE-----\n".to_vec()),
+                "body.bin" => Ok(vec![0, 159, 146, 150]),
+                _ => Err("there is no such file".to_owned()),
+            },
+        },
+    )
+}
+
+#[track_caller]
+fn good(text: &str) -> Compiled {
+    with_sets(text.as_bytes(), &[]).unwrap_or_else(|errors| panic!("{errors}"))
+}
+
+#[track_caller]
+fn plan(text: &str) -> Plan {
+    good(text).plan
+}
+
+#[track_caller]
+fn bad(text: &str) -> String {
+    with_sets(text.as_bytes(), &[]).expect_err("the file was taken").to_string()
+}
+
+/// A test with one workflow of these steps.
+fn steps(steps: &str) -> String {
+    format!(
+        "target: http://h\nworkflows:\n  w:\n    load: {{ vus: 1, duration: 1s }}\n    steps:\n{}",
+        steps.lines().map(|line| format!("      {line}\n")).collect::<String>()
+    )
+}
+
+fn load(load: &str) -> String {
+    format!("workflows:\n  w:\n    load: {load}\n    steps: [ {{ get: \"http://h/\" }} ]\n")
+}
+
+const EVERYTHING: &str = r#"
+name: webshop
+target: ${env.TARGET}                     # base for relative URLs
+env: { TARGET: { default: "http://127.0.0.1:8080" } }   # only declared variables can be read
+secrets: { API_TOKEN: { env: API_TOKEN } }              # masked in every output
+defaults:
+  timeout: 10s
+  headers: { accept: application/json }
+  http: { version: auto, connections: per-vu, redirects: 5, cookies: true }
+  tls:  { ca: ca.pem, insecure: false }
+data:
+  users:    { csv: users.csv, pick: unique }
+  products: { json: products.json, at: "$.items", pick: random }
+workflows:
+  login:
+    load: once
+    steps:
+      - name: token
+        post: /login
+        json: { user: admin, key: "${secrets.API_TOKEN}" }
+        check: [ status == 200, latency < 2s ]
+        capture: { token: { json: "$.token" } }
+    publish: [ token ]
+  browse:
+    after: [ login ]
+    load:
+      executor: ramping-arrival-rate
+      start_rate: 10/s
+      stages: [ { to: 1000/s, over: 2m }, { hold: 5m }, { to: 0/s, over: 30s } ]
+      max_vus: 800
+    steps:
+      - { name: list, get: /products, headers: { authorization: "Bearer ${login.token}" } }
+      - pause: 1s..3s
+      - choose:
+          - { weight: 80, steps: [ { name: view, get: "/products/${products.id}" } ] }
+          - { weight: 20, steps: [ { use: buy } ] }
+  cleanup:
+    after: { any: [ browse ] }
+    load: once
+    steps: [ { post: /reset } ]
+blocks:
+  buy:
+    - { name: cart, post: /cart, json: { id: "${products.id}", quantity: "${random_int(1, 3)}" } }
+    - { name: pay, post: /pay, json: { user: "${users.name}" }, timeout: 30s }
+thresholds:
+  - latency.p95 < 300ms
+  - failed < 1%
+  - { expect: latency.p99 < 800ms, step: browse/pay, abort: true, after: 30s }
+  - { expect: requests.rate > 900/s, datacenter: each, during: 3m..7m }
+run: { datacenters: [ eu, us ], split: weighted, deadline: 20m, priority: normal, seed: 42 }
+"#;
+
+#[test]
+fn the_whole_language_compiles() {
+    let compiled = good(EVERYTHING);
+    let plan = &compiled.plan;
+
+    let steps: Vec<&str> = plan.steps.iter().map(|step| step.name.as_str()).collect();
+    assert_eq!(
+        steps,
+        [
+            "login/token",
+            "browse/list",
+            "browse/view",
+            "browse/cart",
+            "browse/pay",
+            "cleanup/POST /reset"
+        ]
+    );
+    assert_eq!(plan.run.seed, 42);
+    assert_eq!(plan.run.deadline, Duration::from_secs(1_200));
+    assert_eq!(plan.data[0].columns.as_deref(), Some(&["name".to_owned(), "age".to_owned()][..]));
+    assert_eq!(plan.data[1].rows, 2);
+    assert_eq!(compiled.blobs.len(), 2);
+    assert_eq!(compiled.secrets.0["API_TOKEN"], "s3cret-token");
+    assert!(!String::from_utf8(plan.to_bytes()).unwrap().contains("s3cret"));
+    assert_eq!(plan.thresholds.len(), 4);
+    let Load::RampingArrivalRate { stages, max_vus: 800, .. } = &plan.workflows[1].load else {
+        panic!("{:?}", plan.workflows[1].load)
+    };
+    assert_eq!(stages[1], Stage { to: 1_000.0, over: Duration::from_secs(300) });
+    assert!(plan.workflows[2].after.any_end);
+    // 1000/s for 30 s of timeout are more than 800 users.
+    let warnings: String = compiled.warnings.iter().map(ToString::to_string).collect();
+    assert!(compiled.warnings.len() == 1 && warnings.contains("30000 users"), "{warnings}");
+}
+
+#[test]
+fn the_smallest_file_has_honest_defaults() {
+    let plan = plan(
+        "target: http://127.0.0.1:8080\nworkflows:\n  front:\n    load: { vus: 50, duration: 30s }\n    steps: [ { get: / } ]\n",
+    );
+
+    assert_eq!(plan.name, "shop");
+    assert_eq!(plan.steps[0].name, "front/GET /");
+    let Action::Request(request) = &plan.workflows[0].steps[0].action else { panic!("no request") };
+    assert_eq!(request.url, crate::expr::Template::literal("http://127.0.0.1:8080/"));
+    assert_eq!(request.timeout, Duration::from_secs(10));
+    assert_eq!(request.redirects, 5);
+    assert_eq!(plan.workflows[0].graceful_stop, Duration::from_secs(30));
+    assert_eq!(plan.run.deadline, DEADLINE_DEFAULT);
+}
+
+#[test]
+fn keys_decide_the_executor() {
+    let rows = [
+        ("{ vus: 2, duration: 5s }", "ConstantVus"),
+        ("{ stages: [ { to: 5, over: 1s } ] }", "RampingVus"),
+        ("{ start_vus: 3, stages: [ { to: 5, over: 1s }, { hold: 2s } ] }", "RampingVus"),
+        ("{ vus: 2, iterations: 5 }", "PerVuIterations"),
+        ("{ vus: 2, total: 5, max_duration: 1m }", "SharedIterations"),
+        ("{ rate: 5/s, duration: 1m }", "ConstantArrivalRate"),
+        ("{ rate: 5/s, duration: 1m, distribution: poisson }", "ConstantArrivalRate"),
+        ("{ stages: [ { to: 5/s, over: 1s } ] }", "RampingArrivalRate"),
+        ("{ start_rate: 5/m, stages: [ { hold: 1s } ] }", "RampingArrivalRate"),
+        ("{ vus: 1, max_vus: 9, duration: 1m }", "ExternallyControlled"),
+        ("{ max_vus: 9, duration: 1m }", "ExternallyControlled"),
+        ("once", "Once"),
+        ("{ executor: once, max_duration: 3s }", "Once"),
+        ("{ executor: ramping-vus, stages: [ { to: 5, over: 1s } ] }", "RampingVus"),
+    ];
+    for (text, wanted) in rows {
+        let found = format!("{:?}", plan(&load(text)).workflows[0].load);
+        assert!(found.starts_with(wanted), "{text} became {found}");
+    }
+}
+
+#[test]
+fn a_rate_gets_users_for_its_timeout() {
+    let max_vus = |text: &str| plan(&load(text)).workflows[0].load.vus_max();
+
+    assert_eq!(max_vus("{ rate: 50/s, duration: 1m }"), 500);
+    assert_eq!(max_vus("{ rate: 1/m, duration: 1m }"), 10);
+    assert_eq!(max_vus("{ rate: 100000/s, duration: 1m }"), 10_000);
+}
+
+#[test]
+fn default_names_show_holes_as_braces() {
+    let text = steps(
+        "- get: \"/a/${vu.id}/b?x=${vu.id}\"\n- delete: http://other:81\n- http: { method: PURGE, url: /c }\n- get: \"${run.id}\"\n- get: \"/a/${vu.iteration}/b\"",
+    );
+    let plan = plan(&text);
+
+    let names: Vec<&str> = plan.steps.iter().map(|step| step.name.as_str()).collect();
+    assert_eq!(names, ["w/GET /a/{}/b", "w/DELETE other:81/", "w/PURGE /c", "w/GET {}"]);
+    assert_eq!(plan.workflows[0].steps.len(), 5);
+}
+
+#[test]
+fn overrides_take_the_place_of_what_the_file_says() {
+    let text = steps("- { name: a, get: / }\n- get: /b");
+    let compiled = with_sets(
+        text.as_bytes(),
+        &[
+            ("workflows.w.load.vus", "7"),
+            ("workflows.w.steps.1.timeout", "3s"),
+            ("run.seed", "9"),
+            ("workflows.w.load", "{ vus: 8, duration: 2s }"),
+            ("description", "a: b is text"),
+        ],
+    );
+    let Err(errors) = &compiled else { panic!("`a: b is text` is a mapping") };
+    assert!(errors.to_string().contains("--set:1:13"), "{errors}");
+
+    let plan = with_sets(text.as_bytes(), &[("workflows.w.load.vus", "7"), ("run.seed", "9")])
+        .unwrap()
+        .plan;
+    assert_eq!((plan.workflows[0].load.vus_max(), plan.run.seed), (7, 9));
+    for (path, value, wanted) in [
+        ("workflows.w.laod.vus", "7", "did you mean `load`"),
+        ("workflows.w.steps.5.get", "/", "no place in a list of 2"),
+        ("workflows..w", "1", "a name is missing"),
+        ("target.x", "1", "which has no parts"),
+        ("run.seed", "[", "not valid YAML"),
+        ("run.seed", "", "found empty text"),
+    ] {
+        let errors = with_sets(text.as_bytes(), &[(path, value)]).err().unwrap().to_string();
+        assert!(errors.contains(wanted), "{path}={value}: {errors}");
+    }
+    let deep = vec!["a"; 10_000].join(".");
+    assert!(with_sets(text.as_bytes(), &[(&deep, "1")]).is_err());
+}
+
+#[test]
+fn a_condition_before_several_sets_is_looked_at_once() {
+    let plan = plan(&steps("- { set: { a: 1, b: '\"x\"' }, when: vu.id == 1 }"));
+
+    let step = &plan.workflows[0].steps[0];
+    assert!(step.when.is_some());
+    assert!(matches!(&step.action, Action::Group(sets) if sets.len() == 2));
+    assert_eq!(plan.workflows[0].locals, ["a", "b"]);
+}
+
+#[test]
+fn bodies_and_captures_compile() {
+    let plan = plan(&steps(
+        r#"- post: /a
+  json: { fixed: [1, { a: null }], id: "${vu.id}", text: "n ${vu.id}", n: 1.5 }
+  capture:
+    one: { regex: "id=(\\d+)", index: random, default: 5 }
+    two: { header: location }
+    three: { cookie: sid }
+    four: { body: true }
+- { post: /b, form: { a: "${one}" }, query: { q: "x y" } }
+- { post: /c, base64: "AAEC" }
+- { post: /d, file: body.bin }
+- { post: /e, text: "${two}", auth: { basic: { user: u, password: "${three}" } } }
+- { get: /f, retry: { times: 2, on: [ timeout, 503 ] } }"#,
+    ));
+
+    let request = |at: usize| match &plan.workflows[0].steps[at].action {
+        Action::Request(request) => request,
+        other => panic!("{other:?}"),
+    };
+    let Body::Json(JsonTemplate::Object(entries)) = &request(0).body else { panic!("no object") };
+    assert_eq!(entries[0].1, JsonTemplate::Constant("[1,{\"a\":null}]".to_owned()));
+    assert!(matches!(entries[1].1, JsonTemplate::Hole(_)));
+    assert!(matches!(entries[2].1, JsonTemplate::Text(_)));
+    assert_eq!(request(0).captures.len(), 4);
+    assert_eq!(request(2).body, Body::Bytes(vec![0, 1, 2]));
+    assert_eq!(plan.blobs().len(), 1);
+    assert_eq!(request(5).retry.as_ref().unwrap().on, ["timeout", "503"]);
+}
+
+#[test]
+fn a_missing_variable_is_one_error() {
+    let text = "env: { HOST: {} }\ntarget: ${env.HOST}\nworkflows: { w: { load: once, steps: [ { get: / } ] } }\n";
+
+    let errors = bad(text);
+
+    assert!(errors.contains("`HOST` is not set"), "{errors}");
+    assert_eq!(errors.matches("error:").count(), 1, "{errors}");
+}
+
+#[test]
+fn all_errors_come_together_and_sorted() {
+    let text = steps(
+        "- get: /a\n  tiemout: 5s\n- { get: /b, check: [ staus == 200 ] }\n- { use: nothing }",
+    );
+
+    let errors = bad(&text);
+
+    let places: Vec<_> = ["tiemout", "staus", "nothing"].map(|word| errors.find(word)).to_vec();
+    assert!(places.is_sorted() && places[0].is_some(), "{errors}");
+    assert_eq!(errors.matches("error:").count(), 3, "{errors}");
+}
+
+#[test]
+fn at_most_twenty_errors_are_shown() {
+    let many: String = (0..50).map(|n| format!("key{n}: 1\n")).collect();
+
+    let errors = bad(&many);
+
+    assert_eq!(errors.matches("error:").count(), 20);
+    assert!(errors.ends_with("… and 30 more\n"), "{errors}");
+}
+
+/// Hostile files by name, each with what the message must say.
+fn hostile() -> Vec<(&'static str, Vec<u8>, &'static str)> {
+    let mut bomb = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
+    for level in 1..12 {
+        let refs = vec![format!("*a{}", level - 1); 10].join(", ");
+        bomb.push_str(&format!("a{level}: &a{level} [{refs}]\n"));
+    }
+    let anchors: String = (0..60).map(|n| format!("&a{n} [")).collect();
+    let anchors = format!("a: {anchors}{}{}", "x,".repeat(90_000), "]".repeat(60));
+    let mut fan = String::from(
+        "target: http://h\nworkflows: { w: { load: once, steps: [ { use: b0 } ] } }\nblocks:\n",
+    );
+    for level in 0..7 {
+        let uses = vec![format!("{{ use: b{} }}", level + 1); 30].join(", ");
+        fan.push_str(&format!("  b{level}: [ {uses} ]\n"));
+    }
+    fan.push_str("  b7: [ { get: / } ]\n");
+    let chain: String =
+        (0..16_000).map(|n| format!("  b{n}: [ {{ use: b{} }} ]\n", n + 1)).collect();
+    let chain =
+        format!("workflows: {{ w: {{ load: once, steps: [ {{ use: b0 }} ] }} }}\nblocks:\n{chain}");
+    let big_var = format!(
+        "vars: {{ big: \"{}\" }}\n{}",
+        "x".repeat(500_000),
+        steps(&"- { log: \"${vars.big}${vars.big}${vars.big}\" }\n".repeat(2_000))
+    );
+    let regexes = steps(&format!(
+        "- get: /\n  check:\n{}",
+        (0..3_000)
+            .map(|n| format!("  - body.matches(\"[a-z]{{1,{}}}\\\\\\\\w{{50}}\")\n", n % 200 + 1))
+            .collect::<String>()
+    ));
+    vec![
+        ("deep flow", "[".repeat(1 << 20).into_bytes(), "nested"),
+        ("deep maps", "{a: ".repeat(200_000).into_bytes(), "nested"),
+        ("deep blocks", "- ".repeat(500_000).into_bytes(), "nested"),
+        ("alias bomb", bomb.into_bytes(), "holds more than"),
+        ("anchors", anchors.into_bytes(), "anchors hold"),
+        ("nul", b"name: a\0b".to_vec(), "NUL"),
+        ("not utf-8", b"name: \xff\xfe".to_vec(), "not UTF-8"),
+        ("100 MiB", vec![b'x'; 100 << 20], "are allowed"),
+        ("long string", vec![b'x'; 1 << 20], "expected a mapping"),
+        ("fan of blocks", fan.into_bytes(), "at most 10000 steps"),
+        ("chain of blocks", chain.into_bytes(), "8 levels deep"),
+        ("circle", b"workflows: { w: { load: once, steps: [ { use: a } ] } }\nblocks: { a: [ { use: b } ], b: [ { use: a } ] }".to_vec(), "uses itself"),
+        ("big constants", big_var.into_bytes(), "8 MiB"),
+        ("many patterns", regexes.into_bytes(), "1024 regular expressions"),
+        ("many keys", (0..40_000).map(|n| format!("k{n}: 1\n")).collect::<String>().into_bytes(), "unknown key"),
+        ("many dashes", b"-\n".repeat(500_000), "values"),
+        ("question marks", b"? ".repeat(500_000), "nested"),
+        ("quotes", b"\"".repeat(1 << 20), ""),
+        ("colons", b": ".repeat(500_000), ""),
+        ("ampersands", b"&a ".repeat(300_000), ""),
+        ("open brace", format!("a: {{{}", "b, ".repeat(300_000)).into_bytes(), ""),
+        ("blank lines", b"\n".repeat(1 << 20), ""),
+        ("comment", b"#".repeat(1 << 20), ""),
+    ]
+}
+
+#[test]
+fn hostile_files_end_in_an_error_soon() {
+    #[expect(clippy::disallowed_methods, reason = "the promise is one about time")]
+    let now = Instant::now;
+    for (name, text, wanted) in hostile() {
+        let start = now();
+
+        let errors =
+            with_sets(&text, &[]).err().unwrap_or_else(|| panic!("{name} was taken")).to_string();
+
+        // The promise is 1 s for an optimized program.
+        let took = now() - start;
+        assert!(
+            took < Duration::from_secs(if cfg!(debug_assertions) { 8 } else { 1 }),
+            "{name} took {took:?}"
+        );
+        assert!(errors.contains(wanted), "{name}: {errors}");
+        assert!(errors.len() < 20_000, "{name} made {} bytes of message", errors.len());
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_make_the_compiler_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let _result = with_sets(&bytes, &[]);
+    }
+
+    #[test]
+    fn no_damage_to_a_good_file_makes_the_compiler_panic(
+        at in 0..EVERYTHING.len(), length in 0usize..40, with in "[ -~\n]{0,6}",
+    ) {
+        let mut text = EVERYTHING.as_bytes().to_vec();
+        let end = (at + length).min(text.len());
+        text.splice(at..end, with.into_bytes());
+
+        match with_sets(&text, &[]) {
+            Ok(compiled) => {
+                prop_assert_eq!(&Plan::from_bytes(&compiled.plan.to_bytes()).unwrap(), &compiled.plan);
+            }
+            Err(errors) => prop_assert!(!errors.items.is_empty()),
+        }
+    }
+}
