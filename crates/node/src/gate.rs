@@ -81,11 +81,7 @@ pub(crate) struct GateHost {
 }
 
 impl GateHost {
-    pub(crate) fn open(
-        config: GateConfig,
-        storage: Storage,
-        now: Time,
-    ) -> Result<Self, NodeError> {
+    pub(crate) fn open(config: GateConfig, storage: Storage, now: Time) -> Result<Self, NodeError> {
         let node = config.node;
         let mut gate = Gate::new(config, random()?);
         for bytes in storage.blobs()? {

@@ -26,7 +26,7 @@ const READ_BYTES: usize = 64 << 10;
 /// Why a link ended or never began.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum LinkError {
+pub(crate) enum LinkError {
     /// The stream broke.
     #[error("the connection broke")]
     Io(#[from] io::Error),
@@ -59,6 +59,9 @@ pub enum LinkError {
         name: &'static str,
     },
 }
+
+/// Checks what a node says of itself against its certificate.
+pub(crate) type Certified<'a> = Option<&'a dyn Fn(&Hello) -> Result<(), HelloError>>;
 
 /// What a link tells the role at its end.
 #[derive(Debug)]
@@ -144,7 +147,7 @@ impl Outbox {
 pub(crate) async fn run<S>(
     stream: S,
     ours: &Hello,
-    certified: Option<&dyn Fn(&Hello) -> Result<(), HelloError>>,
+    certified: Certified<'_>,
     events: &mpsc::Sender<LinkEvent>,
 ) -> LinkError
 where
@@ -233,7 +236,7 @@ async fn shake_hands<R, W>(
     frames: &mut Frames<'_, R>,
     writer: &mut W,
     ours: &Hello,
-    certified: Option<&dyn Fn(&Hello) -> Result<(), HelloError>>,
+    certified: Certified<'_>,
 ) -> Result<Hello, LinkError>
 where
     R: AsyncRead + Unpin,

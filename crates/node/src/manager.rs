@@ -110,9 +110,7 @@ impl Host for ManagerHost {
 
     fn on_link(&mut self, now: Time, event: LinkEvent) {
         let input = match self.links.on(event) {
-            Change::Up(peer) if peer.role == Role::Gate => {
-                Input::GateConnected { gate: peer.node }
-            }
+            Change::Up(peer) if peer.role == Role::Gate => Input::GateConnected { gate: peer.node },
             Change::Up(peer) => {
                 Input::WorkerConnected { worker: peer.node, incarnation: peer.incarnation }
             }

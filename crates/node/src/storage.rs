@@ -84,9 +84,8 @@ impl Storage {
             Err(error) if error.kind() == io::ErrorKind::NotFound => fresh()?,
             Err(error) => return Err(disk(&path, "this file cannot be read")(error)),
         };
-        let bytes = serde_json::to_vec(&identity).map_err(|error| {
-            disk(&path, "the node's identity cannot be written")(error.into())
-        })?;
+        let bytes = serde_json::to_vec(&identity)
+            .map_err(|error| disk(&path, "the node's identity cannot be written")(error.into()))?;
         put(&path, &bytes)?;
         Ok(identity)
     }
@@ -118,7 +117,8 @@ impl Storage {
             None => Ok(Box::new(MemoryStore::default())),
             Some(root) => {
                 let path = root.join(format!("{name}.redb"));
-                let store = DiskStore::open(&path).map_err(disk(&path, "the ledger cannot be opened"))?;
+                let store =
+                    DiskStore::open(&path).map_err(disk(&path, "the ledger cannot be opened"))?;
                 Ok(Box::new(store))
             }
         }

@@ -122,11 +122,9 @@ impl Api {
         match reply {
             Ok(Reply::Error(error)) => Err(Problem::from(error)),
             Ok(reply) => Ok(reply),
-            Err(error) => Err(Problem::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "stopped",
-                &error.to_string(),
-            )),
+            Err(error) => {
+                Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "stopped", &error.to_string()))
+            }
         }
     }
 }
@@ -148,9 +146,8 @@ async fn submit(
     headers: HeaderMap,
     body: Result<Json<Submission>, axum::extract::rejection::JsonRejection>,
 ) -> Result<Response, Problem> {
-    let Json(submission) = body.map_err(|error| {
-        Problem::new(error.status(), "bad-submission", &error.body_text())
-    })?;
+    let Json(submission) =
+        body.map_err(|error| Problem::new(error.status(), "bad-submission", &error.body_text()))?;
     let blobs = (submission.blobs.iter())
         .map(|text| base64::engine::general_purpose::STANDARD.decode(text).map(Arc::from))
         .collect::<Result<Vec<_>, _>>()
@@ -161,7 +158,9 @@ async fn submit(
     let (key, plan, secrets) = (submission.key, submission.plan.to_bytes(), submission.secrets);
     let request = Request::Submit { key, plan, blobs, secrets };
     match api.ask(&headers, Access::Run, request).await? {
-        Reply::Accepted { job } => Ok((StatusCode::CREATED, Json(Accepted { job })).into_response()),
+        Reply::Accepted { job } => {
+            Ok((StatusCode::CREATED, Json(Accepted { job })).into_response())
+        }
         _ => Ok(unexpected()),
     }
 }

@@ -94,7 +94,8 @@ mod tests {
         };
         let tokens = Tokens(vec![token("eve", Access::View), token("ann", Access::Run)]);
 
-        let status = |secret: &str, needed| tokens.check(&headers(secret), needed).map_err(|p| p.status);
+        let status =
+            |secret: &str, needed| tokens.check(&headers(secret), needed).map_err(|p| p.status);
 
         assert_eq!(status("eve-secret", Access::View), Ok(ClientId::from("eve")));
         assert_eq!(status("eve-secret", Access::Run), Err(403));

@@ -1,0 +1,18 @@
+//! Logs go to standard error, so that standard output stays for results.
+
+use tracing_subscriber::EnvFilter;
+
+use crate::args::LogArgs;
+use crate::exit::{Exit, Failure};
+
+pub(crate) fn start(args: &LogArgs) -> Result<(), Failure> {
+    let filter = EnvFilter::try_new(&args.log).map_err(|error| {
+        Failure::caused(Exit::Invalid, &format!("--log `{}` is no filter", args.log), &error)
+    })?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let started = match args.log_format.as_str() {
+        "json" => builder.json().try_init(),
+        _ => builder.try_init(),
+    };
+    started.map_err(|error| Failure::internal("logging does not start", error.as_ref()))
+}

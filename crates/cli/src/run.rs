@@ -1,0 +1,141 @@
+//! `hyperscale run`: a gate, a manager and a worker in this process, and a client that submits the
+//! test to them as to any other gate.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use base64::Engine as _;
+use hyperscale_gate::DatacenterView;
+use hyperscale_model::{ClientId, JobId};
+use hyperscale_node::{Node, NodeConfig};
+use hyperscale_plan::Compiled;
+use hyperscale_web::{Accepted, Access, Submission, Token, Tokens};
+use tokio::net::TcpListener;
+
+use crate::api::{Api, ApiError};
+use crate::args::{OutputArgs, RunArgs};
+use crate::exit::{Exit, Failure};
+use crate::{follow, output, source};
+
+/// How long a system within this process may take to be ready.
+const READY_WITHIN: Duration = Duration::from_secs(10);
+
+pub(crate) async fn run(args: Box<RunArgs>) -> Result<Exit, Failure> {
+    let compiled = if source::is_url(&args.source) {
+        source::of_url(&args.source, &args.load)?
+    } else {
+        source::of_file(&args.source, &args.load.sets)?
+    };
+    run_here(compiled, args.load.cores, &args.outputs).await
+}
+
+/// Runs a test within this process.
+pub(crate) async fn run_here(
+    compiled: Compiled,
+    cores: Option<u32>,
+    outputs: &OutputArgs,
+) -> Result<Exit, Failure> {
+    let outs = output::parse(&outputs.outs)?;
+    for warning in &compiled.warnings {
+        follow::say(&format!("{warning}\n"));
+    }
+    let cores = cores.unwrap_or_else(|| {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        u32::try_from(cores).unwrap_or(1)
+    });
+    let mut config = NodeConfig::local(cores.max(1));
+    config.results_dir = state_dir();
+    let node = Node::start(config)
+        .map_err(|error| Failure::caused(Exit::Io, "the local system does not start", &error))?;
+    let api = serve(&node).await?;
+    let until_ready = ready(&api, cores.max(1));
+    match tokio::time::timeout(READY_WITHIN, until_ready).await {
+        Ok(ready) => ready?,
+        Err(_) => {
+            let message = "the local system is not ready after 10 s";
+            return Err(Failure::new(Exit::Internal, message));
+        }
+    }
+    let job = submit(&api, compiled).await?;
+    follow::follow(&api, job, outputs.quiet).await?;
+    let result = api.results(job).await.map_err(|error| refused(&error))?;
+    output::write(&outs, &result)?;
+    let exit = output::show(&result);
+    node.stop().map_err(|error| Failure::internal("the local system failed", &error))?;
+    exit
+}
+
+/// Serves the node's API to this process only: the port is local, the token random.
+async fn serve(node: &Node) -> Result<Api, Failure> {
+    let cannot = |error: std::io::Error| {
+        Failure::caused(Exit::ApiFailed, "the local API cannot listen on the loopback", &error)
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.map_err(cannot)?;
+    let address = listener.local_addr().map_err(cannot)?;
+    let mut secret = [0; 16];
+    getrandom::fill(&mut secret)
+        .map_err(|error| Failure::internal("the system gives no random numbers", &error))?;
+    let secret = base64::engine::general_purpose::STANDARD_NO_PAD.encode(secret);
+    let (client, access) = (ClientId::from("local"), Access::Admin);
+    let tokens = Tokens(vec![Token { client, access, secret: secret.clone() }]);
+    let gate = node.gate();
+    tokio::spawn(async move {
+        if let Err(error) = hyperscale_web::serve(listener, gate, tokens).await {
+            tracing::error!(%error, "the local API ended");
+        }
+    });
+    Ok(Api::new(address.to_string(), Some(secret)))
+}
+
+async fn ready(api: &Api, cores: u32) -> Result<(), Failure> {
+    loop {
+        match api.get::<Vec<DatacenterView>>("/datacenters").await {
+            Ok(views) if views.iter().any(|view| view.is_fresh && view.free_cores >= cores) => {
+                return Ok(());
+            }
+            Ok(_) => {}
+            Err(error) if error.is_transient() => {}
+            Err(error) => return Err(refused(&error)),
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// Submits a test; repeated with the same key until the gate has decided.
+pub(crate) async fn submit(api: &Api, compiled: Compiled) -> Result<JobId, Failure> {
+    let mut key = [0; 16];
+    getrandom::fill(&mut key)
+        .map_err(|error| Failure::internal("the system gives no random numbers", &error))?;
+    let base64 = &base64::engine::general_purpose::STANDARD;
+    let submission = Submission {
+        key: base64.encode(key),
+        plan: compiled.plan,
+        blobs: compiled.blobs.iter().map(|(_, bytes)| base64.encode(bytes)).collect(),
+        secrets: compiled.secrets,
+    };
+    for tries in 1.. {
+        match api.post::<Accepted>("/jobs", &submission).await {
+            Ok(accepted) => return Ok(accepted.job),
+            Err(error) if error.is_transient() && tries < 10 => {
+                tokio::time::sleep(Duration::from_millis(100 * tries)).await;
+            }
+            Err(ApiError::Refused(problem)) if problem.kind == "bad-plan" => {
+                return Err(Failure::new(Exit::Invalid, problem.detail));
+            }
+            Err(error) => return Err(refused(&error)),
+        }
+    }
+    Err(Failure::new(Exit::Refused, "the gate does not answer"))
+}
+
+pub(crate) fn refused(error: &ApiError) -> Failure {
+    Failure::caused(Exit::Refused, "the gate refuses", error)
+}
+
+/// Where results of local runs are kept, by the XDG rules.
+fn state_dir() -> Option<PathBuf> {
+    let base = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).or_else(|| {
+        std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local").join("state"))
+    })?;
+    Some(base.join("hyperscale").join("results"))
+}
