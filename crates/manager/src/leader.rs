@@ -247,6 +247,7 @@ impl Manager {
     ) {
         let Some(view) = self.workers.get_mut(&worker) else { return };
         view.last_heard = now;
+        let is_new = view.report.is_none();
         let is_newer = view.report.as_ref().is_none_or(|known| known.version < report.version);
         if is_newer {
             view.report = Some(report.clone());
@@ -261,6 +262,9 @@ impl Manager {
         };
         if is_newer {
             leading.note_report(now, worker, &report, &self.state);
+        }
+        if is_new {
+            leading.next_report = now; // A gate may be waiting for its cores.
         }
         if now >= leading.confirmed_until {
             return; // Another may lead: no load in our name.
