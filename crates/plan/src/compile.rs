@@ -347,6 +347,7 @@ impl<'n> Compiler<'n> {
             metrics: std::mem::take(&mut self.metrics),
             ..self.empty_plan()
         };
+        self.data_use(file, &plan);
         plan.run = self.run(file, &plan);
         plan.thresholds = self.thresholds(file, &plan);
         if !self.collector.has_errors() {
@@ -450,6 +451,7 @@ impl<'n> Compiler<'n> {
     fn warn_secret(&mut self, span: Span, what: &str) {
         self.collector.push(
             Draft::warning(span, format!("{what} looks like a secret written in clear"))
+                .hidden()
                 .note("declare it under `secrets` and write `${secrets.NAME}`: it is then masked in every output")
                 .link("secrets"),
         );

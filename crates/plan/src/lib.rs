@@ -30,6 +30,7 @@ mod slice;
 mod threshold;
 mod units;
 mod validate;
+mod walk;
 mod yaml;
 
 pub use compile::{CompileOptions, Compiled, ReadFile, compile};

@@ -9,7 +9,7 @@ use super::settings::REDIRECTS_MAX;
 use super::steps::Place;
 use super::{Compiler, DATA_BYTES_MAX, Fields, cannot_read, items, scalar_json};
 use crate::diagnostics::{Draft, Span};
-use crate::expr::check::{compile_template, compile_whole};
+use crate::expr::check::{PatternKind, compile_template, compile_whole};
 use crate::expr::pattern::{check_json_path, check_regex};
 use crate::expr::{Expr, Piece, Template, Value};
 use crate::ir::{
@@ -120,7 +120,10 @@ impl<'n> Compiler<'n> {
 
     fn url(&mut self, node: &Node) -> Option<Template> {
         let mut template = self.template(node)?;
-        let refuse = |problem: &str| Draft::error(node.span, format!("the URL {problem}"));
+        let refuse = |problem: &str| {
+            let draft = Draft::error(node.span, format!("the URL {problem}"));
+            if problem.contains("credentials") { draft.hidden() } else { draft }
+        };
         let problem = match template.0.first_mut() {
             None => Some(refuse("is empty").note("write `/` for the root of the target")),
             Some(Piece::Hole(_)) => None,
@@ -477,10 +480,21 @@ impl<'n> Compiler<'n> {
         }
         let text = self.read(Some(value), Consts::text)?;
         let refuse = |problem: String| Draft::error(value.span, problem).link("captures");
-        let whole = 0..text.len().max(1);
-        let limit = self.consts.budget.take_pattern(&whole).map_err(|error| place(value, error));
-        self.ok(limit)?;
+        let kind = match source.as_text() {
+            Some("json") => Some(PatternKind::Json),
+            Some("regex") => Some(PatternKind::Regex),
+            _ => None,
+        };
+        let is_new = if let Some(kind) = kind {
+            let whole = 0..text.len().max(1);
+            let taken = self.consts.budget.take_pattern(&whole, kind, &text);
+            self.ok(taken.map_err(|error| place(value, error)))?
+        } else {
+            false
+        };
         let from = match source.as_text().unwrap_or_default() {
+            "json" if !is_new => Ok(CaptureFrom::Json(text)),
+            "regex" if !is_new => Ok(CaptureFrom::Regex(text)),
             "json" => match check_json_path(&text) {
                 Ok(()) => Ok(CaptureFrom::Json(text)),
                 Err(error) => Err(refuse(format!("`{}` is no JSONPath: {error}", shorten(&text)))),

@@ -139,9 +139,9 @@ fn the_whole_language_compiles() {
     };
     assert_eq!(stages[1], Stage { to: 1_000.0, over: Duration::from_secs(300) });
     assert!(plan.workflows[2].after.any_end);
-    // 1000/s for 30 s of timeout are more than 800 users.
+    // Two rows are few; 1000/s for 30 s of timeout are more than 800 users.
     let warnings: String = compiled.warnings.iter().map(ToString::to_string).collect();
-    assert!(compiled.warnings.len() == 1 && warnings.contains("30000 users"), "{warnings}");
+    assert!(compiled.warnings.len() == 2 && warnings.contains("30000 users"), "{warnings}");
 }
 
 #[test]
@@ -342,9 +342,7 @@ fn hostile() -> Vec<(&'static str, Vec<u8>, &'static str)> {
     );
     let regexes = steps(&format!(
         "- get: /\n  check:\n{}",
-        (0..3_000)
-            .map(|n| format!("  - body.matches(\"[a-z]{{1,{}}}\\\\\\\\w{{50}}\")\n", n % 200 + 1))
-            .collect::<String>()
+        (0..3_000).map(|n| format!("  - body.matches(\"x{n}\\\\w{{9}}\")\n")).collect::<String>()
     ));
     vec![
         ("deep flow", "[".repeat(1 << 20).into_bytes(), "nested"),
@@ -360,7 +358,7 @@ fn hostile() -> Vec<(&'static str, Vec<u8>, &'static str)> {
         ("chain of blocks", chain.into_bytes(), "8 levels deep"),
         ("circle", b"workflows: { w: { load: once, steps: [ { use: a } ] } }\nblocks: { a: [ { use: b } ], b: [ { use: a } ] }".to_vec(), "uses itself"),
         ("big constants", big_var.into_bytes(), "8 MiB"),
-        ("many patterns", regexes.into_bytes(), "1024 regular expressions"),
+        ("many patterns", regexes.into_bytes(), "256 regular expressions"),
         ("many keys", (0..40_000).map(|n| format!("k{n}: 1\n")).collect::<String>().into_bytes(), "unknown key"),
         ("many dashes", b"-\n".repeat(500_000), "values"),
         ("question marks", b"? ".repeat(500_000), "nested"),
