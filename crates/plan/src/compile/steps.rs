@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use super::{Compiler, Fields, items};
 use crate::diagnostics::{Draft, Span, one_of};
-use crate::expr::Expr;
 use crate::expr::check::{Typed, compile_condition, compile_expr, compile_template};
 use crate::expr::functions::Ty;
+use crate::expr::{Expr, Value};
 use crate::ir::{Action, Choice, LocalIndex, MetricIndex, Pause, Step, StopScope};
 use crate::keys::{ACTIONS, METHODS, STEP};
 use crate::shape::{Consts, expected, place};
@@ -20,6 +20,8 @@ const STEPS_MAX: usize = 10_000;
 /// How often a `while` runs at most unless the test says otherwise.
 const WHILE_DEFAULT: u32 = 1_000;
 const WHILE_MAX: u32 = 1_000_000_000;
+/// How often a `repeat` with a constant runs at most.
+const REPEAT_MAX: i64 = 1_000_000_000;
 const WEIGHT_MAX: u32 = 1_000_000;
 
 /// Where steps stand.
@@ -186,6 +188,12 @@ impl<'n> Compiler<'n> {
                 if !times.ty.fits(Ty::Int) {
                     let message =
                         format!("`times` is a whole number, this is {}", times.ty.words());
+                    self.collector.push_once(Draft::error(times_node.span, message).link("repeat"));
+                }
+                if let Expr::Literal(value) = &times.expr
+                    && !matches!(value, Value::Int(0..=REPEAT_MAX))
+                {
+                    let message = format!("`times` is 0 to {REPEAT_MAX}, not {value}");
                     self.collector.push_once(Draft::error(times_node.span, message).link("repeat"));
                 }
                 Action::Repeat { times: times.expr, steps: self.inner(fields, "steps", place) }

@@ -342,7 +342,7 @@ fn hostile() -> Vec<(&'static str, Vec<u8>, &'static str)> {
     );
     let regexes = steps(&format!(
         "- get: /\n  check:\n{}",
-        (0..3_000).map(|n| format!("  - body.matches(\"x{n}\\\\w{{9}}\")\n")).collect::<String>()
+        (0..3_000).map(|n| format!("  - body.matches(\"x{n}\\\\w{{7}}\")\n")).collect::<String>()
     ));
     vec![
         ("deep flow", "[".repeat(1 << 20).into_bytes(), "nested"),

@@ -13,8 +13,10 @@ use super::Value;
 /// Longest pattern.
 const PATTERN_BYTES_MAX: usize = 4 << 10;
 /// Most patterns of a test, and most compiled ones that a thread keeps: those of one test never push
-/// each other out. A regular expression can take a millisecond and a mebibyte to compile.
+/// each other out. A regular expression can take a millisecond and 512 KiB to compile.
 pub(crate) const REGEXES_MAX: usize = 256;
+/// Largest compiled regular expression.
+const REGEX_BYTES_MAX: usize = 512 << 10;
 pub(crate) const JSON_PATHS_MAX: usize = 1_024;
 /// Deepest nesting in a path: the library's parser tries alternatives at each level.
 const PATH_NESTING_MAX: usize = 6;
@@ -33,7 +35,7 @@ pub(crate) fn compile_regex(pattern: &str) -> Result<Regex, String> {
         return Err(format!("it has more than {PATTERN_BYTES_MAX} bytes"));
     }
     RegexBuilder::new(pattern)
-        .size_limit(1 << 20)
+        .size_limit(REGEX_BYTES_MAX)
         .dfa_size_limit(1 << 20)
         .nest_limit(50)
         .build()
