@@ -630,6 +630,12 @@ fn cannot_read(node: &Node, path: &str, error: &str) -> Draft {
 
 /// A scalar without holes as JSON.
 fn scalar_json(scalar: &yaml::Scalar) -> serde_json::Value {
+    // JSON has whole numbers that our own do not reach: ids, for example.
+    if scalar.is_plain
+        && let Ok(number) = scalar.text.parse::<u64>()
+    {
+        return number.into();
+    }
     match scalar.meaning() {
         yaml::Plain::Null => serde_json::Value::Null,
         yaml::Plain::Bool(value) => value.into(),

@@ -54,9 +54,14 @@ impl<'n> Compiler<'n> {
         let redirects = self
             .read(fields.get("redirects"), |consts, node| consts.count_u32(node, 0, REDIRECTS_MAX))
             .unwrap_or(self.defaults.redirects);
-        let headers = self.headers(fields.get("headers"));
+        let mut headers = self.headers(fields.get("headers"));
         let query = self.templates(fields.get("query"));
         let body = self.body(fields).unwrap_or_default();
+        if let Some(kind) = content_type(&body)
+            && !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-type"))
+        {
+            headers.push(("content-type".to_owned(), Template::literal(kind)));
+        }
         let auth = fields.get("auth").or(self.defaults.auth).and_then(|node| self.auth(node));
         let step_index = step.unwrap_or(StepIndex(0));
         let checks = self.checks(step_index, fields.get("check"));
@@ -541,6 +546,16 @@ impl<'n> Compiler<'n> {
         let backoff =
             (self.read(fields.get("backoff"), Consts::duration)).unwrap_or(BACKOFF_DEFAULT);
         Retry { times, on, backoff }
+    }
+}
+
+/// What a body is, unless the test says otherwise. Of bytes and files nothing is known.
+const fn content_type(body: &Body) -> Option<&'static str> {
+    match body {
+        Body::Json(_) => Some("application/json"),
+        Body::Form(_) => Some("application/x-www-form-urlencoded"),
+        Body::Text(_) => Some("text/plain; charset=utf-8"),
+        Body::Empty | Body::Bytes(_) | Body::File(_) => None,
     }
 }
 

@@ -275,10 +275,27 @@ fn bodies_and_captures_compile() {
     assert_eq!(entries[0].1, JsonTemplate::Constant("[1,{\"a\":null}]".to_owned()));
     assert!(matches!(entries[1].1, JsonTemplate::Hole(_)));
     assert!(matches!(entries[2].1, JsonTemplate::Text(_)));
+    let kind_of = |at: usize| {
+        let kind = request(at).headers.iter().find(|(name, _)| name == "content-type");
+        kind.and_then(|(_, value)| value.as_literal())
+    };
+    assert_eq!(kind_of(0), Some("application/json"));
+    assert_eq!(kind_of(2), None);
     assert_eq!(request(0).captures.len(), 4);
     assert_eq!(request(2).body, Body::Bytes(vec![0, 1, 2]));
     assert_eq!(plan.blobs().len(), 1);
     assert_eq!(request(5).retry.as_ref().unwrap().on, ["timeout", "503"]);
+}
+
+#[test]
+fn a_header_says_what_a_body_is() {
+    let plan = plan(&steps(
+        "- { post: /, json: 18446744073709551615, headers: { Content-Type: application/x } }",
+    ));
+
+    let Action::Request(request) = &plan.workflows[0].steps[0].action else { panic!("no request") };
+    assert_eq!(request.headers.len(), 1);
+    assert_eq!(request.body, Body::Json(JsonTemplate::Constant("18446744073709551615".to_owned())));
 }
 
 #[test]

@@ -79,7 +79,7 @@ impl<'n> Compiler<'n> {
                 if ancestors.get(at).is_some_and(|before| before.contains(&other)) {
                     let published = it.publish.iter().map(|p| p.name.clone()).collect();
                     (self.runtime.published).insert(it.name.to_owned(), (index(other), published));
-                } else {
+                } else if other != at {
                     self.runtime.unreachable.push(it.name.to_owned());
                 }
             }
@@ -134,7 +134,8 @@ impl<'n> Compiler<'n> {
     }
 
     fn cores(&mut self, fields: Fields<'n>) -> Option<u32> {
-        self.read(fields.get("cores"), |consts, node| consts.count_u32(node, 1, 1_000_000))
+        let node = fields.get("cores").filter(|node| node.as_text() != Some("auto"));
+        self.read(node, |consts, node| consts.count_u32(node, 1, 1_000_000))
     }
 
     fn after(&mut self, own: &str, fields: Fields<'n>, names: &[&str]) -> After {
