@@ -318,7 +318,12 @@ pub(crate) static TLS: Section = Section {
     keys: &[
         key("ca", File, "the system's", "trusted certificates (PEM)"),
         key("cert", File, "", "the client's certificate chain (PEM)"),
-        key("key", Text, "", "the client's key (PEM): a file, or a secret as `${secrets.NAME}`"),
+        key(
+            "key",
+            Template,
+            "",
+            "the client's key (PEM): a file, or a secret as `${secrets.NAME}`",
+        ),
         key("server_name", Text, "the URL's host", "the name to ask for and to check"),
         key("min", Choice(&["1.2", "1.3"]), "1.2", "the lowest version"),
         key("max", Choice(&["1.2", "1.3"]), "1.3", "the highest version"),
@@ -854,7 +859,7 @@ pub(crate) static LIMITS: Section = Section {
     name: "limits",
     heading: "Limits",
     anchor: "limits",
-    doc: "A test file has at most 1 MiB, 64 levels and 100,000 values, aliases written out; a test at most 256 workflows, 2,048 named requests, 10,000 steps with blocks written out, and a compiled plan at most 1 MiB. Steps nest at most 8 levels, expressions 32.",
+    doc: "A test file has at most 1 MiB, 64 levels and 100,000 values, aliases written out; a test at most 256 workflows, 2,048 named requests, 10,000 steps with blocks written out, 256 regular expressions, 1,024 JSONPaths, and as a compiled plan 1 MiB. Steps nest at most 8 levels, expressions 32.",
     required: &[],
     keys: &[],
 };

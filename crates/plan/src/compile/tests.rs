@@ -288,6 +288,148 @@ fn bodies_and_captures_compile() {
 }
 
 #[test]
+fn the_tables_defaults_are_the_compilers() {
+    let text = "
+target: http://h
+defaults: { http: { connections: pool } }
+workflows:
+  w:
+    load: once
+    steps:
+      - { get: /, capture: { id: { json: $.id } }, retry: { times: 1 } }
+      - while: { condition: id == 1, steps: [ { use: b } ] }
+      - choose: [ { steps: [ { get: / } ] } ]
+    publish: { ids: { collect: id } }
+  ramp:
+    load: { stages: [ { to: 1, over: 1s } ] }
+    steps: [ { get: / } ]
+blocks: { b: [ { get: / } ] }
+";
+    let plan = plan(text);
+    let [once, ramp] = plan.workflows.as_slice() else { panic!("two workflows") };
+    let Action::Request(request) = &once.steps[0].action else { panic!("no request") };
+    let Action::While { max, .. } = &once.steps[1].action else { panic!("no while") };
+    let Action::Choose(choices) = &once.steps[2].action else { panic!("no choice") };
+    let Load::RampingVus { start_vus, graceful_ramp_down, .. } = &ramp.load else {
+        panic!("no ramp")
+    };
+    let Connections::Pool { size } = plan.http.connections else { panic!("no pool") };
+    let time = crate::units::show_duration;
+
+    let rows: &[(&str, &str, String)] = &[
+        ("defaults", "timeout", time(request.timeout)),
+        ("defaults", "samples", plan.http.samples.to_string()),
+        ("http", "redirects", request.redirects.to_string()),
+        ("http", "cookies", plan.http.cookies.to_string()),
+        ("http", "compression", plan.http.compression.to_string()),
+        ("http", "connect_timeout", time(plan.http.connect_timeout)),
+        ("http", "pool_size", size.to_string()),
+        ("tls", "handshake_timeout", time(plan.http.tls_timeout)),
+        ("tls", "insecure", plan.http.tls.insecure.to_string()),
+        ("workflow", "start_after", time(once.start_after)),
+        ("workflow", "graceful_stop", time(once.graceful_stop)),
+        ("load", "max_duration", time(once.load.duration())),
+        ("load", "start_vus", start_vus.to_string()),
+        ("load", "graceful_ramp_down", time(*graceful_ramp_down)),
+        ("while", "max", max.to_string()),
+        ("choice", "weight", choices[0].weight.to_string()),
+        ("retry", "backoff", time(request.retry.as_ref().unwrap().backoff)),
+        ("publish", "limit", once.publish[0].collect.unwrap().to_string()),
+        ("run", "seed", plan.run.seed.to_string()),
+    ];
+    for (section, key, wanted) in rows {
+        let keys = crate::shape::section(section).keys;
+        let known = keys.iter().find(|known| known.name == *key).map(|known| known.default);
+        assert_eq!(known, Some(wanted.as_str()), "{section}.{key}");
+    }
+}
+
+#[test]
+fn settings_of_the_job_compile() {
+    let text = "
+secrets: { KEY: { env: API_TOKEN } }
+defaults:
+  samples: 0
+  http: { connections: pool, pool_size: 7, max_requests: 100, max_age: 1m, idle: 5s, cookies: false }
+  net:
+    source_ips: [ 10.0.0.1, \"::1\" ]
+    resolve: { shop.test: 127.0.0.1 }
+    dns: { family: v4, ttl: 30s, select: first }
+  tls: { ca: ca.pem, cert: ca.pem, key: \"${secrets.KEY}\", min: 1.2, max: \"1.3\" }
+workflows: { w: { load: once, cores: 2, steps: [ { get: https://shop.test/ } ] } }
+run:
+  datacenters: [ us, eu ]
+  split: { eu: 33.3%, us: 66.7% }
+  best_effort: { min_datacenters: 1, deadline: 10s }
+  max_latency: 50ms
+  start_at: 2026-05-01T12:00:00+02:00
+";
+    let Plan { http, run, workflows, .. } = plan(text);
+
+    assert_eq!(http.connections, Connections::Pool { size: 7 });
+    assert_eq!((http.max_requests, http.samples, http.cookies), (Some(100), 0, false));
+    assert_eq!(http.source_ips.len(), 2);
+    assert_eq!(http.resolve["shop.test"][0].to_string(), "127.0.0.1");
+    assert_eq!(http.dns.ttl, Some(Duration::from_secs(30)));
+    assert_eq!(http.tls.key_secret.as_deref(), Some("KEY"));
+    assert_eq!((http.tls.min, http.tls.max), (Some(TlsVersion::V1_2), Some(TlsVersion::V1_3)));
+    assert_eq!(run.datacenters, Datacenters::Named(vec!["us".to_owned(), "eu".to_owned()]));
+    let shares = [("eu".to_owned(), 3_330), ("us".to_owned(), 6_670)];
+    assert_eq!(run.split, Split::Shares(shares.into()));
+    assert_eq!(run.start_at, Some(1_777_629_600_000));
+    assert_eq!(workflows[0].cores, Some(2));
+}
+
+#[test]
+fn a_tls_key_from_a_file_becomes_a_secret() {
+    let text = "
+defaults: { tls: { cert: ca.pem, key: ca.pem } }
+workflows: { w: { load: once, steps: [ { get: https://h/ } ] } }
+";
+    let Compiled { plan, secrets, .. } = good(text);
+
+    let name = plan.http.tls.key_secret.as_deref().unwrap();
+    assert!(secrets.0[name].starts_with("-----BEGIN"));
+    assert_eq!(plan.secrets, [name]);
+}
+
+#[test]
+fn rows_become_lines_of_json() {
+    let text = "
+data:
+  a: { csv: users.csv }
+  b: { csv: users.csv, columns: [ x, y ] }
+  c: { jsonl: rows.jsonl }
+  d: { values: [ { n: 1 }, { n: 2 } ] }
+workflows: { w: { load: once, steps: [ { log: \"${a.age} ${b.x} ${c} ${d.n}\" } ] } }
+";
+    let Compiled { plan, blobs, .. } = good(text);
+
+    let lines = |at: usize| {
+        let blob = blobs.iter().find(|(hash, _)| *hash == plan.data[at].blob).unwrap();
+        String::from_utf8(blob.1.clone()).unwrap()
+    };
+    assert_eq!(lines(0), "[\"Ann\",\"30\"]\n[\"Bo, b\",\"41\"]\n");
+    assert_eq!(lines(1), "[\"name\",\"age\"]\n[\"Ann\",\"30\"]\n[\"Bo, b\",\"41\"]\n");
+    assert_eq!(lines(2), "1\n[2]\n");
+    assert_eq!(lines(3), "{\"n\":1}\n{\"n\":2}\n");
+    assert!(bad(&text.replace("${d.n}", "${d.m}")).contains("`d` has no field `m`"));
+    assert!(bad(&text.replace("\"${a.age}", "\"${a.age + 1}")).contains("cannot be added"));
+}
+
+#[test]
+fn a_workflow_reads_what_all_before_it_published() {
+    let text = "
+workflows:
+  first: { load: once, steps: [ { set: { a: vu.id } } ], publish: { x: a } }
+  second: { after: [ first ], load: once, steps: [ { log: \"${first.x}\" } ] }
+  third: { after: { any: [ second ] }, load: once, steps: [ { log: \"${first.x}\" } ] }
+";
+    assert_eq!(plan(text).workflows.len(), 3);
+    assert!(bad(&text.replace("after: [ first ], ", "")).contains("add `after: [ first ]`"));
+}
+
+#[test]
 fn a_header_says_what_a_body_is() {
     let plan = plan(&steps(
         "- { post: /, json: 18446744073709551615, headers: { Content-Type: application/x } }",
