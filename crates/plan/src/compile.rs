@@ -257,6 +257,11 @@ impl<'n> Compiler<'n> {
         self.ok(result)
     }
 
+    /// A word that is known before the test runs, as one of several that a key can have.
+    fn word(&mut self, node: Option<&Node>) -> Option<String> {
+        self.read(node, Consts::text)
+    }
+
     /// What expressions in steps may name.
     const fn names(&self, answer: bool) -> Names<'_> {
         Names {
@@ -579,7 +584,7 @@ impl<'n> Compiler<'n> {
                 continue;
             }
             let fields = Fields::of(node);
-            let kind = match fields.get("kind").and_then(Node::as_text) {
+            let kind = match self.word(fields.get("kind")).as_deref() {
                 Some("counter") => MetricKind::Counter,
                 Some("gauge") => MetricKind::Gauge,
                 Some("rate") => MetricKind::Rate,

@@ -72,7 +72,7 @@ impl<'n> Compiler<'n> {
             }
             let fields = Fields::of(node);
             let rows = self.rows(key, fields).unwrap_or_default();
-            let pick = match fields.get("pick").and_then(Node::as_text) {
+            let pick = match self.word(fields.get("pick")).as_deref() {
                 Some("random") => Pick::Random,
                 Some("shuffle") => Pick::Shuffle,
                 Some("unique") => Pick::Unique,
@@ -89,7 +89,7 @@ impl<'n> Compiler<'n> {
                     .link("data"),
                 );
             }
-            let on_end = match fields.get("on_end").and_then(Node::as_text) {
+            let on_end = match self.word(fields.get("on_end")).as_deref() {
                 Some("recycle") => OnEnd::Recycle,
                 _ => OnEnd::Stop,
             };

@@ -449,7 +449,7 @@ impl<'n> Compiler<'n> {
                 let json = self.constant_json(node);
                 self.ok(json).map(|json| Value::from_json(&json))
             });
-            let index = match fields.get("index").and_then(Node::as_text) {
+            let index = match self.word(fields.get("index")).as_deref() {
                 Some("all") => CaptureIndex::All,
                 Some("random") => CaptureIndex::Random,
                 _ => CaptureIndex::First,

@@ -214,7 +214,7 @@ impl<'n> Compiler<'n> {
             }
             "choose" => self.choose(key, node, place)?,
             "parallel" => self.parallel(key, node, place)?,
-            _ => match node.as_text() {
+            _ => match self.word(Some(node)).as_deref() {
                 Some("vu") => Action::Stop(StopScope::Vu),
                 _ => Action::Stop(StopScope::Iteration),
             },

@@ -381,6 +381,60 @@ run:
 }
 
 #[test]
+fn words_and_figures_can_come_from_the_environment() {
+    let text = "
+env:
+  P: { default: high }
+  E: { default: once }
+  D: { default: all }
+  S: { default: even }
+  N: { default: \"3\" }
+  T: { default: 90s }
+  R: { default: 5/s }
+  K: { default: random }
+  I: { default: vu }
+  V: { default: auto }
+  F: { default: v6 }
+  X: { default: each }
+  C: { default: counter }
+  O: { default: abort }
+vars: { limit: 250ms }
+defaults: { net: { dns: { family: \"${env.F}\" } }, http: { connections: \"${env.N == '3' ? 'pool' : 'per-vu'}\" } }
+metrics: { m: { kind: \"${env.C}\" } }
+data: { d: { values: [ 1 ], pick: \"${env.K}\" } }
+workflows:
+  a:
+    load: \"${env.E}\"
+    cores: \"${env.V}\"
+    on_error: \"${env.O}\"
+    steps: [ { get: http://h/ }, { stop: \"${env.I}\" }, { log: \"${d}\" } ]
+  b:
+    load: { vus: \"${env.N}\", duration: \"${env.T}\" }
+    steps: [ { get: http://h/ } ]
+  c:
+    load: { stages: [ { to: \"${env.R}\", over: 1s } ] }
+    steps: [ { get: http://h/ } ]
+thresholds: [ { expect: \"latency.p95 < ${vars.limit}\", datacenter: \"${env.X}\" } ]
+run: { priority: \"${env.P}\", datacenters: \"${env.D}\", split: \"${env.S}\" }
+";
+    let plan = plan(text);
+
+    assert_eq!(plan.run.priority, Priority::High);
+    assert_eq!((&plan.run.datacenters, &plan.run.split), (&Datacenters::All, &Split::Even));
+    assert_eq!(plan.http.dns.family, DnsFamily::V6);
+    assert!(matches!(plan.http.connections, Connections::Pool { .. }));
+    assert_eq!((plan.metrics[0].kind, plan.data[0].pick), (MetricKind::Counter, Pick::Random));
+    assert!(matches!(plan.workflows[0].load, Load::Once { .. }));
+    assert_eq!(plan.workflows[0].on_error, OnError::Abort);
+    assert_eq!(plan.workflows[0].steps[1].action, Action::Stop(StopScope::Vu));
+    let duration = Duration::from_secs(90);
+    assert_eq!(plan.workflows[1].load, Load::ConstantVus { vus: 3, duration });
+    assert!(matches!(plan.workflows[2].load, Load::RampingArrivalRate { .. }));
+    assert_eq!(plan.thresholds[0].value.to_string(), "250000000");
+    assert_eq!(plan.thresholds[0].filter.datacenter, crate::threshold::DatacenterFilter::Each);
+}
+
+#[test]
 fn a_tls_key_from_a_file_becomes_a_secret() {
     let text = "
 defaults: { tls: { cert: ca.pem, key: ca.pem } }

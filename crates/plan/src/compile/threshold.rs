@@ -449,7 +449,7 @@ impl<'n> Compiler<'n> {
     }
 
     fn datacenter_filter(&mut self, fields: Fields<'n>, plan: &Plan) -> DatacenterFilter {
-        if fields.get("datacenter").and_then(Node::as_text) == Some("each") {
+        if self.word(fields.get("datacenter")).as_deref() == Some("each") {
             return DatacenterFilter::Each;
         }
         let known = match &plan.run.datacenters {

@@ -121,7 +121,7 @@ impl<'n> Compiler<'n> {
             graceful_stop: (self.read(fields.get("graceful_stop"), Consts::duration))
                 .unwrap_or(GRACEFUL_STOP_DEFAULT),
             cores: self.cores(fields),
-            on_error: match fields.get("on_error").and_then(Node::as_text) {
+            on_error: match self.word(fields.get("on_error")).as_deref() {
                 Some("end-iteration") => OnError::EndIteration,
                 Some("end-vu") => OnError::EndVu,
                 Some("abort") => OnError::Abort,
@@ -134,7 +134,8 @@ impl<'n> Compiler<'n> {
     }
 
     fn cores(&mut self, fields: Fields<'n>) -> Option<u32> {
-        let node = fields.get("cores").filter(|node| node.as_text() != Some("auto"));
+        let node = fields.get("cores");
+        let node = node.filter(|node| !matches!(self.consts.text(node).as_deref(), Ok("auto")));
         self.read(node, |consts, node| consts.count_u32(node, 1, 1_000_000))
     }
 
