@@ -3,6 +3,7 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 
 use super::*;
+use crate::expr::{Expr, Var};
 use crate::ir::*;
 use crate::load::{Load, Stage};
 
@@ -432,6 +433,42 @@ run: { priority: \"${env.P}\", datacenters: \"${env.D}\", split: \"${env.S}\" }
     assert!(matches!(plan.workflows[2].load, Load::RampingArrivalRate { .. }));
     assert_eq!(plan.thresholds[0].value.to_string(), "250000000");
     assert_eq!(plan.thresholds[0].filter.datacenter, crate::threshold::DatacenterFilter::Each);
+}
+
+#[test]
+fn a_plan_that_refers_to_nothing_is_refused() {
+    let good = plan(&steps(
+        "- { post: /, text: \"${vu.id}\", check: [ status == 200 ], capture: { id: { json: $.id } } }\n- set: { n: id }",
+    ));
+    let broken = |damage: fn(&mut RequestStep)| {
+        let mut plan = good.clone();
+        if let Action::Request(request) = &mut plan.workflows[0].steps[0].action {
+            damage(request);
+        }
+        Plan::from_bytes(&plan.to_bytes())
+    };
+    let body = |expr: Expr| Body::Text(crate::expr::Template(vec![crate::expr::Piece::Hole(expr)]));
+    let deep = (0..40).fold(Expr::Literal(1.into()), |inner, _| {
+        Expr::Unary(crate::expr::UnaryOp::Negate, Box::new(inner))
+    });
+
+    assert!(broken(|_| {}).is_ok());
+    assert!(broken(|request| request.step = StepIndex(1)).is_err());
+    assert!(broken(|request| request.checks[0].check = CheckIndex(1)).is_err());
+    assert!(broken(|request| request.captures[0].local = LocalIndex(2)).is_err());
+    for expr in [
+        Expr::Var(Var::Local(LocalIndex(2))),
+        Expr::Var(Var::Row(DataIndex(0))),
+        Expr::Var(Var::Secret(0)),
+        Expr::Call(crate::expr::Function::Pick, Vec::new()),
+        deep,
+    ] {
+        let mut plan = good.clone();
+        if let Action::Request(request) = &mut plan.workflows[0].steps[0].action {
+            request.body = body(expr.clone());
+        }
+        assert!(plan.validate().is_err(), "{expr:?} was taken");
+    }
 }
 
 #[test]
