@@ -257,6 +257,11 @@ impl<'n> Compiler<'n> {
         self.ok(result)
     }
 
+    /// A word that is known before the test runs, as one of several that a key can have.
+    fn word(&mut self, node: Option<&Node>) -> Option<String> {
+        self.read(node, Consts::text)
+    }
+
     /// What expressions in steps may name.
     const fn names(&self, answer: bool) -> Names<'_> {
         Names {
@@ -347,6 +352,7 @@ impl<'n> Compiler<'n> {
             metrics: std::mem::take(&mut self.metrics),
             ..self.empty_plan()
         };
+        self.data_use(file, &plan);
         plan.run = self.run(file, &plan);
         plan.thresholds = self.thresholds(file, &plan);
         if !self.collector.has_errors() {
@@ -450,6 +456,7 @@ impl<'n> Compiler<'n> {
     fn warn_secret(&mut self, span: Span, what: &str) {
         self.collector.push(
             Draft::warning(span, format!("{what} looks like a secret written in clear"))
+                .hidden()
                 .note("declare it under `secrets` and write `${secrets.NAME}`: it is then masked in every output")
                 .link("secrets"),
         );
@@ -577,7 +584,7 @@ impl<'n> Compiler<'n> {
                 continue;
             }
             let fields = Fields::of(node);
-            let kind = match fields.get("kind").and_then(Node::as_text) {
+            let kind = match self.word(fields.get("kind")).as_deref() {
                 Some("counter") => MetricKind::Counter,
                 Some("gauge") => MetricKind::Gauge,
                 Some("rate") => MetricKind::Rate,
@@ -628,6 +635,12 @@ fn cannot_read(node: &Node, path: &str, error: &str) -> Draft {
 
 /// A scalar without holes as JSON.
 fn scalar_json(scalar: &yaml::Scalar) -> serde_json::Value {
+    // JSON has whole numbers that our own do not reach: ids, for example.
+    if scalar.is_plain
+        && let Ok(number) = scalar.text.parse::<u64>()
+    {
+        return number.into();
+    }
     match scalar.meaning() {
         yaml::Plain::Null => serde_json::Value::Null,
         yaml::Plain::Bool(value) => value.into(),

@@ -36,6 +36,17 @@ pub struct Location {
     pub text: String,
 }
 
+impl Location {
+    /// The same place with stars for the characters that are meant.
+    fn hidden(mut self) -> Self {
+        let begin = self.column.saturating_sub(1) as usize;
+        let end = begin + self.width as usize;
+        let star = |(at, c)| if (begin..end).contains(&at) { '*' } else { c };
+        self.text = self.text.chars().enumerate().map(star).collect();
+        self
+    }
+}
+
 /// One thing that is wrong or doubtful.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Diagnostic {
@@ -249,6 +260,8 @@ pub(crate) struct Draft {
     message: String,
     notes: Vec<String>,
     link: Option<&'static str>,
+    /// Whether what stands there must not be shown.
+    is_hidden: bool,
 }
 
 impl Draft {
@@ -259,7 +272,14 @@ impl Draft {
             message: message.into(),
             notes: Vec::new(),
             link: None,
+            is_hidden: false,
         }
+    }
+
+    /// Shows stars instead of the text: messages end up in logs.
+    pub(crate) fn hidden(mut self) -> Self {
+        self.is_hidden = true;
+        self
     }
 
     pub(crate) fn warning(span: Span, message: impl Into<String>) -> Self {
@@ -348,7 +368,8 @@ impl Collector {
             message: draft.message.clone(),
             location: draft
                 .span
-                .and_then(|span| Some(sources.get(usize::from(span.source))?.locate(span))),
+                .and_then(|span| Some(sources.get(usize::from(span.source))?.locate(span)))
+                .map(|place| if draft.is_hidden { place.hidden() } else { place }),
             notes: draft.notes.clone(),
             link: draft.link,
         };

@@ -226,6 +226,14 @@ impl Template {
         if text.is_empty() { Self(Vec::new()) } else { Self(vec![Piece::Text(text.to_owned())]) }
     }
 
+    /// The expressions in its holes.
+    pub fn holes(&self) -> impl Iterator<Item = &Expr> {
+        self.0.iter().filter_map(|piece| match piece {
+            Piece::Text(_) => None,
+            Piece::Hole(expr) => Some(expr),
+        })
+    }
+
     /// The text, if there is no hole.
     #[must_use]
     pub fn as_literal(&self) -> Option<&str> {

@@ -1,6 +1,6 @@
 //! A test: what is sent, how much of it when, and what must hold.
 //!
-//! [`Plan`] is the compiled form, which travels. [`Load`] says how much load is planned at each
+//! [`compile`] turns a test file into a [`Plan`], the compiled form, which travels. [`Load`] says how much load is planned at each
 //! instant, [`Slice`] divides it exactly. Nothing here knows of nodes or sockets.
 //!
 //! ```
@@ -14,6 +14,24 @@
 //!     .map(|slice| slice.count(u64::from(load.vus_max())))
 //!     .collect();
 //! assert_eq!(shares, [4, 3, 3]);
+//! ```
+//!
+//! A file with mistakes ends in all of them, each with its place:
+//!
+//! ```
+//! use hyperscale_plan::{CompileOptions, compile};
+//!
+//! let options = CompileOptions {
+//!     name: "shop.yaml",
+//!     sets: &[],
+//!     environment: &|_| None,
+//!     read_file: &|_, _| Err("no files here".to_owned()),
+//! };
+//! let text = b"workflows:\n  front:\n    load: { vus: 50, duration: 30 }\n    steps: [ { get: http://h/ } ]\n";
+//!
+//! let errors = compile(text, &options).unwrap_err();
+//!
+//! assert!(errors.to_string().contains("shop.yaml:3:32"));
 //! ```
 
 mod compile;
@@ -30,6 +48,7 @@ mod slice;
 mod threshold;
 mod units;
 mod validate;
+mod walk;
 mod yaml;
 
 pub use compile::{CompileOptions, Compiled, ReadFile, compile};

@@ -254,6 +254,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::yaml;
 
     #[test]
     fn the_committed_reference_is_up_to_date() {
@@ -282,5 +283,105 @@ mod tests {
         anchors.sort();
         anchors.windows(2).for_each(|pair| assert_ne!(pair[0], pair[1], "two headings"));
         assert!(["values", "expressions", "limits"].iter().all(|a| anchors.iter().any(|b| a == b)));
+    }
+
+    fn to_json(node: &yaml::Node) -> Value {
+        match &node.kind {
+            yaml::Kind::Scalar(scalar) => match scalar.meaning() {
+                yaml::Plain::Null => Value::Null,
+                yaml::Plain::Bool(value) => value.into(),
+                yaml::Plain::Int(number) => number.into(),
+                yaml::Plain::Float(number) => number.into(),
+                yaml::Plain::Text(text) => text.into(),
+            },
+            yaml::Kind::List(items) => items.iter().map(to_json).collect(),
+            yaml::Kind::Map(entries) => entries
+                .iter()
+                .map(|(key, value)| (key.as_text().unwrap().to_owned(), to_json(value)))
+                .collect::<Map<_, _>>()
+                .into(),
+        }
+    }
+
+    /// The part of JSON Schema that we write.
+    fn fits(root: &Value, schema: &Value, value: &Value) -> bool {
+        let Some(schema) = schema.as_object() else { return *schema == Value::Bool(true) };
+        schema.iter().all(|(keyword, rule)| match keyword.as_str() {
+            "$ref" => {
+                let name = rule.as_str().unwrap().strip_prefix("#/$defs/").unwrap();
+                fits(root, &root["$defs"][name], value)
+            }
+            "anyOf" => rule.as_array().unwrap().iter().any(|other| fits(root, other, value)),
+            "enum" => rule.as_array().unwrap().contains(value),
+            "const" => rule == value,
+            "type" => {
+                let is = |name: &str| match name {
+                    "object" => value.is_object(),
+                    "array" => value.is_array(),
+                    "string" => value.is_string(),
+                    "number" => value.is_number(),
+                    "integer" => value.is_i64(),
+                    "boolean" => value.is_boolean(),
+                    _ => value.is_null(),
+                };
+                match rule {
+                    Value::Array(names) => names.iter().any(|name| is(name.as_str().unwrap())),
+                    name => is(name.as_str().unwrap()),
+                }
+            }
+            "pattern" => value.as_str().is_none_or(|text| {
+                regex::Regex::new(rule.as_str().unwrap()).unwrap().is_match(text)
+            }),
+            "minimum" => value.as_i64().is_none_or(|number| number >= 0),
+            "items" => {
+                value.as_array().is_none_or(|items| items.iter().all(|i| fits(root, rule, i)))
+            }
+            "required" => value.as_object().is_none_or(|object| {
+                rule.as_array()
+                    .unwrap()
+                    .iter()
+                    .all(|key| object.contains_key(key.as_str().unwrap()))
+            }),
+            "properties" => value.as_object().is_none_or(|object| {
+                object.iter().all(|(key, v)| rule.get(key).is_none_or(|rule| fits(root, rule, v)))
+            }),
+            "additionalProperties" => value.as_object().is_none_or(|object| {
+                let known = schema.get("properties");
+                object
+                    .iter()
+                    .filter(|(key, _)| known.is_none_or(|known| known.get(key).is_none()))
+                    .all(|(_, v)| fits(root, rule, v))
+            }),
+            "$schema" | "$defs" | "title" | "description" => true,
+            other => panic!("the schema uses `{other}`, which this test does not know"),
+        })
+    }
+
+    #[test]
+    fn the_schema_takes_the_examples_and_refuses_slips() {
+        let schema = json_schema();
+        let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples");
+        for entry in std::fs::read_dir(examples).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|extension| extension == "yaml") {
+                let text = std::fs::read_to_string(&path).unwrap();
+                let json = to_json(&yaml::parse(0, &text).unwrap());
+                assert!(fits(&schema, &schema, &json), "the schema refuses {}", path.display());
+            }
+        }
+        for (load, is_right) in [
+            (json!("once"), true),
+            (json!({ "vus": 5, "duration": "1m30s" }), true),
+            (json!({ "vus": "${env.VUS}", "duration": "${env.TIME}" }), true),
+            (json!({ "vus": 5, "duration": 30 }), false),
+            (json!({ "vus": "five", "duration": "30s" }), false),
+            (json!({ "vsu": 5 }), false),
+            (json!({ "rate": "500/s", "stages": [ { "to": "5/s", "over": "1s" } ] }), true),
+            (json!({ "rate": 500 }), false),
+        ] {
+            let file =
+                json!({ "workflows": { "w": { "load": load, "steps": [ { "get": "/" } ] } } });
+            assert_eq!(fits(&schema, &schema, &file), is_right, "{load}");
+        }
     }
 }

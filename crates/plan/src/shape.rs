@@ -277,6 +277,14 @@ impl Shape<'_> {
     ) {
         let mut fitting = kinds.iter().filter(|kind| has_form(kind, node));
         match (fitting.next(), fitting.next()) {
+            (Some(only), None) if matches!(node.kind, yaml::Kind::Scalar(_)) => {
+                if let Err(draft) = self.leaf(node, only) {
+                    let others = kinds.iter().filter(|kind| !has_form(kind, node)).map(words);
+                    let others: Vec<String> = others.collect();
+                    let note = format!("or {}", others.join(" or "));
+                    self.collector.push(draft.note(note).link(link));
+                }
+            }
             (Some(only), None) => self.value(node, only, key, link),
             (Some(_), Some(_)) if kinds.iter().any(|kind| self.leaf(node, kind).is_ok()) => {}
             _ => {

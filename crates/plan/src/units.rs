@@ -198,6 +198,8 @@ pub(crate) fn show_duration(duration: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -236,6 +238,31 @@ mod tests {
     fn durations_are_shown_as_written() {
         for text in ["250ms", "1m30s", "2h", "10s", "0s"] {
             assert_eq!(show_duration(duration(text).unwrap()), text);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_a_reader_panic(text in ".{0,12}", figures in "[0-9._]{0,25}[a-zµ/%]{0,4}") {
+            for text in [text, figures] {
+                let _readers =
+                    (duration(&text).is_ok(), size(&text).is_ok(), rate(&text).is_ok(), share(&text).is_ok());
+            }
+        }
+
+        #[test]
+        fn durations_parse_from_what_they_show(millis in 0u64..31_536_000_000) {
+            let wanted = Duration::from_millis(millis);
+
+            prop_assert_eq!(duration(&show_duration(wanted)), Ok(wanted));
+        }
+
+        #[test]
+        fn parts_of_a_duration_add_up(hours in 0u32..100, minutes in 0u32..100, seconds in 0u32..100) {
+            let text = format!("{hours}h{minutes}m{seconds}s");
+            let wanted = u64::from(hours) * 3_600 + u64::from(minutes) * 60 + u64::from(seconds);
+
+            prop_assert_eq!(duration(&text), Ok(Duration::from_secs(wanted)));
         }
     }
 }

@@ -1,9 +1,10 @@
 //! The invariants of plans, checked on whatever comes from elsewhere.
 
 use crate::Plan;
-use crate::expr::{Expr, Piece, Template, Var};
-use crate::ir::{Action, Auth, Body, JsonTemplate, RequestStep, Step, Workflow};
+use crate::expr::{EXPR_DEPTH_MAX, Expr, Value, Var};
+use crate::ir::{Action, Workflow};
 use crate::load::Load;
+use crate::walk;
 
 /// Most workflows in a plan.
 const WORKFLOWS_MAX: usize = 256;
@@ -38,16 +39,8 @@ impl Plan {
             if !is_sane(&workflow.load) {
                 return Err(format!("workflow `{name}` has a rate that is no positive number"));
             }
-            let within = Within { plan: self, workflow };
-            let all =
-                [&workflow.steps, &workflow.vu_setup, &workflow.vu_teardown, &workflow.finally];
-            if !all.into_iter().all(|steps| within.steps(steps)) {
-                return Err(format!(
-                    "workflow `{name}` has a step that refers to what is not there"
-                ));
-            }
-            if !workflow.publish.iter().all(|p| p.local.get() < workflow.locals.len()) {
-                return Err(format!("workflow `{name}` publishes what is not there"));
+            if !is_whole(self, workflow) {
+                return Err(format!("workflow `{name}` refers to what is not there"));
             }
         }
         match self.start_order() {
@@ -84,95 +77,39 @@ impl Plan {
 
 /// Whether the parts of a workflow refer to what the plan has.
 ///
-/// Nesting needs no limit here: what was read from bytes is as deep as the reader of JSON allows.
-#[derive(Clone, Copy)]
-struct Within<'p> {
-    plan: &'p Plan,
-    workflow: &'p Workflow,
-}
-
-impl Within<'_> {
-    fn steps(self, steps: &[Step]) -> bool {
-        steps.iter().all(|step| {
-            step.when.as_ref().is_none_or(|when| self.expr(when)) && self.action(&step.action)
-        })
+/// Steps need no limit of their depth here: what was read from bytes is as deep as the reader of
+/// JSON allows.
+fn is_whole(plan: &Plan, workflow: &Workflow) -> bool {
+    let locals = workflow.locals.len();
+    let mut is_whole = workflow.publish.iter().all(|publish| publish.local.get() < locals);
+    walk::roots(workflow, &mut |expr| is_whole &= expr.is_shallow(EXPR_DEPTH_MAX));
+    if !is_whole {
+        return false;
     }
-
-    fn action(self, action: &Action) -> bool {
-        match action {
-            Action::Request(request) => self.request(request),
-            Action::Pause(_) | Action::Stop(_) => true,
-            Action::Log(template) => self.template(template),
-            Action::Set { local, value } => {
-                local.get() < self.workflow.locals.len() && self.expr(value)
-            }
-            Action::Group(steps) | Action::Parallel(steps) => self.steps(steps),
-            Action::Repeat { times, steps } => self.expr(times) && self.steps(steps),
-            Action::While { condition, max: _, steps } => self.expr(condition) && self.steps(steps),
-            Action::If { condition, then, otherwise } => {
-                self.expr(condition) && self.steps(then) && self.steps(otherwise)
-            }
-            Action::Choose(choices) => choices.iter().all(|choice| self.steps(&choice.steps)),
-            Action::Record { metric, value } => {
-                metric.get() < self.plan.metrics.len() && self.expr(value)
-            }
-        }
-    }
-
-    fn request(self, request: &RequestStep) -> bool {
-        let body = match &request.body {
-            Body::Empty | Body::Bytes(_) | Body::File(_) => true,
-            Body::Json(json) => self.json(json),
-            Body::Form(fields) => fields.iter().all(|(_, template)| self.template(template)),
-            Body::Text(template) => self.template(template),
-        };
-        let auth = match &request.auth {
-            None => true,
-            Some(Auth::Basic { user, password }) => self.template(user) && self.template(password),
-            Some(Auth::Bearer(token)) => self.template(token),
-        };
-        body && auth
-            && request.step.get() < self.plan.steps.len()
-            && self.template(&request.url)
-            && request.headers.iter().chain(&request.query).all(|(_, t)| self.template(t))
-            && (request.checks.iter()).all(|check| {
-                check.check.get() < self.plan.checks.len() && self.expr(&check.condition)
-            })
-            && (request.captures.iter())
-                .all(|capture| capture.local.get() < self.workflow.locals.len())
-    }
-
-    fn json(self, json: &JsonTemplate) -> bool {
-        match json {
-            JsonTemplate::Constant(_) => true,
-            JsonTemplate::Text(template) => self.template(template),
-            JsonTemplate::Hole(expr) => self.expr(expr),
-            JsonTemplate::List(items) => items.iter().all(|item| self.json(item)),
-            JsonTemplate::Object(entries) => entries.iter().all(|(_, value)| self.json(value)),
-        }
-    }
-
-    fn template(self, template: &Template) -> bool {
-        template.0.iter().all(|piece| match piece {
-            Piece::Text(_) => true,
-            Piece::Hole(expr) => self.expr(expr),
-        })
-    }
-
-    fn expr(self, expr: &Expr) -> bool {
-        expr.is_sound() && self.names(expr)
-    }
-
-    fn names(self, expr: &Expr) -> bool {
-        let is_there = match expr {
-            Expr::Var(Var::Secret(at)) => usize::from(*at) < self.plan.secrets.len(),
-            Expr::Var(Var::Row(at)) => at.get() < self.plan.data.len(),
-            Expr::Var(Var::Local(at)) => at.get() < self.workflow.locals.len(),
-            Expr::Var(Var::Published(workflow, _)) => self.plan.workflow(*workflow).is_some(),
+    walk::expressions(workflow, &mut |expr| {
+        is_whole &= match expr {
+            Expr::Var(Var::Secret(at)) => usize::from(*at) < plan.secrets.len(),
+            Expr::Var(Var::Row(at)) => at.get() < plan.data.len(),
+            Expr::Var(Var::Local(at)) => at.get() < locals,
+            Expr::Var(Var::Published(workflow, _)) => plan.workflow(*workflow).is_some(),
+            Expr::Call(function, args) => args.len() == function.arity(),
+            Expr::Literal(Value::Float(number)) => number.is_finite(),
             _ => true,
         };
-        is_there && expr.children().into_iter().all(|child| self.names(child))
-    }
+    });
+    walk::steps(workflow, &mut |step| {
+        is_whole &= match &step.action {
+            Action::Request(request) => {
+                request.step.get() < plan.steps.len()
+                    && request.checks.iter().all(|check| check.check.get() < plan.checks.len())
+                    && request.captures.iter().all(|capture| capture.local.get() < locals)
+            }
+            Action::Set { local, .. } => local.get() < locals,
+            Action::Record { metric, .. } => metric.get() < plan.metrics.len(),
+            _ => true,
+        };
+    });
+    is_whole
 }
 
 fn is_sane(load: &Load) -> bool {

@@ -7,8 +7,10 @@ use crate::diagnostics::Draft;
 use crate::expr::check::SourceNames;
 use crate::expr::functions::Ty;
 use crate::expr::pattern::select;
-use crate::ir::{DataSource, OnEnd, Pick};
+use crate::expr::{Expr, Var};
+use crate::ir::{DataSource, OnEnd, Pick, Plan};
 use crate::shape::Consts;
+use crate::walk;
 use crate::yaml::Node;
 
 /// Most sources of a test.
@@ -70,7 +72,7 @@ impl<'n> Compiler<'n> {
             }
             let fields = Fields::of(node);
             let rows = self.rows(key, fields).unwrap_or_default();
-            let pick = match fields.get("pick").and_then(Node::as_text) {
+            let pick = match self.word(fields.get("pick")).as_deref() {
                 Some("random") => Pick::Random,
                 Some("shuffle") => Pick::Shuffle,
                 Some("unique") => Pick::Unique,
@@ -87,7 +89,7 @@ impl<'n> Compiler<'n> {
                     .link("data"),
                 );
             }
-            let on_end = match fields.get("on_end").and_then(Node::as_text) {
+            let on_end = match self.word(fields.get("on_end")).as_deref() {
                 Some("recycle") => OnEnd::Recycle,
                 _ => OnEnd::Stop,
             };
@@ -100,6 +102,52 @@ impl<'n> Compiler<'n> {
             self.runtime.data.push(SourceNames { name: name.clone(), fields: known, ty });
             let Rows { count, columns, .. } = Rows { lines: Vec::new(), fields: None, ..rows };
             self.data.push(DataSource { name, blob, rows: count, columns, pick, on_end });
+        }
+    }
+
+    /// Warns of sources that nobody reads and of unique rows that are too few.
+    pub(super) fn data_use(&mut self, file: Fields<'n>, plan: &Plan) {
+        let mut readers: Vec<BTreeSet<usize>> = vec![BTreeSet::new(); plan.data.len()];
+        for (at, workflow) in plan.workflows.iter().enumerate() {
+            walk::expressions(workflow, &mut |expr| {
+                if let Expr::Var(Var::Row(source)) = expr
+                    && let Some(readers) = readers.get_mut(source.get())
+                {
+                    readers.insert(at);
+                }
+            });
+        }
+        for (source, readers) in plan.data.iter().zip(readers) {
+            let Some((key, _)) = file.below("data").entry(&source.name) else { continue };
+            let name = &source.name;
+            if readers.is_empty() {
+                let message = format!("the data source `{name}` is never used");
+                self.collector.push(Draft::warning(key.span, message).link("data"));
+            }
+            if source.pick != Pick::Unique || source.on_end != OnEnd::Stop {
+                continue;
+            }
+            let iterations = readers
+                .iter()
+                .filter_map(|at| plan.workflows.get(*at))
+                .filter_map(|workflow| {
+                    let arrivals = || workflow.load.arrivals().map(|arrivals| arrivals.total());
+                    workflow.load.iterations().or_else(arrivals)
+                })
+                .fold(0, u64::saturating_add);
+            if iterations > source.rows {
+                let rows = source.rows;
+                let message = format!("`{name}` runs out: it has {rows} rows");
+                let each = format!(
+                    "the loads that use it plan {iterations} iterations, each may need a row of its own"
+                );
+                self.collector.push(
+                    Draft::warning(key.span, message)
+                        .note(each)
+                        .note("users without a row stop; `on_end: recycle` starts over")
+                        .link("data"),
+                );
+            }
         }
     }
 

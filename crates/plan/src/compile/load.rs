@@ -30,8 +30,8 @@ enum Axis {
 impl<'n> Compiler<'n> {
     /// Reads a load. `timeout` is the longest of the workflow's requests.
     pub(super) fn load(&mut self, key: &Node, node: &'n Node, timeout: Duration) -> Option<Load> {
-        if let Kind::Scalar(scalar) = &node.kind {
-            return (&*scalar.text == "once")
+        if let Kind::Scalar(_) = &node.kind {
+            return (self.word(Some(node)).as_deref() == Some("once"))
                 .then_some(Load::Once { max_duration: MAX_DURATION_DEFAULT });
         }
         let fields = Fields::of(node);
@@ -56,7 +56,7 @@ impl<'n> Compiler<'n> {
         let duration = self.read(fields.get("duration"), Consts::positive).unwrap_or_default();
         let max_duration =
             self.read(fields.get("max_duration"), Consts::positive).unwrap_or(MAX_DURATION_DEFAULT);
-        let distribution = match fields.get("distribution").and_then(Node::as_text) {
+        let distribution = match self.word(fields.get("distribution")).as_deref() {
             Some("poisson") => Distribution::Poisson,
             _ => Distribution::Even,
         };
@@ -149,7 +149,7 @@ impl<'n> Compiler<'n> {
     /// The executor by its name, or the only one that the keys fit.
     fn executor(&mut self, key: &Node, fields: Fields<'n>) -> Option<&'static Executor> {
         if let Some(node) = fields.get("executor") {
-            let name = node.as_text()?;
+            let name = self.word(Some(node))?;
             return EXECUTORS.iter().find(|executor| executor.name == name);
         }
         let given: Vec<&str> =
@@ -166,10 +166,8 @@ impl<'n> Compiler<'n> {
             [_, _, ..] => {
                 let stages = fields.get("stages").map(items).unwrap_or_default();
                 let is_rate = stages.iter().any(|stage| {
-                    Fields::of(stage)
-                        .get("to")
-                        .and_then(Node::as_text)
-                        .is_some_and(|text| text.contains('/'))
+                    let to = Fields::of(stage).get("to").map(|to| self.consts.text(to));
+                    matches!(to, Some(Ok(text)) if text.contains('/'))
                 });
                 let name = if is_rate { "ramping-arrival-rate" } else { "ramping-vus" };
                 return fitting.into_iter().find(|executor| executor.name == name);
@@ -251,7 +249,7 @@ impl<'n> Compiler<'n> {
     }
 
     fn stage_vus(&mut self, to: &Node) -> u32 {
-        if to.as_text().is_some_and(|text| text.contains('/')) {
+        if self.consts.text(to).is_ok_and(|text| text.contains('/')) {
             self.collector.push_once(
                 Draft::error(to.span, "this is a rate, but the stages count users")
                     .note("`ramping-arrival-rate` follows a rate")

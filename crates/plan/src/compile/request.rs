@@ -9,7 +9,7 @@ use super::settings::REDIRECTS_MAX;
 use super::steps::Place;
 use super::{Compiler, DATA_BYTES_MAX, Fields, cannot_read, items, scalar_json};
 use crate::diagnostics::{Draft, Span};
-use crate::expr::check::{compile_template, compile_whole};
+use crate::expr::check::{PatternKind, compile_template, compile_whole};
 use crate::expr::pattern::{check_json_path, check_regex};
 use crate::expr::{Expr, Piece, Template, Value};
 use crate::ir::{
@@ -54,9 +54,14 @@ impl<'n> Compiler<'n> {
         let redirects = self
             .read(fields.get("redirects"), |consts, node| consts.count_u32(node, 0, REDIRECTS_MAX))
             .unwrap_or(self.defaults.redirects);
-        let headers = self.headers(fields.get("headers"));
+        let mut headers = self.headers(fields.get("headers"));
         let query = self.templates(fields.get("query"));
         let body = self.body(fields).unwrap_or_default();
+        if let Some(kind) = content_type(&body)
+            && !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-type"))
+        {
+            headers.push(("content-type".to_owned(), Template::literal(kind)));
+        }
         let auth = fields.get("auth").or(self.defaults.auth).and_then(|node| self.auth(node));
         let step_index = step.unwrap_or(StepIndex(0));
         let checks = self.checks(step_index, fields.get("check"));
@@ -120,7 +125,10 @@ impl<'n> Compiler<'n> {
 
     fn url(&mut self, node: &Node) -> Option<Template> {
         let mut template = self.template(node)?;
-        let refuse = |problem: &str| Draft::error(node.span, format!("the URL {problem}"));
+        let refuse = |problem: &str| {
+            let draft = Draft::error(node.span, format!("the URL {problem}"));
+            if problem.contains("credentials") { draft.hidden() } else { draft }
+        };
         let problem = match template.0.first_mut() {
             None => Some(refuse("is empty").note("write `/` for the root of the target")),
             Some(Piece::Hole(_)) => None,
@@ -441,7 +449,7 @@ impl<'n> Compiler<'n> {
                 let json = self.constant_json(node);
                 self.ok(json).map(|json| Value::from_json(&json))
             });
-            let index = match fields.get("index").and_then(Node::as_text) {
+            let index = match self.word(fields.get("index")).as_deref() {
                 Some("all") => CaptureIndex::All,
                 Some("random") => CaptureIndex::Random,
                 _ => CaptureIndex::First,
@@ -477,10 +485,21 @@ impl<'n> Compiler<'n> {
         }
         let text = self.read(Some(value), Consts::text)?;
         let refuse = |problem: String| Draft::error(value.span, problem).link("captures");
-        let whole = 0..text.len().max(1);
-        let limit = self.consts.budget.take_pattern(&whole).map_err(|error| place(value, error));
-        self.ok(limit)?;
+        let kind = match source.as_text() {
+            Some("json") => Some(PatternKind::Json),
+            Some("regex") => Some(PatternKind::Regex),
+            _ => None,
+        };
+        let is_new = if let Some(kind) = kind {
+            let whole = 0..text.len().max(1);
+            let taken = self.consts.budget.take_pattern(&whole, kind, &text);
+            self.ok(taken.map_err(|error| place(value, error)))?
+        } else {
+            false
+        };
         let from = match source.as_text().unwrap_or_default() {
+            "json" if !is_new => Ok(CaptureFrom::Json(text)),
+            "regex" if !is_new => Ok(CaptureFrom::Regex(text)),
             "json" => match check_json_path(&text) {
                 Ok(()) => Ok(CaptureFrom::Json(text)),
                 Err(error) => Err(refuse(format!("`{}` is no JSONPath: {error}", shorten(&text)))),
@@ -527,6 +546,16 @@ impl<'n> Compiler<'n> {
         let backoff =
             (self.read(fields.get("backoff"), Consts::duration)).unwrap_or(BACKOFF_DEFAULT);
         Retry { times, on, backoff }
+    }
+}
+
+/// What a body is, unless the test says otherwise. Of bytes and files nothing is known.
+const fn content_type(body: &Body) -> Option<&'static str> {
+    match body {
+        Body::Json(_) => Some("application/json"),
+        Body::Form(_) => Some("application/x-www-form-urlencoded"),
+        Body::Text(_) => Some("text/plain; charset=utf-8"),
+        Body::Empty | Body::Bytes(_) | Body::File(_) => None,
     }
 }
 

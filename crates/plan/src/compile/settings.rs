@@ -47,14 +47,14 @@ impl<'n> Compiler<'n> {
         let http = fields.below("http");
         let net = fields.below("net");
         if let Some(node) = http.get("version")
-            && matches!(node.as_text(), Some("2" | "3"))
+            && matches!(self.word(Some(node)).as_deref(), Some("2" | "3"))
         {
             self.collector.push(
                 Draft::error(node.span, "this version of HTTP is not supported yet; 1.1 is")
                     .link("http"),
             );
         }
-        let is_pool = http.get("connections").and_then(Node::as_text) == Some("pool");
+        let is_pool = self.word(http.get("connections")).as_deref() == Some("pool");
         let size = self.read(http.get("pool_size"), |c, node| c.count_u32(node, 1, 1_000_000));
         if let Some((key, _)) = http.entry("pool_size")
             && !is_pool
@@ -110,12 +110,12 @@ impl<'n> Compiler<'n> {
 
     fn dns(&mut self, fields: Fields<'n>) -> Dns {
         Dns {
-            family: match fields.get("family").and_then(Node::as_text) {
+            family: match self.word(fields.get("family")).as_deref() {
                 Some("v4") => DnsFamily::V4,
                 Some("v6") => DnsFamily::V6,
                 _ => DnsFamily::Auto,
             },
-            select: match fields.get("select").and_then(Node::as_text) {
+            select: match self.word(fields.get("select")).as_deref() {
                 Some("first") => DnsSelect::First,
                 Some("random") => DnsSelect::Random,
                 _ => DnsSelect::RoundRobin,
@@ -125,7 +125,7 @@ impl<'n> Compiler<'n> {
     }
 
     fn tls(&mut self, fields: Fields<'n>) -> Tls {
-        let version = |name| match fields.get(name).and_then(Node::as_text) {
+        let mut version = |name| match self.word(fields.get(name)).as_deref() {
             Some("1.2") => Some(TlsVersion::V1_2),
             Some("1.3") => Some(TlsVersion::V1_3),
             _ => None,
@@ -190,7 +190,7 @@ impl<'n> Compiler<'n> {
             datacenters: self.datacenters(fields, &split),
             split,
             deadline: Duration::MAX,
-            priority: match fields.get("priority").and_then(Node::as_text) {
+            priority: match self.word(fields.get("priority")).as_deref() {
                 Some("critical") => Priority::Critical,
                 Some("high") => Priority::High,
                 Some("low") => Priority::Low,
@@ -236,7 +236,7 @@ impl<'n> Compiler<'n> {
             };
         };
         let datacenters = match &node.kind {
-            Kind::Scalar(scalar) if &*scalar.text == "all" => Datacenters::All,
+            Kind::Scalar(_) if self.word(Some(node)).as_deref() == Some("all") => Datacenters::All,
             Kind::Scalar(_) => {
                 let count = self.read(Some(node), |c, node| c.count_u32(node, 1, 1_000));
                 Datacenters::Choose(count.and_then(|n| u16::try_from(n).ok()).unwrap_or(1))
@@ -284,7 +284,8 @@ impl<'n> Compiler<'n> {
             );
         }
         let Kind::Map(entries) = &node.kind else {
-            return if node.as_text() == Some("even") { Split::Even } else { Split::Weighted };
+            let is_even = self.word(Some(node)).as_deref() == Some("even");
+            return if is_even { Split::Even } else { Split::Weighted };
         };
         // In hundredths of a percent.
         let mut shares = BTreeMap::new();

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use super::{Compiler, Fields, items};
 use crate::diagnostics::{Draft, Span, one_of};
-use crate::expr::Expr;
 use crate::expr::check::{Typed, compile_condition, compile_expr, compile_template};
 use crate::expr::functions::Ty;
+use crate::expr::{Expr, Value};
 use crate::ir::{Action, Choice, LocalIndex, MetricIndex, Pause, Step, StopScope};
 use crate::keys::{ACTIONS, METHODS, STEP};
 use crate::shape::{Consts, expected, place};
@@ -20,6 +20,8 @@ const STEPS_MAX: usize = 10_000;
 /// How often a `while` runs at most unless the test says otherwise.
 const WHILE_DEFAULT: u32 = 1_000;
 const WHILE_MAX: u32 = 1_000_000_000;
+/// How often a `repeat` with a constant runs at most.
+const REPEAT_MAX: i64 = 1_000_000_000;
 const WEIGHT_MAX: u32 = 1_000_000;
 
 /// Where steps stand.
@@ -188,6 +190,12 @@ impl<'n> Compiler<'n> {
                         format!("`times` is a whole number, this is {}", times.ty.words());
                     self.collector.push_once(Draft::error(times_node.span, message).link("repeat"));
                 }
+                if let Expr::Literal(value) = &times.expr
+                    && !matches!(value, Value::Int(0..=REPEAT_MAX))
+                {
+                    let message = format!("`times` is 0 to {REPEAT_MAX}, not {value}");
+                    self.collector.push_once(Draft::error(times_node.span, message).link("repeat"));
+                }
                 Action::Repeat { times: times.expr, steps: self.inner(fields, "steps", place) }
             }
             "while" => {
@@ -206,7 +214,7 @@ impl<'n> Compiler<'n> {
             }
             "choose" => self.choose(key, node, place)?,
             "parallel" => self.parallel(key, node, place)?,
-            _ => match node.as_text() {
+            _ => match self.word(Some(node)).as_deref() {
                 Some("vu") => Action::Stop(StopScope::Vu),
                 _ => Action::Stop(StopScope::Iteration),
             },

@@ -3,6 +3,7 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 
 use super::*;
+use crate::expr::{Expr, Var};
 use crate::ir::*;
 use crate::load::{Load, Stage};
 
@@ -139,9 +140,9 @@ fn the_whole_language_compiles() {
     };
     assert_eq!(stages[1], Stage { to: 1_000.0, over: Duration::from_secs(300) });
     assert!(plan.workflows[2].after.any_end);
-    // 1000/s for 30 s of timeout are more than 800 users.
+    // Two rows are few; 1000/s for 30 s of timeout are more than 800 users.
     let warnings: String = compiled.warnings.iter().map(ToString::to_string).collect();
-    assert!(compiled.warnings.len() == 1 && warnings.contains("30000 users"), "{warnings}");
+    assert!(compiled.warnings.len() == 2 && warnings.contains("30000 users"), "{warnings}");
 }
 
 #[test]
@@ -275,10 +276,259 @@ fn bodies_and_captures_compile() {
     assert_eq!(entries[0].1, JsonTemplate::Constant("[1,{\"a\":null}]".to_owned()));
     assert!(matches!(entries[1].1, JsonTemplate::Hole(_)));
     assert!(matches!(entries[2].1, JsonTemplate::Text(_)));
+    let kind_of = |at: usize| {
+        let kind = request(at).headers.iter().find(|(name, _)| name == "content-type");
+        kind.and_then(|(_, value)| value.as_literal())
+    };
+    assert_eq!(kind_of(0), Some("application/json"));
+    assert_eq!(kind_of(2), None);
     assert_eq!(request(0).captures.len(), 4);
     assert_eq!(request(2).body, Body::Bytes(vec![0, 1, 2]));
     assert_eq!(plan.blobs().len(), 1);
     assert_eq!(request(5).retry.as_ref().unwrap().on, ["timeout", "503"]);
+}
+
+#[test]
+fn the_tables_defaults_are_the_compilers() {
+    let text = "
+target: http://h
+defaults: { http: { connections: pool } }
+workflows:
+  w:
+    load: once
+    steps:
+      - { get: /, capture: { id: { json: $.id } }, retry: { times: 1 } }
+      - while: { condition: id == 1, steps: [ { use: b } ] }
+      - choose: [ { steps: [ { get: / } ] } ]
+    publish: { ids: { collect: id } }
+  ramp:
+    load: { stages: [ { to: 1, over: 1s } ] }
+    steps: [ { get: / } ]
+blocks: { b: [ { get: / } ] }
+";
+    let plan = plan(text);
+    let [once, ramp] = plan.workflows.as_slice() else { panic!("two workflows") };
+    let Action::Request(request) = &once.steps[0].action else { panic!("no request") };
+    let Action::While { max, .. } = &once.steps[1].action else { panic!("no while") };
+    let Action::Choose(choices) = &once.steps[2].action else { panic!("no choice") };
+    let Load::RampingVus { start_vus, graceful_ramp_down, .. } = &ramp.load else {
+        panic!("no ramp")
+    };
+    let Connections::Pool { size } = plan.http.connections else { panic!("no pool") };
+    let time = crate::units::show_duration;
+
+    let rows: &[(&str, &str, String)] = &[
+        ("defaults", "timeout", time(request.timeout)),
+        ("defaults", "samples", plan.http.samples.to_string()),
+        ("http", "redirects", request.redirects.to_string()),
+        ("http", "cookies", plan.http.cookies.to_string()),
+        ("http", "compression", plan.http.compression.to_string()),
+        ("http", "connect_timeout", time(plan.http.connect_timeout)),
+        ("http", "pool_size", size.to_string()),
+        ("tls", "handshake_timeout", time(plan.http.tls_timeout)),
+        ("tls", "insecure", plan.http.tls.insecure.to_string()),
+        ("workflow", "start_after", time(once.start_after)),
+        ("workflow", "graceful_stop", time(once.graceful_stop)),
+        ("load", "max_duration", time(once.load.duration())),
+        ("load", "start_vus", start_vus.to_string()),
+        ("load", "graceful_ramp_down", time(*graceful_ramp_down)),
+        ("while", "max", max.to_string()),
+        ("choice", "weight", choices[0].weight.to_string()),
+        ("retry", "backoff", time(request.retry.as_ref().unwrap().backoff)),
+        ("publish", "limit", once.publish[0].collect.unwrap().to_string()),
+        ("run", "seed", plan.run.seed.to_string()),
+    ];
+    for (section, key, wanted) in rows {
+        let keys = crate::shape::section(section).keys;
+        let known = keys.iter().find(|known| known.name == *key).map(|known| known.default);
+        assert_eq!(known, Some(wanted.as_str()), "{section}.{key}");
+    }
+}
+
+#[test]
+fn settings_of_the_job_compile() {
+    let text = "
+secrets: { KEY: { env: API_TOKEN } }
+defaults:
+  samples: 0
+  http: { connections: pool, pool_size: 7, max_requests: 100, max_age: 1m, idle: 5s, cookies: false }
+  net:
+    source_ips: [ 10.0.0.1, \"::1\" ]
+    resolve: { shop.test: 127.0.0.1 }
+    dns: { family: v4, ttl: 30s, select: first }
+  tls: { ca: ca.pem, cert: ca.pem, key: \"${secrets.KEY}\", min: 1.2, max: \"1.3\" }
+workflows: { w: { load: once, cores: 2, steps: [ { get: https://shop.test/ } ] } }
+run:
+  datacenters: [ us, eu ]
+  split: { eu: 33.3%, us: 66.7% }
+  best_effort: { min_datacenters: 1, deadline: 10s }
+  max_latency: 50ms
+  start_at: 2026-05-01T12:00:00+02:00
+";
+    let Plan { http, run, workflows, .. } = plan(text);
+
+    assert_eq!(http.connections, Connections::Pool { size: 7 });
+    assert_eq!((http.max_requests, http.samples, http.cookies), (Some(100), 0, false));
+    assert_eq!(http.source_ips.len(), 2);
+    assert_eq!(http.resolve["shop.test"][0].to_string(), "127.0.0.1");
+    assert_eq!(http.dns.ttl, Some(Duration::from_secs(30)));
+    assert_eq!(http.tls.key_secret.as_deref(), Some("KEY"));
+    assert_eq!((http.tls.min, http.tls.max), (Some(TlsVersion::V1_2), Some(TlsVersion::V1_3)));
+    assert_eq!(run.datacenters, Datacenters::Named(vec!["us".to_owned(), "eu".to_owned()]));
+    let shares = [("eu".to_owned(), 3_330), ("us".to_owned(), 6_670)];
+    assert_eq!(run.split, Split::Shares(shares.into()));
+    assert_eq!(run.start_at, Some(1_777_629_600_000));
+    assert_eq!(workflows[0].cores, Some(2));
+}
+
+#[test]
+fn words_and_figures_can_come_from_the_environment() {
+    let text = "
+env:
+  P: { default: high }
+  E: { default: once }
+  D: { default: all }
+  S: { default: even }
+  N: { default: \"3\" }
+  T: { default: 90s }
+  R: { default: 5/s }
+  K: { default: random }
+  I: { default: vu }
+  V: { default: auto }
+  F: { default: v6 }
+  X: { default: each }
+  C: { default: counter }
+  O: { default: abort }
+vars: { limit: 250ms }
+defaults: { net: { dns: { family: \"${env.F}\" } }, http: { connections: \"${env.N == '3' ? 'pool' : 'per-vu'}\" } }
+metrics: { m: { kind: \"${env.C}\" } }
+data: { d: { values: [ 1 ], pick: \"${env.K}\" } }
+workflows:
+  a:
+    load: \"${env.E}\"
+    cores: \"${env.V}\"
+    on_error: \"${env.O}\"
+    steps: [ { get: http://h/ }, { stop: \"${env.I}\" }, { log: \"${d}\" } ]
+  b:
+    load: { vus: \"${env.N}\", duration: \"${env.T}\" }
+    steps: [ { get: http://h/ } ]
+  c:
+    load: { stages: [ { to: \"${env.R}\", over: 1s } ] }
+    steps: [ { get: http://h/ } ]
+thresholds: [ { expect: \"latency.p95 < ${vars.limit}\", datacenter: \"${env.X}\" } ]
+run: { priority: \"${env.P}\", datacenters: \"${env.D}\", split: \"${env.S}\" }
+";
+    let plan = plan(text);
+
+    assert_eq!(plan.run.priority, Priority::High);
+    assert_eq!((&plan.run.datacenters, &plan.run.split), (&Datacenters::All, &Split::Even));
+    assert_eq!(plan.http.dns.family, DnsFamily::V6);
+    assert!(matches!(plan.http.connections, Connections::Pool { .. }));
+    assert_eq!((plan.metrics[0].kind, plan.data[0].pick), (MetricKind::Counter, Pick::Random));
+    assert!(matches!(plan.workflows[0].load, Load::Once { .. }));
+    assert_eq!(plan.workflows[0].on_error, OnError::Abort);
+    assert_eq!(plan.workflows[0].steps[1].action, Action::Stop(StopScope::Vu));
+    let duration = Duration::from_secs(90);
+    assert_eq!(plan.workflows[1].load, Load::ConstantVus { vus: 3, duration });
+    assert!(matches!(plan.workflows[2].load, Load::RampingArrivalRate { .. }));
+    assert_eq!(plan.thresholds[0].value.to_string(), "250000000");
+    assert_eq!(plan.thresholds[0].filter.datacenter, crate::threshold::DatacenterFilter::Each);
+}
+
+#[test]
+fn a_plan_that_refers_to_nothing_is_refused() {
+    let good = plan(&steps(
+        "- { post: /, text: \"${vu.id}\", check: [ status == 200 ], capture: { id: { json: $.id } } }\n- set: { n: id }",
+    ));
+    let broken = |damage: fn(&mut RequestStep)| {
+        let mut plan = good.clone();
+        if let Action::Request(request) = &mut plan.workflows[0].steps[0].action {
+            damage(request);
+        }
+        Plan::from_bytes(&plan.to_bytes())
+    };
+    let body = |expr: Expr| Body::Text(crate::expr::Template(vec![crate::expr::Piece::Hole(expr)]));
+    let deep = (0..40).fold(Expr::Literal(1.into()), |inner, _| {
+        Expr::Unary(crate::expr::UnaryOp::Negate, Box::new(inner))
+    });
+
+    assert!(broken(|_| {}).is_ok());
+    assert!(broken(|request| request.step = StepIndex(1)).is_err());
+    assert!(broken(|request| request.checks[0].check = CheckIndex(1)).is_err());
+    assert!(broken(|request| request.captures[0].local = LocalIndex(2)).is_err());
+    for expr in [
+        Expr::Var(Var::Local(LocalIndex(2))),
+        Expr::Var(Var::Row(DataIndex(0))),
+        Expr::Var(Var::Secret(0)),
+        Expr::Call(crate::expr::Function::Pick, Vec::new()),
+        deep,
+    ] {
+        let mut plan = good.clone();
+        if let Action::Request(request) = &mut plan.workflows[0].steps[0].action {
+            request.body = body(expr.clone());
+        }
+        assert!(plan.validate().is_err(), "{expr:?} was taken");
+    }
+}
+
+#[test]
+fn a_tls_key_from_a_file_becomes_a_secret() {
+    let text = "
+defaults: { tls: { cert: ca.pem, key: ca.pem } }
+workflows: { w: { load: once, steps: [ { get: https://h/ } ] } }
+";
+    let Compiled { plan, secrets, .. } = good(text);
+
+    let name = plan.http.tls.key_secret.as_deref().unwrap();
+    assert!(secrets.0[name].starts_with("-----BEGIN"));
+    assert_eq!(plan.secrets, [name]);
+}
+
+#[test]
+fn rows_become_lines_of_json() {
+    let text = "
+data:
+  a: { csv: users.csv }
+  b: { csv: users.csv, columns: [ x, y ] }
+  c: { jsonl: rows.jsonl }
+  d: { values: [ { n: 1 }, { n: 2 } ] }
+workflows: { w: { load: once, steps: [ { log: \"${a.age} ${b.x} ${c} ${d.n}\" } ] } }
+";
+    let Compiled { plan, blobs, .. } = good(text);
+
+    let lines = |at: usize| {
+        let blob = blobs.iter().find(|(hash, _)| *hash == plan.data[at].blob).unwrap();
+        String::from_utf8(blob.1.clone()).unwrap()
+    };
+    assert_eq!(lines(0), "[\"Ann\",\"30\"]\n[\"Bo, b\",\"41\"]\n");
+    assert_eq!(lines(1), "[\"name\",\"age\"]\n[\"Ann\",\"30\"]\n[\"Bo, b\",\"41\"]\n");
+    assert_eq!(lines(2), "1\n[2]\n");
+    assert_eq!(lines(3), "{\"n\":1}\n{\"n\":2}\n");
+    assert!(bad(&text.replace("${d.n}", "${d.m}")).contains("`d` has no field `m`"));
+    assert!(bad(&text.replace("\"${a.age}", "\"${a.age + 1}")).contains("cannot be added"));
+}
+
+#[test]
+fn a_workflow_reads_what_all_before_it_published() {
+    let text = "
+workflows:
+  first: { load: once, steps: [ { set: { a: vu.id } } ], publish: { x: a } }
+  second: { after: [ first ], load: once, steps: [ { log: \"${first.x}\" } ] }
+  third: { after: { any: [ second ] }, load: once, steps: [ { log: \"${first.x}\" } ] }
+";
+    assert_eq!(plan(text).workflows.len(), 3);
+    assert!(bad(&text.replace("after: [ first ], ", "")).contains("add `after: [ first ]`"));
+}
+
+#[test]
+fn a_header_says_what_a_body_is() {
+    let plan = plan(&steps(
+        "- { post: /, json: 18446744073709551615, headers: { Content-Type: application/x } }",
+    ));
+
+    let Action::Request(request) = &plan.workflows[0].steps[0].action else { panic!("no request") };
+    assert_eq!(request.headers.len(), 1);
+    assert_eq!(request.body, Body::Json(JsonTemplate::Constant("18446744073709551615".to_owned())));
 }
 
 #[test]
@@ -342,9 +592,7 @@ fn hostile() -> Vec<(&'static str, Vec<u8>, &'static str)> {
     );
     let regexes = steps(&format!(
         "- get: /\n  check:\n{}",
-        (0..3_000)
-            .map(|n| format!("  - body.matches(\"[a-z]{{1,{}}}\\\\\\\\w{{50}}\")\n", n % 200 + 1))
-            .collect::<String>()
+        (0..3_000).map(|n| format!("  - body.matches(\"x{n}\\\\w{{7}}\")\n")).collect::<String>()
     ));
     vec![
         ("deep flow", "[".repeat(1 << 20).into_bytes(), "nested"),
@@ -360,7 +608,7 @@ fn hostile() -> Vec<(&'static str, Vec<u8>, &'static str)> {
         ("chain of blocks", chain.into_bytes(), "8 levels deep"),
         ("circle", b"workflows: { w: { load: once, steps: [ { use: a } ] } }\nblocks: { a: [ { use: b } ], b: [ { use: a } ] }".to_vec(), "uses itself"),
         ("big constants", big_var.into_bytes(), "8 MiB"),
-        ("many patterns", regexes.into_bytes(), "1024 regular expressions"),
+        ("many patterns", regexes.into_bytes(), "256 regular expressions"),
         ("many keys", (0..40_000).map(|n| format!("k{n}: 1\n")).collect::<String>().into_bytes(), "unknown key"),
         ("many dashes", b"-\n".repeat(500_000), "values"),
         ("question marks", b"? ".repeat(500_000), "nested"),

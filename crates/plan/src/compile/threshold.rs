@@ -449,7 +449,7 @@ impl<'n> Compiler<'n> {
     }
 
     fn datacenter_filter(&mut self, fields: Fields<'n>, plan: &Plan) -> DatacenterFilter {
-        if fields.get("datacenter").and_then(Node::as_text) == Some("each") {
+        if self.word(fields.get("datacenter")).as_deref() == Some("each") {
             return DatacenterFilter::Each;
         }
         let known = match &plan.run.datacenters {
@@ -464,7 +464,8 @@ impl<'n> Compiler<'n> {
 /// Where in the file a part of a condition stands.
 fn point(node: &Node, wrong: Wrong) -> Draft {
     let span = match &node.kind {
-        Kind::Scalar(Scalar { verbatim: Some(start), .. }) => {
+        // With holes filled the places have moved.
+        Kind::Scalar(Scalar { verbatim: Some(start), text, .. }) if !text.contains("${") => {
             let offset = |at: usize| start.saturating_add(u32::try_from(at).unwrap_or(u32::MAX));
             Span { start: offset(wrong.start), end: offset(wrong.end), ..node.span }
         }

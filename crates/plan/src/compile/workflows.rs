@@ -79,7 +79,7 @@ impl<'n> Compiler<'n> {
                 if ancestors.get(at).is_some_and(|before| before.contains(&other)) {
                     let published = it.publish.iter().map(|p| p.name.clone()).collect();
                     (self.runtime.published).insert(it.name.to_owned(), (index(other), published));
-                } else {
+                } else if other != at {
                     self.runtime.unreachable.push(it.name.to_owned());
                 }
             }
@@ -121,7 +121,7 @@ impl<'n> Compiler<'n> {
             graceful_stop: (self.read(fields.get("graceful_stop"), Consts::duration))
                 .unwrap_or(GRACEFUL_STOP_DEFAULT),
             cores: self.cores(fields),
-            on_error: match fields.get("on_error").and_then(Node::as_text) {
+            on_error: match self.word(fields.get("on_error")).as_deref() {
                 Some("end-iteration") => OnError::EndIteration,
                 Some("end-vu") => OnError::EndVu,
                 Some("abort") => OnError::Abort,
@@ -134,7 +134,9 @@ impl<'n> Compiler<'n> {
     }
 
     fn cores(&mut self, fields: Fields<'n>) -> Option<u32> {
-        self.read(fields.get("cores"), |consts, node| consts.count_u32(node, 1, 1_000_000))
+        let node = fields.get("cores");
+        let node = node.filter(|node| !matches!(self.consts.text(node).as_deref(), Ok("auto")));
+        self.read(node, |consts, node| consts.count_u32(node, 1, 1_000_000))
     }
 
     fn after(&mut self, own: &str, fields: Fields<'n>, names: &[&str]) -> After {

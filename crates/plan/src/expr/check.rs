@@ -1,7 +1,7 @@
 //! From a tree to a compiled expression: names resolved, types checked, constants folded.
 
-use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 
 use hyperscale_model::{SplitMix, WorkflowIndex};
@@ -10,7 +10,7 @@ use super::eval::DIGESTS;
 use super::functions::{Form, SIGNATURES, Signature, Ty};
 use super::lex::ExprError;
 use super::parse::{Ast, AstKind, parse};
-use super::pattern::{check_json_path, check_regex};
+use super::pattern::{JSON_PATHS_MAX, REGEXES_MAX, check_json_path, check_regex};
 use super::{
     BinaryOp, EvalError, Expr, Function, Piece, Scope, Template, UnaryOp, Value, Var, time,
 };
@@ -20,16 +20,24 @@ use crate::ir::{DataIndex, LocalIndex};
 /// Longest text that folding makes; longer ones stay expressions.
 const FOLDED_BYTES_MAX: usize = 16 << 10;
 
+/// What a pattern is written in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum PatternKind {
+    Json,
+    Regex,
+}
+
 /// What the constants of a test may cost, so that a small file does not become a huge test.
 #[derive(Debug)]
 pub(crate) struct Budget {
     bytes: Cell<usize>,
-    patterns: Cell<usize>,
+    /// Regular expressions and JSONPaths that were looked at.
+    patterns: RefCell<HashMap<PatternKind, HashSet<String>>>,
 }
 
 impl Budget {
-    pub(crate) const fn new() -> Self {
-        Self { bytes: Cell::new(8 << 20), patterns: Cell::new(1_024) }
+    pub(crate) fn new() -> Self {
+        Self { bytes: Cell::new(8 << 20), patterns: RefCell::default() }
     }
 
     fn take(&self, at: &Range<usize>, bytes: usize) -> Result<(), ExprError> {
@@ -40,15 +48,26 @@ impl Budget {
         })
     }
 
-    pub(crate) fn take_pattern(&self, at: &Range<usize>) -> Result<(), ExprError> {
-        let left = self.patterns.get().checked_sub(1);
-        self.patterns.set(left.unwrap_or(0));
-        left.map(drop).ok_or_else(|| {
-            ExprError::new(
-                at.clone(),
-                "a test holds at most 1024 regular expressions and JSONPaths",
-            )
-        })
+    /// Counts a pattern, each once. Whether it is a new one, which must be checked.
+    pub(crate) fn take_pattern(
+        &self,
+        at: &Range<usize>,
+        kind: PatternKind,
+        text: &str,
+    ) -> Result<bool, ExprError> {
+        let mut patterns = self.patterns.borrow_mut();
+        let (what, max) = match kind {
+            PatternKind::Json => ("JSONPaths", JSON_PATHS_MAX),
+            PatternKind::Regex => ("regular expressions", REGEXES_MAX),
+        };
+        let known = patterns.entry(kind).or_default();
+        if known.contains(text) {
+            return Ok(false);
+        }
+        if known.len() >= max {
+            return Err(ExprError::new(at.clone(), format!("a test holds at most {max} {what}")));
+        }
+        Ok(known.insert(text.to_owned()))
     }
 }
 
@@ -684,8 +703,15 @@ fn check_constants(
         _ => None,
     };
     let refused = |at: usize, message: String| Err(ExprError::new(asts[at].at.clone(), message));
-    if matches!(function, Function::Json | Function::Matches) {
-        names.budget.take_pattern(&asts[0].at)?;
+    let pattern = match function {
+        Function::Json => text(0).map(|path| (PatternKind::Json, path)),
+        Function::Matches => text(1).map(|regex| (PatternKind::Regex, regex)),
+        _ => None,
+    };
+    if let Some((kind, pattern)) = pattern
+        && !names.budget.take_pattern(&asts[0].at, kind, pattern)?
+    {
+        return Ok(());
     }
     match function {
         Function::Json => match text(0) {

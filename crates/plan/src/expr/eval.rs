@@ -13,8 +13,7 @@ use sha2::{Digest as _, Sha256, Sha384, Sha512};
 use super::pattern::{kept_path, kept_regex};
 use super::value::TEXT_BYTES_MAX;
 use super::{
-    Answer, BinaryOp, EXPR_DEPTH_MAX, EvalError, Expr, Function, Piece, Scope, Template, UnaryOp,
-    Value, Var, time,
+    Answer, BinaryOp, EvalError, Expr, Function, Piece, Scope, Template, UnaryOp, Value, Var, time,
 };
 use crate::ir::JsonTemplate;
 
@@ -132,19 +131,6 @@ impl Expr {
             Self::Call(_, items) | Self::List(items) => items.iter().collect(),
             Self::Map(entries) => entries.iter().map(|(_, value)| value).collect(),
         }
-    }
-
-    /// Whether its depth and its calls are what the compiler makes.
-    pub(crate) fn is_sound(&self) -> bool {
-        fn calls(expr: &Expr) -> bool {
-            let is_right = match expr {
-                Expr::Call(function, args) => args.len() == function.arity(),
-                Expr::Literal(Value::Float(number)) => number.is_finite(),
-                _ => true,
-            };
-            is_right && expr.children().into_iter().all(calls)
-        }
-        self.is_shallow(EXPR_DEPTH_MAX) && calls(self)
     }
 }
 

@@ -12,8 +12,12 @@ use super::Value;
 
 /// Longest pattern.
 const PATTERN_BYTES_MAX: usize = 4 << 10;
-/// Most compiled patterns that a thread keeps.
-const KEPT_MAX: usize = 256;
+/// Most patterns of a test, and most compiled ones that a thread keeps: those of one test never push
+/// each other out. A regular expression can take a millisecond and 512 KiB to compile.
+pub(crate) const REGEXES_MAX: usize = 256;
+/// Largest compiled regular expression.
+const REGEX_BYTES_MAX: usize = 512 << 10;
+pub(crate) const JSON_PATHS_MAX: usize = 1_024;
 /// Deepest nesting in a path: the library's parser tries alternatives at each level.
 const PATH_NESTING_MAX: usize = 6;
 
@@ -31,7 +35,7 @@ pub(crate) fn compile_regex(pattern: &str) -> Result<Regex, String> {
         return Err(format!("it has more than {PATTERN_BYTES_MAX} bytes"));
     }
     RegexBuilder::new(pattern)
-        .size_limit(1 << 20)
+        .size_limit(REGEX_BYTES_MAX)
         .dfa_size_limit(1 << 20)
         .nest_limit(50)
         .build()
@@ -128,6 +132,7 @@ thread_local! {
 fn kept<T>(
     map: &RefCell<HashMap<String, Rc<T>>>,
     pattern: &str,
+    max: usize,
     compile: impl Fn(&str) -> Result<T, String>,
 ) -> Result<Rc<T>, String> {
     if let Some(known) = map.borrow().get(pattern) {
@@ -135,7 +140,7 @@ fn kept<T>(
     }
     let compiled = Rc::new(compile(pattern)?);
     let mut map = map.borrow_mut();
-    if map.len() >= KEPT_MAX {
+    if map.len() >= max {
         map.clear();
     }
     map.insert(pattern.to_owned(), Rc::clone(&compiled));
@@ -143,9 +148,9 @@ fn kept<T>(
 }
 
 pub(crate) fn kept_regex(pattern: &str) -> Result<Rc<Regex>, String> {
-    REGEXES.with(|map| kept(map, pattern, compile_regex))
+    REGEXES.with(|map| kept(map, pattern, REGEXES_MAX, compile_regex))
 }
 
 pub(crate) fn kept_path(path: &str) -> Result<Rc<Path>, String> {
-    PATHS.with(|map| kept(map, path, compile_path))
+    PATHS.with(|map| kept(map, path, JSON_PATHS_MAX, compile_path))
 }

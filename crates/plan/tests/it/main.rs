@@ -44,18 +44,16 @@ fn yaml_files(directory: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// With `BLESS=1` the messages become the expected ones: read the difference before you commit it.
-#[test]
-fn bad_files_get_the_messages_beside_them() {
+/// Compares what files are told with the texts beside them. With `BLESS=1` those texts are written:
+/// read the difference before you commit it.
+#[track_caller]
+fn compare(directory: &str, least: usize, told: impl Fn(Result<Compiled, Diagnostics>) -> String) {
     let is_blessing = std::env::var_os("BLESS").is_some();
-    let files = yaml_files(&root().join("tests/data/bad"));
+    let files = yaml_files(&root().join("tests/data").join(directory));
     let mut wrong = Vec::new();
 
     for file in &files {
-        let message = match compile_file(file) {
-            Ok(_) => "this file was taken\n".to_owned(),
-            Err(errors) => errors.to_string(),
-        };
+        let message = told(compile_file(file));
         let expected = file.with_extension("txt");
         if is_blessing {
             std::fs::write(&expected, &message).unwrap();
@@ -65,8 +63,27 @@ fn bad_files_get_the_messages_beside_them() {
         }
     }
 
-    assert!(files.len() >= 40, "the gallery has only {} files", files.len());
+    assert!(files.len() >= least, "only {} files in {directory}", files.len());
     assert!(wrong.is_empty(), "unexpected messages; BLESS=1 accepts them:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn bad_files_get_the_messages_beside_them() {
+    compare("bad", 40, |result| match result {
+        Ok(_) => "this file was taken\n".to_owned(),
+        Err(errors) => errors.to_string(),
+    });
+}
+
+#[test]
+fn doubtful_files_get_the_warnings_beside_them() {
+    compare("doubtful", 8, |result| match result {
+        Ok(compiled) => {
+            let warnings: Vec<String> = compiled.warnings.iter().map(ToString::to_string).collect();
+            warnings.join("\n")
+        }
+        Err(errors) => format!("this file was refused\n{errors}"),
+    });
 }
 
 #[test]
