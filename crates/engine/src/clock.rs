@@ -2,7 +2,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "a load generator measures time")]
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::time::{ClockId, clock_gettime};
 
@@ -22,4 +22,10 @@ pub(crate) fn thread_busy() -> Duration {
 /// Waits until an instant.
 pub(crate) async fn sleep_until(at: Instant) {
     tokio::time::sleep_until(at.into()).await;
+}
+
+/// Milliseconds since the Unix epoch, for tests that ask for the time.
+pub(crate) fn wall_millis() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

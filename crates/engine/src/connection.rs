@@ -6,7 +6,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Poll, ready};
@@ -127,6 +127,8 @@ pub struct Answer {
     pub status: u16,
     /// Where a redirect points.
     pub location: Option<String>,
+    /// Cookies that it sets, as they came.
+    pub cookies: Vec<String>,
 }
 
 /// How long it took to open a connection.
@@ -182,6 +184,7 @@ struct Head {
     framing: Framing,
     is_keep_alive: bool,
     location: Option<String>,
+    cookies: Vec<String>,
     len: usize,
 }
 
@@ -196,11 +199,18 @@ impl Connection {
         address: SocketAddr,
         connector: Option<&TlsConnector>,
         server_name: Option<&str>,
+        source: Option<IpAddr>,
         (connect_timeout, tls_timeout): (Duration, Duration),
     ) -> Result<(Self, Opened), Failure> {
         let start = clock::now();
         let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
         let socket = socket.map_err(|error| Failure::new(Outcome::Connect, error.to_string()))?;
+        if let Some(source) = source
+            && let Err(error) = socket.bind(SocketAddr::new(source, 0))
+        {
+            let message = format!("no connection can be made from {source}: {error}");
+            return Err(Failure::new(Outcome::Connect, message));
+        }
         let stream = tokio::time::timeout(connect_timeout, socket.connect(address)).await;
         let stream = match stream {
             Ok(Ok(stream)) => stream,
@@ -366,8 +376,8 @@ impl Connection {
         }
         self.is_reusable = head.is_keep_alive && head.framing != Framing::UntilClose;
         self.last_used = trace.first_byte.get().unwrap_or(self.last_used);
-        let (status, location) = (head.status, head.location);
-        Ok(Answer { status, location })
+        let Head { status, location, cookies, .. } = head;
+        Ok(Answer { status, location, cookies })
     }
 
     async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -425,6 +435,7 @@ fn parse_head(bytes: &[u8], is_head: bool) -> Result<Option<Head>, Failure> {
     let status = response.code.unwrap_or(0);
     let mut is_keep_alive = response.version == Some(1);
     let (mut length, mut is_chunked, mut location) = (None, false, None);
+    let mut cookies = Vec::new();
     for header in response.headers.iter() {
         let name = header.name;
         if name.eq_ignore_ascii_case("content-length") {
@@ -443,6 +454,8 @@ fn parse_head(bytes: &[u8], is_head: bool) -> Result<Option<Head>, Failure> {
             is_keep_alive = (is_keep_alive || has(b"keep-alive")) && !has(b"close");
         } else if name.eq_ignore_ascii_case("location") {
             location = std::str::from_utf8(header.value).ok().map(str::to_owned);
+        } else if name.eq_ignore_ascii_case("set-cookie") {
+            cookies.extend(std::str::from_utf8(header.value).ok().map(str::to_owned));
         }
     }
     let framing = if is_head || status < 200 || matches!(status, 204 | 304) {
@@ -452,7 +465,7 @@ fn parse_head(bytes: &[u8], is_head: bool) -> Result<Option<Head>, Failure> {
     } else {
         length.map_or(Framing::UntilClose, Framing::Length)
     };
-    Ok(Some(Head { status, framing, is_keep_alive, location, len }))
+    Ok(Some(Head { status, framing, is_keep_alive, location, cookies, len }))
 }
 
 /// The words of a header's list, compared in place: this runs for every answer.

@@ -45,9 +45,10 @@ async fn serve(core: u32, mut commands: mpsc::Receiver<Command>, events: mpsc::S
     while let Some(command) = commands.recv().await {
         runs.retain(|_, run| !run.is_over());
         match command {
-            Command::Prepare { work, slice } => {
+            Command::Prepare { work, slice, rows } => {
                 let attempt = work.attempt;
-                let what = match Run::new(core, work, slice, Rc::clone(&scratch), events.clone()) {
+                let shared = (Rc::clone(&scratch), rows);
+                let what = match Run::new(core, work, slice, shared, events.clone()) {
                     Ok(run) => {
                         runs.insert(attempt, Rc::new(run));
                         CoreNews::Prepared

@@ -13,16 +13,18 @@ mod clock;
 mod connection;
 mod core;
 mod executor;
+mod pool;
 mod program;
 mod request;
 mod resolve;
 mod run;
+mod scope;
 mod tls;
 mod user;
 mod windows;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use hyperscale_model::{AttemptId, BlobHash, DatacenterId, WorkflowIndex};
@@ -35,11 +37,11 @@ pub use crate::connection::{
     Answer, Connection, Failure, Keep, Kept, Opened, SCRATCH_BYTES, Trace,
 };
 pub use crate::core::CoreError;
-pub use crate::request::{Origin, Ready};
-pub use crate::tls::connector;
+pub use crate::request::Origin;
 pub use crate::windows::AttemptNews;
 
 use crate::core::Core;
+use crate::scope::Rows;
 use crate::windows::Windows;
 
 /// What an attempt is.
@@ -99,10 +101,13 @@ pub enum RunEnd {
     Lost(String),
 }
 
+/// The rows of a plan's data, read by the first core that needs them.
+pub(crate) type SharedRows = Arc<OnceLock<Result<Rows, String>>>;
+
 /// What a core is told.
 #[derive(Debug, Clone)]
 pub(crate) enum Command {
-    Prepare { work: Arc<Work>, slice: Slice },
+    Prepare { work: Arc<Work>, slice: Slice, rows: SharedRows },
     Start { attempt: AttemptId, job_zero: Instant, load_zero: Instant, at: Instant },
     Suspend { attempt: AttemptId, is_suspended: bool },
     Scale { attempt: AttemptId, vus: u32 },
@@ -166,10 +171,12 @@ impl Engine {
         }
         let slices = work.slice.split_evenly(cores.len());
         let work = Arc::new(work);
+        let rows = SharedRows::default();
         self.attempts.insert(attempt, cores.clone());
         self.windows.expect(attempt, &cores);
         (cores.iter().zip(slices)).all(|(core, slice)| {
-            self.tell_core(*core, Command::Prepare { work: Arc::clone(&work), slice })
+            let (work, rows) = (Arc::clone(&work), Arc::clone(&rows));
+            self.tell_core(*core, Command::Prepare { work, slice, rows })
         })
     }
 

@@ -1,8 +1,14 @@
-//! Requests as bytes, made once.
+//! Requests as bytes: those without holes are made once, the others for each use.
 
-use hyperscale_plan::{Body, RequestStep, StepIndex};
+use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
+
+use base64::Engine as _;
+use hyperscale_model::{BlobHash, SplitMix};
+use hyperscale_plan::expr::{EvalError, Scope, Template, Value, Var};
+use hyperscale_plan::{Auth, Body, RequestStep, StepIndex};
 use url::Url;
 
 /// Where a request goes.
@@ -18,68 +24,148 @@ pub struct Origin {
 
 /// A request that is ready to be sent.
 #[derive(Debug, Clone)]
-pub struct Ready {
+pub(crate) struct Ready {
     /// Where its figures go.
-    pub step: StepIndex,
-    /// Where it goes.
-    pub origin: Rc<Origin>,
+    pub(crate) step: StepIndex,
+    pub(crate) origin: Rc<Origin>,
     /// The absolute URL.
-    pub url: Url,
-    /// The method.
-    pub method: String,
+    pub(crate) url: Url,
+    method: String,
     /// Headers beside those that the client makes itself.
-    pub headers: Vec<(String, String)>,
-    /// The body.
-    pub body: Vec<u8>,
+    headers: Vec<(String, String)>,
+    body: Vec<u8>,
     /// Everything that is written to the connection.
-    pub bytes: Vec<u8>,
+    pub(crate) bytes: Vec<u8>,
     /// How long the whole exchange may take.
-    pub timeout: Duration,
+    pub(crate) timeout: Duration,
     /// How many redirects may still be followed.
-    pub redirects: u32,
+    pub(crate) redirects: u32,
+}
+
+/// What requests are made with, beside their steps.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Make<'a> {
+    pub(crate) blobs: &'a BTreeMap<BlobHash, Arc<[u8]>>,
+    /// Whether compressed answers are asked for.
+    pub(crate) compression: bool,
+}
+
+/// Knows no variable, and notes whether chance was asked.
+struct Nothing {
+    random: SplitMix,
+    is_asked: bool,
+}
+
+impl Scope for Nothing {
+    fn variable(&self, _: &Var) -> Result<Value, EvalError> {
+        Err(EvalError("there are no variables here".to_owned()))
+    }
+
+    fn random(&mut self) -> &mut SplitMix {
+        self.is_asked = true;
+        &mut self.random
+    }
 }
 
 impl Ready {
-    /// The request of a step without holes.
+    /// The request of a step whose bytes are always the same; `None` for any other.
+    pub(crate) fn constant(step: &RequestStep, make: Make<'_>) -> Option<Self> {
+        let mut nothing = Nothing { random: SplitMix::new(0), is_asked: false };
+        let ready = Self::render(step, make, &mut nothing).ok()?;
+        (!nothing.is_asked).then_some(ready)
+    }
+
+    /// The request of a step.
     ///
     /// # Errors
     ///
-    /// If the step needs something that this client cannot do yet, or its URL is none.
-    pub fn new(step: &RequestStep) -> Result<Self, String> {
-        let literal = |template: &hyperscale_plan::expr::Template| {
-            let text = template.as_literal().map(str::to_owned);
-            text.ok_or_else(|| "this engine sends requests without expressions only".to_owned())
-        };
-        let text = literal(&step.url)?;
-        let mut url = Url::parse(&text).map_err(|error| format!("`{text}` is no URL: {error}"))?;
+    /// If a hole has no value, or what comes out is no request.
+    pub(crate) fn render(
+        step: &RequestStep,
+        make: Make<'_>,
+        scope: &mut dyn Scope,
+    ) -> Result<Self, EvalError> {
+        let text = rendered(&step.url, scope)?;
+        let mut url =
+            Url::parse(&text).map_err(|error| EvalError(format!("`{text}` is no URL: {error}")))?;
         for (name, value) in &step.query {
-            url.query_pairs_mut().append_pair(name, &literal(value)?);
+            url.query_pairs_mut().append_pair(name, &rendered(value, scope)?);
         }
-        let headers = (step.headers.iter())
-            .map(|(name, value)| Ok((name.clone(), literal(value)?)))
-            .collect::<Result<Vec<_>, String>>()?;
+        let mut headers = Vec::with_capacity(step.headers.len() + 3);
+        for (name, value) in &step.headers {
+            let value = rendered(value, scope)?;
+            if value.bytes().any(|byte| byte.is_ascii_control() && byte != b'\t') {
+                return Err(EvalError(format!("the header `{name}` has a line break in it")));
+            }
+            headers.push((name.clone(), value));
+        }
+        match &step.auth {
+            None => {}
+            Some(Auth::Bearer(token)) => {
+                let token = rendered(token, scope)?;
+                headers.push(("authorization".to_owned(), format!("Bearer {token}")));
+            }
+            Some(Auth::Basic { user, password }) => {
+                let pair = format!("{}:{}", rendered(user, scope)?, rendered(password, scope)?);
+                let pair = base64::engine::general_purpose::STANDARD.encode(pair);
+                headers.push(("authorization".to_owned(), format!("Basic {pair}")));
+            }
+        }
+        let mut content_type = None;
         let body = match &step.body {
             Body::Empty => Vec::new(),
-            Body::Text(text) => literal(text)?.into_bytes(),
+            Body::Text(text) => rendered(text, scope)?.into_bytes(),
             Body::Bytes(bytes) => bytes.clone(),
-            Body::Json(_) | Body::Form(_) | Body::File(_) => {
-                return Err("this engine sends text bodies only".to_owned());
+            Body::Json(json) => {
+                content_type = Some("application/json");
+                let mut text = String::new();
+                json.render(scope, &mut text)?;
+                text.into_bytes()
             }
+            Body::Form(fields) => {
+                content_type = Some("application/x-www-form-urlencoded");
+                let mut form = url::form_urlencoded::Serializer::new(String::new());
+                for (name, value) in fields {
+                    form.append_pair(name, &rendered(value, scope)?);
+                }
+                form.finish().into_bytes()
+            }
+            Body::File(hash) => match make.blobs.get(hash) {
+                Some(bytes) => bytes.to_vec(),
+                None => return Err(EvalError("the body's file did not come along".to_owned())),
+            },
         };
-        if !step.checks.is_empty() || !step.captures.is_empty() || step.auth.is_some() {
-            return Err("this engine runs no checks, captures or credentials".to_owned());
+        let has = |headers: &[(String, String)], wanted: &str| {
+            headers.iter().any(|(name, _)| name.eq_ignore_ascii_case(wanted))
+        };
+        if let Some(content_type) = content_type
+            && !has(&headers, "content-type")
+        {
+            headers.push(("content-type".to_owned(), content_type.to_owned()));
         }
-        let origin = Rc::new(origin_of(&url)?);
+        if make.compression && !has(&headers, "accept-encoding") {
+            headers.push(("accept-encoding".to_owned(), "gzip, deflate".to_owned()));
+        }
+        let origin = Rc::new(origin_of(&url).map_err(EvalError)?);
         let method = step.method.clone();
-        let bytes = render(&method, &url, &origin, &headers, &body);
+        let bytes = bytes_of(&method, &url, &origin, &headers, &body, None);
         let (timeout, redirects) = (step.timeout, step.redirects);
         let step = step.step;
         Ok(Self { step, origin, url, method, headers, body, bytes, timeout, redirects })
     }
 
+    pub(crate) fn is_head(&self) -> bool {
+        self.method == "HEAD"
+    }
+
+    /// The same request with cookies.
+    pub(crate) fn bytes_with_cookies(&self, cookies: &str) -> Vec<u8> {
+        bytes_of(&self.method, &self.url, &self.origin, &self.headers, &self.body, Some(cookies))
+    }
+
     /// The request that a redirect asks for (RFC 9110, section 15.4).
     #[must_use]
-    pub fn redirected(&self, status: u16, location: &str) -> Option<Self> {
+    pub(crate) fn redirected(&self, status: u16, location: &str) -> Option<Self> {
         let url = self.url.join(location).ok()?;
         let origin = Rc::new(origin_of(&url).ok()?);
         let keeps_method =
@@ -88,6 +174,7 @@ impl Ready {
         if !keeps_method {
             next.method = "GET".to_owned();
             next.body.clear();
+            next.headers.retain(|(name, _)| !name.eq_ignore_ascii_case("content-type"));
         }
         if origin != self.origin {
             // Credentials are for the origin that they were written for.
@@ -95,11 +182,17 @@ impl Ready {
                 !name.eq_ignore_ascii_case("authorization") && !name.eq_ignore_ascii_case("cookie")
             });
         }
-        next.bytes = render(&next.method, &url, &origin, &next.headers, &next.body);
+        next.bytes = bytes_of(&next.method, &url, &origin, &next.headers, &next.body, None);
         (next.url, next.origin) = (url, origin);
         next.redirects = self.redirects.saturating_sub(1);
         Some(next)
     }
+}
+
+fn rendered(template: &Template, scope: &mut dyn Scope) -> Result<String, EvalError> {
+    let mut text = String::new();
+    template.render(scope, &mut text)?;
+    Ok(text)
 }
 
 fn origin_of(url: &Url) -> Result<Origin, String> {
@@ -114,12 +207,13 @@ fn origin_of(url: &Url) -> Result<Origin, String> {
     Ok(Origin { is_tls, host, port })
 }
 
-fn render(
+fn bytes_of(
     method: &str,
     url: &Url,
     origin: &Origin,
     headers: &[(String, String)],
     body: &[u8],
+    cookies: Option<&str>,
 ) -> Vec<u8> {
     let has = |wanted: &str| headers.iter().any(|(name, _)| name.eq_ignore_ascii_case(wanted));
     let mut text = format!("{method} {}", url.path());
@@ -143,6 +237,9 @@ fn render(
     }
     for (name, value) in headers {
         text.push_str(&format!("{name}: {value}\r\n"));
+    }
+    if let Some(cookies) = cookies.filter(|_| !has("cookie")) {
+        text.push_str(&format!("cookie: {cookies}\r\n"));
     }
     if !has("content-length") && (!body.is_empty() || matches!(method, "POST" | "PUT" | "PATCH")) {
         text.push_str(&format!("content-length: {}\r\n", body.len()));

@@ -24,6 +24,7 @@ pub(crate) struct Resolver {
     /// The lock makes users wait for a lookup that is under way instead of starting another.
     names: RefCell<BTreeMap<String, Rc<Mutex<Option<Found>>>>>,
     turn: RefCell<usize>,
+    source_turn: RefCell<usize>,
     random: RefCell<SplitMix>,
 }
 
@@ -39,6 +40,7 @@ impl Resolver {
             settings: settings.clone(),
             names: RefCell::default(),
             turn: RefCell::new(0),
+            source_turn: RefCell::new(0),
             random: RefCell::new(SplitMix::new(0)),
         }
     }
@@ -64,6 +66,16 @@ impl Resolver {
         };
         let in_order = addresses.iter().cycle().skip(first).take(addresses.len());
         Ok(in_order.map(|&address| SocketAddr::new(address, origin.port)).collect())
+    }
+
+    /// The local address to connect from, each in turn; `None` leaves it to the system.
+    pub(crate) fn source(&self, to: SocketAddr) -> Option<IpAddr> {
+        let fits = |source: &&IpAddr| source.is_ipv4() == to.is_ipv4();
+        let count = self.settings.source_ips.iter().filter(fits).count();
+        let mut turn = self.source_turn.borrow_mut();
+        *turn = turn.wrapping_add(1);
+        let at = turn.checked_rem(count)?;
+        self.settings.source_ips.iter().filter(fits).nth(at).copied()
     }
 
     async fn addresses(&self, host: &str) -> Result<Rc<[IpAddr]>, String> {

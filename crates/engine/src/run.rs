@@ -14,10 +14,16 @@ use tokio::sync::{Notify, mpsc};
 use tokio_rustls::TlsConnector;
 
 use crate::executor;
+use crate::pool::Pools;
 use crate::program::Program;
+use crate::request::Make;
 use crate::resolve::Resolver;
+use crate::scope::Rows;
 use crate::user::Control;
-use crate::{CoreEvent, CoreNews, RunEnd, Stop, Work, clock, tls};
+use crate::{CoreEvent, CoreNews, RunEnd, SharedRows, Stop, Work, clock, tls};
+
+/// Lines that a test may log in a second on a core.
+const LOG_LINES_PER_SECOND: u32 = 10;
 
 /// What the users of an attempt share on a core.
 pub(crate) struct Run {
@@ -25,6 +31,7 @@ pub(crate) struct Run {
     pub(crate) work: Arc<Work>,
     /// This core's share of the load.
     pub(crate) slice: Slice,
+    rows: SharedRows,
     /// Iterations of this core's share that earlier attempts have done.
     pub(crate) iterations_done: u64,
     pub(crate) program: Program,
@@ -39,6 +46,8 @@ pub(crate) struct Run {
     /// Users that are within an iteration.
     pub(crate) busy: Cell<u32>,
     pub(crate) published: RefCell<BTreeMap<String, Value>>,
+    pub(crate) pools: Pools,
+    log_budget: Cell<(Option<Instant>, u32)>,
     phase: Cell<Phase>,
     stopping: Cell<Option<Stop>>,
     aborted: RefCell<Option<String>>,
@@ -71,18 +80,24 @@ impl Run {
         core: u32,
         work: Arc<Work>,
         slice: Slice,
-        scratch: Rc<RefCell<Box<[u8]>>>,
+        (scratch, rows): (Rc<RefCell<Box<[u8]>>>, SharedRows),
         events: mpsc::Sender<CoreEvent>,
     ) -> Result<Self, String> {
         let plan = &work.plan;
         let workflow = plan.workflow(work.workflow()).ok_or("the plan has no such workflow")?;
-        let program = Program::new(workflow)?;
+        let make = Make { blobs: &work.blobs, compression: plan.http.compression };
+        let sample_bytes = if plan.http.samples > 0 { Exchange::TEXT_BYTES_MAX } else { 0 };
+        let program = Program::new(workflow, make, sample_bytes)?;
+        if let Err(message) = rows.get_or_init(|| Rows::read(plan, &work.blobs)) {
+            return Err(message.clone());
+        }
         let iterations_done = executor::done_before(&work, &slice, workflow);
         let recorder = Recorder::new(plan.steps.len(), plan.checks.len(), plan.metrics.len());
         let resolver = Resolver::new(&plan.http);
         Ok(Self {
             core,
             slice,
+            rows,
             iterations_done,
             program,
             recorder: RefCell::new(recorder),
@@ -93,6 +108,8 @@ impl Run {
             idle: RefCell::default(),
             busy: Cell::new(0),
             published: RefCell::default(),
+            pools: Pools::new(plan.http.connections),
+            log_budget: Cell::new((None, 0)),
             phase: Cell::new(Phase::Prepared),
             stopping: Cell::new(None),
             aborted: RefCell::default(),
@@ -109,6 +126,18 @@ impl Run {
 
     pub(crate) fn plan(&self) -> &Plan {
         &self.work.plan
+    }
+
+    /// What requests are made with.
+    pub(crate) fn make(&self) -> Make<'_> {
+        Make { blobs: &self.work.blobs, compression: self.plan().http.compression }
+    }
+
+    /// The rows of the plan's data.
+    #[expect(clippy::expect_used, reason = "`new` has read them, or there would be no run")]
+    pub(crate) fn rows(&self) -> &Rows {
+        let rows = self.rows.get().and_then(|rows| rows.as_ref().ok());
+        rows.expect("read when the run was made")
     }
 
     /// The workflow that is run.
@@ -162,6 +191,45 @@ impl Run {
         }
     }
 
+    /// A line of the test for the worker's log; a few a second, the rest is dropped.
+    pub(crate) fn log(&self, line: &str) {
+        let now = clock::now();
+        let (since, count) = self.log_budget.get();
+        let is_new = since.is_none_or(|since| now.duration_since(since) >= Duration::from_secs(1));
+        let (since, count) = if is_new { (Some(now), 0) } else { (since, count) };
+        if count < LOG_LINES_PER_SECOND {
+            tracing::info!(attempt = %self.work.attempt, line = self.work.secrets.mask(line), "log");
+        }
+        self.log_budget.set((since, count + 1));
+    }
+
+    /// Keeps what an iteration that has ended publishes.
+    pub(crate) fn publish(&self, locals: &[Value]) {
+        let wanted = &self.workflow().publish;
+        if wanted.is_empty() {
+            return;
+        }
+        let mut published = self.published.borrow_mut();
+        for publish in wanted {
+            let Some(value) = locals.get(publish.local.get()).filter(|v| **v != Value::Null) else {
+                continue;
+            };
+            match publish.collect {
+                None => drop(published.insert(publish.name.clone(), value.clone())),
+                Some(limit) => {
+                    let list = published
+                        .entry(publish.name.clone())
+                        .or_insert_with(|| Value::List(Arc::default()));
+                    if let Value::List(list) = list
+                        && list.len() < usize::try_from(limit).unwrap_or(usize::MAX)
+                    {
+                        Arc::make_mut(list).push(value.clone());
+                    }
+                }
+            }
+        }
+    }
+
     /// Ends the job, as the test asks for.
     pub(crate) fn abort(&self, message: String) {
         self.aborted.borrow_mut().get_or_insert(message);
@@ -184,7 +252,9 @@ impl Run {
         let mut made = self.tls.borrow_mut();
         match &*made {
             Some(connector) => Ok(connector.clone()),
-            None => Ok(made.insert(tls::connector(&self.plan().http.tls)?).clone()),
+            None => {
+                Ok(made.insert(tls::connector(&self.plan().http.tls, &self.work.secrets)?).clone())
+            }
         }
     }
 

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use hyperscale_plan::{Tls, TlsVersion};
+use hyperscale_plan::{Secrets, Tls, TlsVersion};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use tokio_rustls::TlsConnector;
 
 /// The connector for a plan's settings.
@@ -15,7 +15,7 @@ use tokio_rustls::TlsConnector;
 /// # Errors
 ///
 /// If certificates or versions cannot be used, in words.
-pub fn connector(settings: &Tls) -> Result<TlsConnector, String> {
+pub(crate) fn connector(settings: &Tls, secrets: &Secrets) -> Result<TlsConnector, String> {
     let provider = Arc::new(ring::default_provider());
     let versions: Vec<&'static rustls::SupportedProtocolVersion> =
         [(TlsVersion::V1_2, &rustls::version::TLS12), (TlsVersion::V1_3, &rustls::version::TLS13)]
@@ -29,11 +29,30 @@ pub fn connector(settings: &Tls) -> Result<TlsConnector, String> {
         .map_err(|error| format!("no TLS version is left to speak: {error}"))?;
     let config = if settings.insecure {
         let anything = Arc::new(AnyCertificate(provider));
-        builder.dangerous().with_custom_certificate_verifier(anything).with_no_client_auth()
+        builder.dangerous().with_custom_certificate_verifier(anything)
     } else {
-        builder.with_root_certificates(roots(settings)?).with_no_client_auth()
+        builder.with_root_certificates(roots(settings)?)
+    };
+    let config = match client_identity(settings, secrets)? {
+        None => config.with_no_client_auth(),
+        Some((chain, key)) => config
+            .with_client_auth_cert(chain, key)
+            .map_err(|error| format!("`tls.cert` cannot be used: {error}"))?,
     };
     Ok(TlsConnector::from(Arc::new(config)))
+}
+
+type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
+fn client_identity(settings: &Tls, secrets: &Secrets) -> Result<Option<Identity>, String> {
+    let (Some(cert), Some(key)) = (&settings.cert, &settings.key_secret) else { return Ok(None) };
+    let chain = CertificateDer::pem_slice_iter(cert.as_bytes())
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| format!("`tls.cert` cannot be read: {error:?}"))?;
+    let key = secrets.0.get(key).ok_or_else(|| format!("the secret `{key}` has no value"))?;
+    let key = PrivateKeyDer::from_pem_slice(key.as_bytes())
+        .map_err(|error| format!("`tls.key` cannot be read: {error:?}"))?;
+    Ok(Some((chain, key)))
 }
 
 fn roots(settings: &Tls) -> Result<RootCertStore, String> {

@@ -7,16 +7,21 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use cookie_store::CookieStore;
 use hyperscale_model::{Outcome, SplitMix};
-use hyperscale_plan::{OnError, Pause, StepIndex, StopScope};
+use hyperscale_plan::expr::{EvalError, Scope, Value};
+use hyperscale_plan::{Connections, LocalIndex, OnError, Pause, StepIndex, StopScope};
 use hyperscale_stats::{Exchange, Sample};
 use tokio::time::Sleep;
+use url::Url;
 
 use crate::clock;
 use crate::connection::{Answer, Connection, Failure, Keep, Kept, Trace};
-use crate::program::Op;
+use crate::pool::Permit;
+use crate::program::{Op, OpKind, Request};
 use crate::request::{Origin, Ready};
 use crate::run::Run;
+use crate::scope::{Looked, Place, UserScope, has_rows};
 
 /// Which iterations a user runs.
 #[derive(Debug, Clone, Copy)]
@@ -138,36 +143,56 @@ enum Flow {
     EndVu,
 }
 
+/// What came of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sent {
+    Well,
+    Failed,
+    /// The iteration cannot go on: a value that it needs is missing.
+    Stuck,
+}
+
+/// What a user has on the network.
+#[derive(Debug, Default)]
+struct Net {
+    connections: Vec<Connection>,
+    cookies: Option<Box<CookieStore>>,
+    kept: Kept,
+}
+
 /// A user's own state.
 pub(crate) struct User {
     run: Rc<Run>,
     control: Rc<Control>,
     /// Its number within the slice.
     number: u64,
-    /// Its number over the whole load, from 0.
-    id: u64,
-    connections: Vec<Connection>,
+    place: Place,
+    locals: Vec<Value>,
+    net: Net,
     watchdog: Watchdog,
-    kept: Kept,
     random: SplitMix,
     /// The next request counts from here instead of from its own start.
     intended: Option<Instant>,
+    /// Those who run the branches of `parallel` for it.
+    helpers: Vec<User>,
 }
 
 impl User {
     pub(crate) fn new(run: Rc<Run>, control: Rc<Control>, number: u64) -> Self {
-        let id = run.slice.global(number).unwrap_or(number);
-        let random = SplitMix::new(run.seed_of(id, 0));
+        let user = run.slice.global(number).unwrap_or(number);
+        let random = SplitMix::new(run.seed_of(user, 0));
+        let locals = vec![Value::Null; run.workflow().locals.len()];
         Self {
             run,
             control,
             number,
-            id,
-            connections: Vec::new(),
+            place: Place { user, ..Place::default() },
+            locals,
+            net: Net::default(),
             watchdog: Watchdog::default(),
-            kept: Kept::default(),
             random,
             intended: None,
+            helpers: Vec::new(),
         }
     }
 
@@ -180,14 +205,15 @@ impl User {
             flow = setup.unwrap_or(Flow::EndVu);
         }
         let mut done = 0;
-        while flow != Flow::EndVu {
-            let Some(number) = self.next_iteration(quota, done).await else { break };
+        while flow != Flow::EndVu && self.next_iteration(quota, done).await {
             done += 1;
             run.busy.set(run.busy.get() + 1);
-            let ended = control.until_cut(self.iteration(&run)).await;
+            let ended = control.until_cut(self.steps(&run.program.steps)).await;
             run.busy.set(run.busy.get() - 1);
             run.recorder.borrow_mut().iteration(ended.is_none());
-            if ended != Some(Flow::Next) && !run.program.finally.is_empty() {
+            if ended == Some(Flow::Next) {
+                run.publish(&self.locals);
+            } else if !run.program.finally.is_empty() {
                 // It was cut or failed; the executor limits how long this may take.
                 self.intended = None;
                 self.steps(&run.program.finally).await;
@@ -197,7 +223,6 @@ impl User {
             if matches!(quota, Quota::Assigned) && flow != Flow::EndVu {
                 run.idle.borrow_mut().push(Rc::clone(&control));
             }
-            let _ = number;
         }
         if !run.program.teardown.is_empty() {
             self.intended = None;
@@ -206,83 +231,208 @@ impl User {
         self.number
     }
 
-    /// Waits for the next iteration; its number decides all choices that are made in it.
-    async fn next_iteration(&mut self, quota: Quota, done: u64) -> Option<u64> {
-        let run = &self.run;
-        if let Quota::Assigned = quota {
-            let start = self.control.next_start().await?;
-            let lag = clock::now().saturating_duration_since(start.intended);
-            run.recorder.borrow_mut().start(lag);
-            self.intended = Some(start.intended);
-            self.random = SplitMix::new(run.seed_of(start.number, 1));
-            return Some(start.number);
-        }
-        if self.control.is_leaving() {
-            return None;
-        }
-        match quota {
-            Quota::Each(times) if done >= times => return None,
-            Quota::Shared => {
-                let left = run.shared.get().checked_sub(1)?;
-                run.shared.set(left);
+    /// Waits for the next iteration; false if there is none. Its number decides its rows and all
+    /// choices that are made in it.
+    async fn next_iteration(&mut self, quota: Quota, done: u64) -> bool {
+        let run = Rc::clone(&self.run);
+        let row = match quota {
+            Quota::Assigned => {
+                let Some(start) = self.control.next_start().await else { return false };
+                let lag = clock::now().saturating_duration_since(start.intended);
+                run.recorder.borrow_mut().start(lag);
+                self.intended = Some(start.intended);
+                start.number
             }
-            Quota::Each(_) | Quota::Unlimited | Quota::Assigned => {}
-        }
-        self.random = SplitMix::new(run.seed_of(self.id, 2 + done));
-        Some(done)
+            _ if self.control.is_leaving() => return false,
+            Quota::Each(times) if done >= times => return false,
+            Quota::Shared => {
+                let Some(left) = run.shared.get().checked_sub(1) else { return false };
+                run.shared.set(left);
+                let total = run.workflow().load.iterations().unwrap_or(0);
+                let local = run.slice.count(total).saturating_sub(left + 1);
+                run.slice.global(local).unwrap_or(local)
+            }
+            Quota::Each(_) | Quota::Unlimited => {
+                // Users take turns: each number belongs to one iteration of one user.
+                let users = u64::from(run.workflow().load.vus_max().max(1));
+                done.saturating_mul(users).saturating_add(self.place.user)
+            }
+        };
+        self.place.iteration = done;
+        self.place.row = row;
+        self.random = SplitMix::new(run.seed_of(row, 1));
+        self.locals.fill(Value::Null);
+        has_rows(run.plan(), row)
     }
 
-    async fn iteration(&mut self, run: &Run) -> Flow {
-        let flow = self.steps(&run.program.steps).await;
-        if flow == Flow::EndIteration { Flow::Next } else { flow }
+    fn evaluate<T>(
+        &mut self,
+        work: impl FnOnce(&mut dyn Scope) -> Result<T, EvalError>,
+    ) -> Result<T, EvalError> {
+        let Self { run, place, locals, random, .. } = self;
+        work(&mut UserScope { run, place: *place, locals, random, answer: None })
     }
 
     async fn steps(&mut self, ops: &[Op]) -> Flow {
         for op in ops {
-            let flow = match op {
-                Op::Request(ready) => {
-                    if self.request(ready).await {
-                        Flow::Next
-                    } else {
-                        self.on_failed(ready.step)
+            if let Some(when) = &op.when {
+                match self.evaluate(|scope| when.is_true(scope)) {
+                    Ok(true) => {}
+                    Ok(false) => continue,
+                    Err(error) => {
+                        self.run.log(&format!("`when` has no value: {error}"));
+                        return Flow::EndIteration;
                     }
                 }
-                Op::Pause(pause) => {
+            }
+            let flow = match &op.kind {
+                OpKind::Request(request) => match self.request(request).await {
+                    Sent::Well => Flow::Next,
+                    Sent::Failed => self.on_failed(request.step.step),
+                    Sent::Stuck => Flow::EndIteration,
+                },
+                OpKind::Pause(pause) => {
                     let pause = drawn(*pause, &mut self.random);
                     clock::sleep_until(clock::now() + pause).await;
                     Flow::Next
                 }
-                Op::Group(ops) => Box::pin(self.steps(ops)).await,
-                Op::Repeat { times, ops } => {
-                    let mut flow = Flow::Next;
-                    for _ in 0..*times {
-                        flow = Box::pin(self.steps(ops)).await;
-                        if flow != Flow::Next {
-                            break;
-                        }
-                    }
-                    flow
-                }
-                Op::Choose { total, choices } => {
-                    let mut drawn = self.random.below(*total);
-                    let chosen = choices.iter().find(|(weight, _)| {
-                        let is_it = drawn < *weight;
-                        drawn = drawn.saturating_sub(*weight);
-                        is_it
-                    });
-                    match chosen {
-                        Some((_, ops)) => Box::pin(self.steps(ops)).await,
-                        None => Flow::Next,
-                    }
-                }
-                Op::Stop(StopScope::Iteration) => Flow::EndIteration,
-                Op::Stop(StopScope::Vu) => Flow::EndVu,
+                // What is rare lives on the heap: it must not make every user's task larger.
+                other => Box::pin(self.rare(other)).await,
             };
             if flow != Flow::Next {
                 return flow;
             }
         }
         Flow::Next
+    }
+
+    async fn rare(&mut self, op: &OpKind) -> Flow {
+        match self.try_rare(op).await {
+            Ok(flow) => flow,
+            Err(error) => {
+                self.run.log(&format!("a step has no value: {error}"));
+                Flow::EndIteration
+            }
+        }
+    }
+
+    async fn try_rare(&mut self, op: &OpKind) -> Result<Flow, EvalError> {
+        Ok(match op {
+            // Handled where they are hot.
+            OpKind::Request(_) | OpKind::Pause(_) => Flow::Next,
+            OpKind::Log(text) => {
+                let mut line = String::new();
+                self.evaluate(|scope| text.render(scope, &mut line))?;
+                self.run.log(&line);
+                Flow::Next
+            }
+            OpKind::Set { local, value } => {
+                let value = self.evaluate(|scope| value.eval(scope))?;
+                self.set(*local, value);
+                Flow::Next
+            }
+            OpKind::Group(ops) => self.steps(ops).await,
+            OpKind::Repeat { times, ops } => {
+                let times = match self.evaluate(|scope| times.eval(scope))? {
+                    Value::Int(times) => times,
+                    other => return Err(EvalError(format!("`{other}` is no number of times"))),
+                };
+                for _ in 0..times {
+                    let flow = self.steps(ops).await;
+                    if flow != Flow::Next {
+                        return Ok(flow);
+                    }
+                }
+                Flow::Next
+            }
+            OpKind::While { condition, max, ops } => {
+                for _ in 0..*max {
+                    if !self.evaluate(|scope| condition.is_true(scope))? {
+                        break;
+                    }
+                    let flow = self.steps(ops).await;
+                    if flow != Flow::Next {
+                        return Ok(flow);
+                    }
+                }
+                Flow::Next
+            }
+            OpKind::If { condition, then, otherwise } => {
+                let is_true = self.evaluate(|scope| condition.is_true(scope))?;
+                self.steps(if is_true { then } else { otherwise }).await
+            }
+            OpKind::Choose { total, choices } => {
+                let mut drawn = self.random.below(*total);
+                let chosen = choices.iter().find(|(weight, _)| {
+                    let is_it = drawn < *weight;
+                    drawn = drawn.saturating_sub(*weight);
+                    is_it
+                });
+                match chosen {
+                    Some((_, ops)) => self.steps(ops).await,
+                    None => Flow::Next,
+                }
+            }
+            OpKind::Parallel(ops) => self.parallel(ops).await,
+            OpKind::Stop(StopScope::Iteration) => Flow::EndIteration,
+            OpKind::Stop(StopScope::Vu) => Flow::EndVu,
+            OpKind::Record { metric, value } => {
+                let value = match self.evaluate(|scope| value.eval(scope))? {
+                    Value::Bool(value) => f64::from(u8::from(value)),
+                    #[expect(clippy::cast_precision_loss, reason = "metrics are floating")]
+                    Value::Int(value) => value as f64,
+                    Value::Float(value) => value,
+                    other => return Err(EvalError(format!("`{other}` is no figure"))),
+                };
+                self.run.recorder.borrow_mut().metric(*metric, value);
+                Flow::Next
+            }
+        })
+    }
+
+    /// Runs steps at once, each over connections of its own. What they set is seen after all have
+    /// ended; of two that set the same, the later step in the file wins.
+    async fn parallel(&mut self, ops: &[Op]) -> Flow {
+        while self.helpers.len() < ops.len() {
+            let helper = Self::new(Rc::clone(&self.run), Rc::clone(&self.control), self.number);
+            self.helpers.push(helper);
+        }
+        let before = self.locals.clone();
+        let mut helpers = std::mem::take(&mut self.helpers);
+        for helper in &mut helpers {
+            helper.place = self.place;
+            helper.locals.clone_from(&before);
+            helper.random = self.random.fork();
+            helper.net.cookies.clone_from(&self.net.cookies);
+        }
+        let branches = helpers.iter_mut().zip(ops).map(|(helper, op)| {
+            let op = std::slice::from_ref(op);
+            Box::pin(helper.steps(op))
+        });
+        let flows = futures_util::future::join_all(branches).await;
+        for helper in &mut helpers[..ops.len()] {
+            for (at, value) in helper.locals.iter().enumerate() {
+                if *value != before[at] {
+                    self.locals[at] = value.clone();
+                }
+            }
+            if helper.net.cookies.is_some() {
+                self.net.cookies = helper.net.cookies.take();
+            }
+        }
+        self.helpers = helpers;
+        let worst = |flow: &Flow| match flow {
+            Flow::Next => 0,
+            Flow::EndIteration => 1,
+            Flow::EndVu => 2,
+        };
+        flows.into_iter().max_by_key(worst).unwrap_or(Flow::Next)
+    }
+
+    fn set(&mut self, local: LocalIndex, value: Value) {
+        if let Some(slot) = self.locals.get_mut(local.get()) {
+            *slot = value;
+        }
     }
 
     fn on_failed(&self, step: StepIndex) -> Flow {
@@ -298,33 +448,123 @@ impl User {
         }
     }
 
-    /// Sends a request and counts what came of it; returns whether it was all right.
-    async fn request(&mut self, ready: &Ready) -> bool {
+    /// Sends a request and counts what came of it.
+    async fn request(&mut self, request: &Request) -> Sent {
         let run = Rc::clone(&self.run);
+        let step = request.step.step;
         if run.is_suspended() {
             run.until_resumed().await;
         }
+        let made;
+        let ready = match &request.constant {
+            Some(ready) => ready,
+            None => match self.evaluate(|scope| Ready::render(&request.step, run.make(), scope)) {
+                Ok(ready) => {
+                    made = ready;
+                    &made
+                }
+                Err(error) => {
+                    run.log(&format!("a request cannot be made: {error}"));
+                    return Sent::Stuck;
+                }
+            },
+        };
         let start = clock::now();
         let from = self.intended.take().unwrap_or(start);
-        let flight = Flight { run: &run, step: ready.step, from, start, trace: Trace::default() };
-        let Self { connections, watchdog, kept, .. } = self;
-        let exchange = follow(&run, connections, ready, &flight.trace, kept);
-        let result = watchdog.limit(start, ready.timeout, exchange).await;
-        let (outcome, message) = match result {
-            Some(Ok(answer)) => (outcome_of(answer.status), String::new()),
-            Some(Err(failure)) => (failure.outcome, failure.message),
-            None => (Outcome::Timeout, format!("no answer within {:?}", ready.timeout)),
-        };
-        if outcome != Outcome::Ok {
-            self.connections.retain(Connection::is_reusable);
-            if run.wants_sample(ready.step, outcome) {
-                let exchange = example(&run, ready, outcome, &message, &self.kept, start);
-                run.keep_sample(exchange, start);
+        let flight = Flight { run: &run, step, from, start, trace: Trace::default() };
+        let retries = request.step.retry.as_ref().map_or(0, |retry| retry.times);
+        let mut tries = 0;
+        loop {
+            let Self { net, watchdog, .. } = self;
+            let exchange = follow(&run, net, ready, &flight.trace, request.keep);
+            let early = run.plan().http.first_byte_timeout.map(|limit| (limit, &flight.trace));
+            let result = watchdog.limit(start, ready.timeout, early, exchange).await;
+            let (mut outcome, mut message) = match result {
+                Some(Ok(answer)) if request.step.checks.is_empty() => {
+                    (outcome_of(answer.status), String::new())
+                }
+                Some(Ok(answer)) if answer.status >= 200 => (Outcome::Ok, String::new()),
+                Some(Ok(_)) => (Outcome::HttpOther, String::new()),
+                Some(Err(failure)) => (failure.outcome, failure.message),
+                None => (Outcome::Timeout, format!("no answer within {:?}", ready.timeout)),
+            };
+            let end = clock::now();
+            let mut sent = if outcome == Outcome::Ok { Sent::Well } else { Sent::Failed };
+            if sent == Sent::Well
+                && (!request.step.checks.is_empty() || !request.captures.is_empty())
+            {
+                let (looked, why) = self.look(request, &flight, end);
+                if looked != Sent::Well {
+                    (sent, outcome, message) = (looked, Outcome::CheckFailed, why);
+                }
+            }
+            if sent != Sent::Well {
+                self.net.connections.retain(Connection::is_reusable);
+                let retry = request.step.retry.as_ref();
+                if tries < retries
+                    && retry.is_some_and(|retry| is_retried(retry, outcome, &flight.trace))
+                {
+                    run.recorder.borrow_mut().retry(step);
+                    let backoff = retry.map_or(Duration::ZERO, |retry| retry.backoff);
+                    tries += 1;
+                    flight.trace.first_byte.set(None);
+                    clock::sleep_until(end + backoff * 2u32.saturating_pow(tries - 1)).await;
+                    continue;
+                }
+                if run.wants_sample(step, outcome) {
+                    let example = example(&run, ready, outcome, &message, &self.net.kept, start);
+                    run.keep_sample(example, start);
+                }
+            }
+            flight.land(outcome, end);
+            return sent;
+        }
+    }
+
+    /// Runs checks and captures over the answer.
+    fn look(&mut self, request: &Request, flight: &Flight<'_>, end: Instant) -> (Sent, String) {
+        let Self { run, place, locals, random, net, .. } = self;
+        let status = flight.trace.status.get().unwrap_or(0);
+        let first_byte = flight.trace.first_byte.get().unwrap_or(end);
+        let looked = Looked::new(
+            &net.kept,
+            status,
+            end.saturating_duration_since(flight.from),
+            first_byte.saturating_duration_since(flight.start),
+        );
+        let (mut sent, mut why) = (Sent::Well, String::new());
+        for check in &request.step.checks {
+            let answer: Option<&dyn hyperscale_plan::expr::Answer> = Some(&looked);
+            let mut scope = UserScope { run, place: *place, locals, random, answer };
+            let passed = check.condition.is_true(&mut scope).unwrap_or(false);
+            run.recorder.borrow_mut().check(check.check, passed);
+            if !passed && !check.warn {
+                let name = run.plan().checks.get(check.check.get());
+                why = format!("check failed: {}", name.map_or("?", |check| check.name.as_str()));
+                sent = Sent::Failed;
             }
         }
-        flight.land(outcome);
-        outcome == Outcome::Ok
+        for (capture, compiled) in request.step.captures.iter().zip(&request.captures) {
+            let found = compiled.extract(&looked, capture.index, random);
+            let Some(value) = found.or_else(|| capture.default.clone()) else {
+                let name = run.workflow().locals.get(capture.local.get());
+                why = format!("capture `{}` found nothing", name.map_or("?", String::as_str));
+                sent = Sent::Stuck;
+                continue;
+            };
+            if let Some(slot) = locals.get_mut(capture.local.get()) {
+                *slot = value;
+            }
+        }
+        (sent, why)
     }
+}
+
+/// Whether a failure is one of those after which the step is tried again.
+fn is_retried(retry: &hyperscale_plan::Retry, outcome: Outcome, trace: &Trace) -> bool {
+    let status = trace.status.get().map(|status| status.to_string());
+    retry.on.is_empty()
+        || retry.on.iter().any(|on| on == outcome.as_str() || Some(on) == status.as_ref())
 }
 
 /// A request on its way. If its user is cut, it is counted as cancelled.
@@ -337,13 +577,12 @@ struct Flight<'a> {
 }
 
 impl Flight<'_> {
-    fn land(self, outcome: Outcome) {
-        self.count(outcome);
+    fn land(self, outcome: Outcome, end: Instant) {
+        self.count(outcome, end);
         std::mem::forget(self);
     }
 
-    fn count(&self, outcome: Outcome) {
-        let end = clock::now();
+    fn count(&self, outcome: Outcome, end: Instant) {
         let trace = &self.trace;
         let sample = Sample {
             outcome,
@@ -362,7 +601,7 @@ impl Flight<'_> {
 
 impl Drop for Flight<'_> {
     fn drop(&mut self) {
-        self.count(Outcome::Cancelled);
+        self.count(Outcome::Cancelled, clock::now());
     }
 }
 
@@ -378,12 +617,12 @@ const fn outcome_of(status: u16) -> Outcome {
 /// Exchanges a request, and follows where it is sent to.
 async fn follow(
     run: &Run,
-    connections: &mut Vec<Connection>,
+    net: &mut Net,
     ready: &Ready,
     trace: &Trace,
-    kept: &mut Kept,
+    keep: Keep,
 ) -> Result<Answer, Failure> {
-    let mut answer = exchange(run, connections, ready, trace, kept).await?;
+    let mut answer = exchange(run, net, ready, trace, keep).await?;
     if !is_redirect(&answer) || ready.redirects == 0 {
         return Ok(answer);
     }
@@ -395,7 +634,7 @@ async fn follow(
             return Err(Failure::new(Outcome::Protocol, message));
         };
         at = next;
-        answer = Box::pin(exchange(run, connections, &at, trace, kept)).await?;
+        answer = Box::pin(exchange(run, net, &at, trace, keep)).await?;
     }
     Ok(answer)
 }
@@ -404,19 +643,71 @@ const fn is_redirect(answer: &Answer) -> bool {
     matches!(answer.status, 301 | 302 | 303 | 307 | 308) && answer.location.is_some()
 }
 
-/// One request over a kept connection or a new one. A kept one that the server has closed while it
-/// was idle is no failure of the target: the request goes out again, once, over a new one.
+/// One request over a connection of the user or of the core's pool, with the user's cookies.
 async fn exchange(
     run: &Run,
-    connections: &mut Vec<Connection>,
+    net: &mut Net,
     ready: &Ready,
     trace: &Trace,
-    kept: &mut Kept,
+    keep: Keep,
 ) -> Result<Answer, Failure> {
     let settings = &run.plan().http;
-    let keep =
-        if settings.samples > 0 { Keep::Failed(Exchange::TEXT_BYTES_MAX) } else { Keep::Nothing };
-    let is_head = ready.method == "HEAD";
+    let cookies = match &net.cookies {
+        Some(jar) => Some(cookie_header(jar, &ready.url)).filter(|cookies| !cookies.is_empty()),
+        None => None,
+    };
+    let with_cookies = cookies.map(|cookies| ready.bytes_with_cookies(&cookies));
+    let bytes = with_cookies.as_deref().unwrap_or(&ready.bytes);
+    let answer = match settings.connections {
+        Connections::PerVu => exchange_kept(run, net, ready, bytes, trace, keep).await?,
+        Connections::Pool { .. } => {
+            let permit = run.pools.permit(&ready.origin).await;
+            net.connections.clear();
+            net.connections.extend(permit.as_ref().and_then(Permit::take));
+            let result = exchange_kept(run, net, ready, bytes, trace, keep).await;
+            if let Some(permit) = permit {
+                net.connections.drain(..).for_each(|connection| permit.give(connection));
+            }
+            result?
+        }
+    };
+    if settings.cookies && !answer.cookies.is_empty() {
+        let jar = net.cookies.get_or_insert_with(Box::default);
+        for cookie in &answer.cookies {
+            // A cookie that the rules forbid is not kept, as in a browser.
+            if let Err(error) = jar.parse(cookie, &ready.url) {
+                tracing::debug!(%error, "a cookie was refused");
+            }
+        }
+    }
+    Ok(answer)
+}
+
+fn cookie_header(jar: &CookieStore, url: &Url) -> String {
+    let mut header = String::new();
+    for (name, value) in jar.get_request_values(url) {
+        if !header.is_empty() {
+            header.push_str("; ");
+        }
+        header.push_str(name);
+        header.push('=');
+        header.push_str(value);
+    }
+    header
+}
+
+/// One request over a kept connection or a new one. A kept one that the server has closed while it
+/// was idle is no failure of the target: the request goes out again, once, over a new one.
+async fn exchange_kept(
+    run: &Run,
+    net: &mut Net,
+    ready: &Ready,
+    bytes: &[u8],
+    trace: &Trace,
+    keep: Keep,
+) -> Result<Answer, Failure> {
+    let settings = &run.plan().http;
+    let Net { connections, kept, .. } = net;
     let mut is_retried = false;
     loop {
         let same = |connection: &Connection| {
@@ -439,8 +730,8 @@ async fn exchange(
             }
         };
         let connection = &mut connections[found];
-        let result =
-            connection.exchange(&ready.bytes, is_head, &run.scratch, trace, (keep, kept)).await;
+        let is_head = ready.is_head();
+        let result = connection.exchange(bytes, is_head, &run.scratch, trace, (keep, kept)).await;
         match result {
             Err(failure) if failure.is_stale && !is_retried => {
                 is_retried = true;
@@ -462,7 +753,9 @@ async fn open(run: &Run, origin: &Rc<Origin>, trace: &Trace) -> Result<Connectio
     let name = settings.tls.server_name.as_deref();
     let mut failure = None;
     for address in run.resolver.resolve(origin).await? {
-        match Connection::open(origin, address, connector.as_ref(), name, timeouts).await {
+        let source = run.resolver.source(address);
+        let opened = Connection::open(origin, address, connector.as_ref(), name, source, timeouts);
+        match opened.await {
             Ok((connection, opened)) => {
                 trace.connect.set(Some(opened.connect));
                 trace.tls.set(opened.tls);
@@ -528,33 +821,38 @@ struct Watchdog {
 }
 
 impl Watchdog {
-    /// Runs a future until `limit` after `start`; `None` if it takes longer.
+    /// Runs a future until `limit` after `start`, or until the earlier limit for the first byte;
+    /// `None` if it takes longer.
     async fn limit<T>(
         &mut self,
         start: Instant,
         limit: Duration,
+        early: Option<(Duration, &Trace)>,
         work: impl Future<Output = T>,
     ) -> Option<T> {
-        let deadline = start + limit;
+        let deadline = || match early {
+            Some((early, trace)) if trace.first_byte.get().is_none() => start + limit.min(early),
+            Some(_) | None => start + limit,
+        };
         let mut work = pin!(work);
         poll_fn(|cx| {
             if let Poll::Ready(result) = work.as_mut().poll(cx) {
                 return Poll::Ready(Some(result));
             }
-            let sleep = self
-                .sleep
-                .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline.into())));
-            if self.armed.is_none_or(|armed| armed > deadline) {
-                sleep.as_mut().reset(deadline.into());
-                self.armed = Some(deadline);
+            let due = deadline();
+            let sleep =
+                self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due.into())));
+            if self.armed.is_none_or(|armed| armed > due) {
+                sleep.as_mut().reset(due.into());
+                self.armed = Some(due);
             }
             while sleep.as_mut().poll(cx).is_ready() {
-                if self.armed == Some(deadline) {
+                if self.armed.is_some_and(|armed| armed >= due) {
                     self.armed = None;
                     return Poll::Ready(None);
                 }
-                sleep.as_mut().reset(deadline.into());
-                self.armed = Some(deadline);
+                sleep.as_mut().reset(due.into());
+                self.armed = Some(due);
             }
             Poll::Pending
         })

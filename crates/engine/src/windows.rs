@@ -93,7 +93,7 @@ impl Windows {
                 joining.open.insert(event.core, u64::MAX);
                 joining.ended += 1;
                 joining.end = worst(std::mem::replace(&mut joining.end, RunEnd::Finished), end);
-                joining.published.extend(published);
+                join_published(&mut joining.published, published);
                 joining.release(&mut news);
                 if joining.ended == joining.open.len() {
                     let end = std::mem::replace(&mut joining.end, RunEnd::Finished);
@@ -104,6 +104,18 @@ impl Windows {
             }
         }
         news
+    }
+}
+
+/// Lists grow, single values follow each other.
+fn join_published(all: &mut BTreeMap<String, Value>, more: BTreeMap<String, Value>) {
+    for (name, value) in more {
+        match (all.get_mut(&name), &value) {
+            (Some(Value::List(known)), Value::List(more)) => {
+                std::sync::Arc::make_mut(known).extend(more.iter().cloned());
+            }
+            _ => drop(all.insert(name, value)),
+        }
     }
 }
 

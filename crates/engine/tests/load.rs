@@ -14,8 +14,9 @@ use hyperscale_model::{
 };
 use hyperscale_plan::expr::Template;
 use hyperscale_plan::{
-    Action, Body, Choice, Context, Distribution, HttpSettings, Load, PLAN_FORMAT, Pause, Plan,
-    RequestStep, RunSettings, Secrets, Slice, Stage, Step, StepIndex, StepName, Workflow,
+    Action, Body, Choice, CompileOptions, Context, Distribution, HttpSettings, Load, PLAN_FORMAT,
+    Pause, Plan, RequestStep, RunSettings, Secrets, Slice, Stage, Step, StepIndex, StepName,
+    Workflow, compile,
 };
 use hyperscale_stats::{Figures, Histogram, WindowFigures};
 use hyperscale_target::{Handle, Stats, Target};
@@ -330,4 +331,143 @@ fn a_stop_cuts_what_runs_and_counts_it() {
     let outcomes = seen.figures.outcomes();
     assert_eq!(outcomes.total(), outcomes[Outcome::Cancelled]);
     assert_eq!(seen.figures.iterations, 0);
+}
+
+/// A test in the language that users write, against the world's target.
+fn written(world: &World, text: &str) -> Work {
+    let text = text.replace("TARGET", &world.url);
+    let read_file = |path: &str, _: usize| match path {
+        "users.csv" => Ok(b"name\nann\nbob\ncid\n".to_vec()),
+        _ => Err("there is no such file".to_owned()),
+    };
+    let options = CompileOptions {
+        name: "test.yaml",
+        sets: &[],
+        environment: &|_| None,
+        read_file: &read_file,
+    };
+    let compiled = compile(text.as_bytes(), &options).unwrap_or_else(|errors| panic!("{errors}"));
+    let blobs = compiled.blobs.into_iter().map(|(hash, bytes)| (hash, bytes.into())).collect();
+    Work { blobs, ..work(compiled.plan, 2) }
+}
+
+#[test]
+fn values_are_captured_checked_and_sent_again() {
+    let world = World::new();
+    let work = written(
+        &world,
+        r#"
+target: TARGET
+workflows:
+  main:
+    load: { vus: 2, iterations: 3 }
+    steps:
+      - name: list
+        get: /json
+        check: [ status == 200, 'json("$.ok") == true', size > 10B ]
+        capture: { id: { json: "$.id" }, price: { json: "$.items[1].price" } }
+      - name: echo
+        post: /echo
+        json: { id: "${id}", user: "${vu.id}" }
+        check: [ 'json("$.id") == 7', 'json("$.user") in 1..2' ]
+      - set: { twice: "id * 2" }
+      - if: { condition: twice == 14, then: [ { name: seen, get: "/bytes/${twice}", check: [ size == 14B ] } ] }
+      - { name: wrong, get: /json, check: [ { name: is false, expect: 'json("$.ok") == false' } ] }
+      - { name: warned, get: /json, check: [ { name: soft, expect: status == 201, warn: true } ] }
+"#,
+    );
+
+    let plan = Arc::clone(&work.plan);
+    let seen = world.run_with(work, |_| {});
+
+    let outcome = |name: &str, outcome| {
+        let step = plan.steps.iter().position(|step| step.name == format!("main/{name}")).unwrap();
+        let step = StepIndex(u16::try_from(step).unwrap());
+        seen.figures.step(step).unwrap().outcomes[outcome]
+    };
+    for name in ["list", "echo", "seen", "warned"] {
+        assert_eq!(outcome(name, Outcome::Ok), 6, "{name}");
+    }
+    assert_eq!(outcome("wrong", Outcome::CheckFailed), 6);
+    assert_eq!(seen.figures.iterations, 6);
+    world.agreed(&seen);
+}
+
+#[test]
+fn a_missing_value_ends_the_iteration_and_is_counted() {
+    let world = World::new();
+    let work = written(
+        &world,
+        r#"
+target: TARGET
+workflows:
+  main:
+    load: { vus: 1, iterations: 2 }
+    steps:
+      - { name: list, get: /json, capture: { none: { json: "$.nothing" } } }
+      - { name: never, get: "/bytes/${none}" }
+"#,
+    );
+
+    let seen = world.run_with(work, |_| {});
+
+    assert_eq!(seen.figures.outcomes()[Outcome::CheckFailed], 2);
+    assert_eq!(seen.figures.requests(), 2, "the second step was never sent");
+}
+
+#[test]
+fn cookies_come_back_and_rows_are_unique_over_cores() {
+    let world = World::new();
+    let work = written(
+        &world,
+        r#"
+target: TARGET
+data: { users: { csv: users.csv, pick: unique } }
+workflows:
+  main:
+    load: { vus: 2, iterations: 5 }
+    steps:
+      - { name: login, get: "/cookie/${users.name}" }
+      - { name: shown, get: /headers, check: [ 'body.contains("cookie: target=" + users.name)' ] }
+      - { name: each, get: "/status/404", when: 'users.name == "bob"' }
+"#,
+    );
+
+    let seen = world.run_with(work, |_| {});
+
+    let outcomes = seen.figures.outcomes();
+    assert_eq!(outcomes[Outcome::Ok], 6, "three rows, two requests each: {outcomes:?}");
+    assert_eq!(outcomes[Outcome::Http4xx], 1, "one of the rows is bob's");
+    world.agreed(&seen);
+}
+
+#[test]
+fn a_pool_shares_few_connections_and_retries_are_counted_apart() {
+    let world = World::new();
+    let work = written(
+        &world,
+        r#"
+target: TARGET
+defaults: { http: { connections: pool, pool_size: 2 } }
+workflows:
+  main:
+    load: { vus: 10, iterations: 5 }
+    steps:
+      - { name: fine, get: / }
+      - parallel:
+          - { name: one, get: /bytes/1 }
+          - { name: two, get: /bytes/2 }
+      - { name: broken, get: /status/503, retry: { times: 2, on: [ 503 ], backoff: 1ms } }
+"#,
+    );
+
+    let seen = world.run_with(work, |_| {});
+
+    assert_eq!(seen.figures.requests(), 200);
+    assert_eq!(seen.figures.outcomes()[Outcome::Http5xx], 50);
+    let retries: u64 = seen.figures.steps.iter().map(|(_, step)| step.retries).sum();
+    assert_eq!(retries, 100);
+    let stats = world.target.stats();
+    assert_eq!(stats.requests, 300);
+    assert!(stats.connections <= 4, "two for each core, not {}", stats.connections);
 }

@@ -24,7 +24,7 @@ const JSON: &[u8] =
 pub(crate) fn answer(
     counters: &Counters,
     request: &Request,
-    body: &[u8],
+    (head, body): (&[u8], &[u8]),
     output: &mut Vec<u8>,
 ) -> Answer {
     let path = request.path.split('?').next().unwrap_or_default();
@@ -63,6 +63,11 @@ pub(crate) fn answer(
             write(output, 200, &[("content-type", "application/json")], JSON, is_head);
         }
         ("echo", _) => write(output, 200, &[], body, is_head),
+        ("headers", _) => write(output, 200, &[], head, is_head),
+        ("cookie", _) => {
+            let cookie = format!("target={}; Path=/", second.unwrap_or_default());
+            write(output, 200, &[("set-cookie", &cookie)], b"ok", is_head);
+        }
         ("redirect", Some(left)) => {
             let to = match left.checked_sub(1) {
                 Some(left) if left > 0 => format!("/redirect/{left}"),

@@ -9,6 +9,8 @@
 //! | `/status/CODE` | that status |
 //! | `/json` | `200`, a small JSON document |
 //! | `/echo` | `200`, the request's body |
+//! | `/headers` | `200`, the request's head |
+//! | `/cookie/VALUE` | `200`, and sets the cookie `target` |
 //! | `/redirect/N` | `302` to `/redirect/N-1`, or to `/` |
 //! | `/stall` | none, ever |
 //! | `/reset` | none; the connection is reset |
@@ -143,9 +145,9 @@ where
         }
         let mut begin = 0;
         while let Some(request) = parse(&input[begin..])? {
-            let body = &input[begin + request.head_len..begin + request.len];
+            let (head, body) = input[begin..begin + request.len].split_at(request.head_len);
             let is_keep_alive = request.is_keep_alive;
-            let answer = answer(counters, &request, body, &mut output);
+            let answer = answer(counters, &request, (head, body), &mut output);
             begin += request.len;
             match answer {
                 Answer::Now => {}
