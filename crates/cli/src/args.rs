@@ -35,6 +35,29 @@ pub(crate) enum Command {
     Demo(DemoArgs),
     /// Serve a fast HTTP target that counts what it receives
     Target(TargetArgs),
+    /// Serve a gate, a manager and a worker, for workers and clients to join
+    Serve(Box<ServeArgs>),
+    /// Serve a gate that calls the managers of its datacenters
+    Gate(Box<ServeArgs>),
+    /// Serve a manager that workers and gates call
+    Manager(Box<ServeArgs>),
+    /// Serve a worker that calls its manager
+    Worker(Box<ServeArgs>),
+    /// Make the certificates of a cluster
+    #[command(subcommand)]
+    Cert(CertCommand),
+    /// Submit a test to a gate
+    Submit(Box<SubmitArgs>),
+    /// List the jobs of a gate
+    Jobs(ListArgs),
+    /// Show how a job is
+    Status(JobArgs),
+    /// Follow a job to its end
+    Watch(WatchArgs),
+    /// Stop a job, or one workflow of it
+    Cancel(CancelArgs),
+    /// Show the results of an ended job
+    Results(WatchArgs),
     /// Check a test file
     Validate(ValidateArgs),
     /// Print the JSON Schema of test files
@@ -149,4 +172,158 @@ pub(crate) struct ValidateArgs {
     /// Override a value of the test; may be repeated
     #[arg(long = "set", value_name = "PATH=VALUE")]
     pub(crate) sets: Vec<String>,
+}
+
+/// Flags of `serve`, `gate`, `manager` and `worker`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  hyperscale serve --listen 0.0.0.0:7700 --api 127.0.0.1:7780 --data-dir /var/lib/hyperscale
+  hyperscale worker --join 10.0.0.5:7700 --certs /etc/hyperscale/certs")]
+pub(crate) struct ServeArgs {
+    /// What this process is: gate, manager, worker [default: by the command; all for serve]
+    #[arg(long, value_name = "ROLES", value_delimiter = ',', env = "HYPERSCALE_ROLES",
+          value_parser = ["gate", "manager", "worker"])]
+    pub(crate) roles: Vec<String>,
+    /// Where other nodes call this one
+    #[arg(long, value_name = "ADDRESS", env = "HYPERSCALE_LISTEN")]
+    pub(crate) listen: Option<SocketAddr>,
+    /// The manager that this node calls; may be repeated
+    #[arg(long, value_name = "ADDRESS", env = "HYPERSCALE_JOIN", value_delimiter = ',')]
+    pub(crate) join: Vec<String>,
+    /// Where the HTTP API listens [default: 127.0.0.1:7780 for a gate]
+    #[arg(long, value_name = "ADDRESS", env = "HYPERSCALE_API")]
+    pub(crate) api: Option<SocketAddr>,
+    /// Who may use the API, as NAME:ROLE:TOKEN with the roles view, run and admin; may be repeated
+    #[arg(
+        long = "token",
+        value_name = "NAME:ROLE:TOKEN",
+        env = "HYPERSCALE_TOKENS",
+        value_delimiter = ',',
+        hide_env_values = true
+    )]
+    pub(crate) tokens: Vec<String>,
+    /// The directory with ca.pem, node.pem and node.key [default: throwaway ones for development]
+    #[arg(long, value_name = "DIR", env = "HYPERSCALE_CERTS")]
+    pub(crate) certs: Option<PathBuf>,
+    /// Where everything is kept that must outlive the process [default: nothing does]
+    #[arg(long, value_name = "DIR", env = "HYPERSCALE_DATA_DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// The cluster's name
+    #[arg(long, default_value = "hyperscale", env = "HYPERSCALE_CLUSTER")]
+    pub(crate) cluster: String,
+    /// The environment within the cluster
+    #[arg(long, default_value = "default", env = "HYPERSCALE_ENVIRONMENT")]
+    pub(crate) environment: String,
+    /// The datacenter that this node stands in
+    #[arg(long, default_value = "local", env = "HYPERSCALE_DATACENTER")]
+    pub(crate) datacenter: String,
+    /// Cores that its worker offers [default: all]
+    #[arg(long, value_name = "N", env = "HYPERSCALE_CORES")]
+    pub(crate) cores: Option<u32>,
+}
+
+/// What `cert` makes.
+#[derive(Debug, Subcommand)]
+pub(crate) enum CertCommand {
+    /// Make the cluster's certificate authority
+    Init {
+        /// Where it is written
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+        /// The cluster's name
+        #[arg(long, default_value = "hyperscale", env = "HYPERSCALE_CLUSTER")]
+        cluster: String,
+    },
+    /// Make a node's certificate
+    Node {
+        /// The directory of the authority
+        #[arg(long, value_name = "DIR")]
+        ca: PathBuf,
+        /// Where it is written
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+        /// What the node may be: gate, manager, worker
+        #[arg(long, value_name = "ROLES", value_delimiter = ',', required = true,
+              value_parser = ["gate", "manager", "worker"])]
+        roles: Vec<String>,
+        /// The datacenter that it stands in
+        #[arg(long, default_value = "local", env = "HYPERSCALE_DATACENTER")]
+        datacenter: String,
+        /// The cluster's name
+        #[arg(long, default_value = "hyperscale", env = "HYPERSCALE_CLUSTER")]
+        cluster: String,
+    },
+}
+
+/// Which gate, and who asks it.
+#[derive(Debug, clap::Args)]
+pub(crate) struct GateArgs {
+    /// The gate's API
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7780", env = "HYPERSCALE_GATE")]
+    pub(crate) gate: String,
+    /// The token for it
+    #[arg(long, value_name = "TOKEN", env = "HYPERSCALE_TOKEN", hide_env_values = true)]
+    pub(crate) api_token: Option<String>,
+}
+
+/// Flags of `submit`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct SubmitArgs {
+    /// A test file, or a URL to send GET requests to
+    #[arg(value_name = "FILE|URL")]
+    pub(crate) source: String,
+    #[command(flatten)]
+    pub(crate) load: LoadArgs,
+    #[command(flatten)]
+    pub(crate) gate: GateArgs,
+    /// Follow the job to its end
+    #[arg(long)]
+    pub(crate) watch: bool,
+    #[command(flatten)]
+    pub(crate) outputs: OutputArgs,
+}
+
+/// Flags of `jobs`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ListArgs {
+    #[command(flatten)]
+    pub(crate) gate: GateArgs,
+    /// How: text or json
+    #[arg(long, default_value = "text", value_parser = ["text", "json"])]
+    pub(crate) output: String,
+}
+
+/// Flags of `status`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct JobArgs {
+    /// The job
+    pub(crate) job: String,
+    #[command(flatten)]
+    pub(crate) list: ListArgs,
+}
+
+/// Flags of `watch` and `results`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct WatchArgs {
+    /// The job
+    pub(crate) job: String,
+    #[command(flatten)]
+    pub(crate) gate: GateArgs,
+    #[command(flatten)]
+    pub(crate) outputs: OutputArgs,
+}
+
+/// Flags of `cancel`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct CancelArgs {
+    /// The job
+    pub(crate) job: String,
+    #[command(flatten)]
+    pub(crate) gate: GateArgs,
+    /// One workflow instead of the whole job
+    #[arg(long, value_name = "NAME")]
+    pub(crate) workflow: Option<String>,
+    /// Cut running requests instead of letting them finish
+    #[arg(long)]
+    pub(crate) now: bool,
 }

@@ -80,7 +80,7 @@ async fn cancel(api: &Api, job: JobId, now: bool) -> Result<(), Failure> {
     }
 }
 
-struct Signals {
+pub(crate) struct Signals {
     interrupt: Signal,
     terminate: Signal,
     hangup: Signal,
@@ -88,7 +88,7 @@ struct Signals {
 }
 
 impl Signals {
-    fn new() -> Result<Self, Failure> {
+    pub(crate) fn new() -> Result<Self, Failure> {
         let listen = |kind| {
             signal(kind).map_err(|error| Failure::internal("signals cannot be heard", &error))
         };
@@ -101,7 +101,7 @@ impl Signals {
     }
 
     /// Waits for a signal; returns how many there were.
-    async fn next(&mut self) -> u32 {
+    pub(crate) async fn next(&mut self) -> u32 {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}

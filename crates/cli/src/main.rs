@@ -8,9 +8,11 @@ mod args;
 mod demo;
 mod exit;
 mod follow;
+mod jobs;
 mod logging;
 mod output;
 mod run;
+mod serve;
 mod source;
 mod target;
 mod test_files;
@@ -30,6 +32,17 @@ fn main() -> ExitCode {
     let result = logging::start(&args.log).and_then(|()| match args.command {
         Command::Run(run) => block_on(run::run(run)),
         Command::Demo(demo) => block_on(demo::demo(demo)),
+        Command::Serve(args) => block_on(serve::serve(args, &["gate", "manager", "worker"])),
+        Command::Gate(args) => block_on(serve::serve(args, &["gate"])),
+        Command::Manager(args) => block_on(serve::serve(args, &["manager"])),
+        Command::Worker(args) => block_on(serve::serve(args, &["worker"])),
+        Command::Cert(args) => serve::cert(args),
+        Command::Submit(args) => block_on(jobs::submit(args)),
+        Command::Jobs(args) => block_on(jobs::list(args)),
+        Command::Status(args) => block_on(jobs::status(args)),
+        Command::Watch(args) => block_on(jobs::watch(args)),
+        Command::Cancel(args) => block_on(jobs::cancel(args)),
+        Command::Results(args) => block_on(jobs::results(args)),
         Command::Target(target) => target::serve(target),
         Command::Validate(validate) => test_files::validate(&validate),
         Command::Schema => test_files::schema(),

@@ -78,7 +78,7 @@ async fn serve(node: &Node) -> Result<Api, Failure> {
     let secret = base64::engine::general_purpose::STANDARD_NO_PAD.encode(secret);
     let (client, access) = (ClientId::from("local"), Access::Admin);
     let tokens = Tokens(vec![Token { client, access, secret: secret.clone() }]);
-    let gate = node.gate();
+    let gate = node.gate().ok_or_else(|| Failure::new(Exit::Internal, "the node has no gate"))?;
     tokio::spawn(async move {
         if let Err(error) = hyperscale_web::serve(listener, gate, tokens).await {
             tracing::error!(%error, "the local API ended");

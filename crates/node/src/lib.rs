@@ -2,7 +2,7 @@
 //!
 //! A [`Node`] runs one or several roles on one thread, beside the engine's threads. Roles of one
 //! process are linked through memory, others over TLS; either way the same frames pass the same
-//! checks ([`link`]). Drivers hold no rules: what happens is decided in the roles.
+//! checks. Drivers hold no rules: what happens is decided in the roles.
 
 mod clock;
 mod drive;
@@ -10,9 +10,13 @@ mod gate;
 mod link;
 mod links;
 mod manager;
+mod net;
 mod storage;
+mod tls;
 mod worker;
 
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -26,13 +30,15 @@ use hyperscale_manager::ManagerConfig;
 use hyperscale_model::{DatacenterId, Role};
 use hyperscale_wire::{Hello, PROTOCOL_MAX, PROTOCOL_MIN};
 use hyperscale_worker::WorkerConfig;
-use tokio::sync::{mpsc, oneshot};
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::LocalSet;
 
 pub use crate::clock::Clock;
 pub use crate::drive::NodeError;
 pub use crate::gate::GateHandle;
 pub use crate::storage::Storage;
+pub use crate::tls::{Certificates, make_authority, make_node};
 
 use crate::drive::drive;
 use crate::gate::GateHost;
@@ -46,6 +52,14 @@ const QUEUE: usize = 4_096;
 /// Settings of a node.
 #[derive(Debug, Clone)]
 pub struct NodeConfig {
+    /// What it is.
+    pub roles: BTreeSet<Role>,
+    /// Where it listens for other nodes; only a manager is called.
+    pub listen: Option<SocketAddr>,
+    /// The addresses of managers that its gate and its worker call.
+    pub join: Vec<String>,
+    /// Who it is for nodes of other processes.
+    pub certificates: Option<Certificates>,
     /// The cluster's name: nodes of different clusters refuse each other.
     pub cluster: String,
     /// The environment within it.
@@ -69,6 +83,10 @@ impl NodeConfig {
     #[must_use]
     pub fn local(cores: u32) -> Self {
         Self {
+            roles: BTreeSet::from([Role::Gate, Role::Manager, Role::Worker]),
+            listen: None,
+            join: Vec::new(),
+            certificates: None,
             cluster: "local".to_owned(),
             environment: "local".to_owned(),
             datacenter: DatacenterId::from("local"),
@@ -108,67 +126,91 @@ impl NodeConfig {
 /// A running node. Dropping it stops it at once.
 #[derive(Debug)]
 pub struct Node {
-    gate: GateHandle,
-    stop: Option<oneshot::Sender<()>>,
+    gate: Option<GateHandle>,
+    control: mpsc::Sender<Leave>,
+    listening: Option<SocketAddr>,
     thread: Option<JoinHandle<Result<(), NodeError>>>,
+    left: watch::Receiver<bool>,
+}
+
+/// How a node shall leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Leave {
+    /// Its worker finishes what runs, within a limit.
+    Drained,
+    Now,
 }
 
 impl Node {
-    /// Starts a gate, a manager and a worker in this process.
+    /// Starts the roles of a node.
     ///
     /// # Errors
     ///
-    /// If its disk, its threads or its ledgers cannot be used.
+    /// If its disk, its address, its threads or its ledgers cannot be used.
     pub fn start(config: NodeConfig) -> Result<Self, NodeError> {
-        let io = |what: &str| {
-            let what = what.to_owned();
-            move |source| NodeError::Io { what, source }
-        };
         let (asks, receiver) = mpsc::channel(QUEUE);
-        let gate = GateHandle { asks, last: Arc::new(AtomicU64::new(1)) };
-        let (stop, stopped) = oneshot::channel();
+        let handle = GateHandle { asks, last: Arc::new(AtomicU64::new(1)) };
+        let gate = config.roles.contains(&Role::Gate).then(|| handle.clone());
+        let (control, leave) = mpsc::channel(8);
         let (started, has_started) = std::sync::mpsc::sync_channel(1);
+        let (has_left, left) = watch::channel(false);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(io("the node's runtime does not start"))?;
-        let handle = gate.clone();
         let thread = Builder::new()
             .name("node".to_owned())
             .spawn(move || {
                 let all = async move {
-                    let roles = match Roles::open(&config) {
-                        Ok(roles) => roles,
-                        Err(error) => {
-                            let told = started.send(Err(error));
-                            debug_assert!(told.is_ok(), "whoever starts a node waits for it");
-                            return Ok(());
-                        }
+                    let opened = match Roles::open(config).await {
+                        Ok(roles) => Ok((roles.listening(), roles)),
+                        Err(error) => Err(error),
                     };
-                    let told = started.send(Ok(()));
+                    let (answer, roles) = match opened {
+                        Ok((listening, roles)) => (Ok(listening), Some(roles)),
+                        Err(error) => (Err(error), None),
+                    };
+                    let told = started.send(answer);
                     debug_assert!(told.is_ok(), "whoever starts a node waits for it");
-                    roles.run(&config, receiver, handle, stopped).await
+                    match roles {
+                        Some(roles) => roles.run(receiver, handle, leave).await,
+                        None => Ok(()),
+                    }
                 };
-                LocalSet::new().block_on(&runtime, all)
+                let result = LocalSet::new().block_on(&runtime, all);
+                has_left.send_replace(true);
+                result
             })
             .map_err(io("the node's thread does not start"))?;
         match has_started.recv() {
-            Ok(Ok(())) => Ok(Self { gate, stop: Some(stop), thread: Some(thread) }),
+            Ok(Ok(listening)) => Ok(Self { gate, control, listening, thread: Some(thread), left }),
             Ok(Err(error)) => Err(error),
             Err(_) => Err(NodeError::Stopped),
         }
     }
 
-    /// What asks its gate.
+    /// What asks its gate, if it has one.
     #[must_use]
-    pub fn gate(&self) -> GateHandle {
+    pub fn gate(&self) -> Option<GateHandle> {
         self.gate.clone()
     }
 
-    /// Whether its roles still run.
+    /// Where it listens for other nodes, if it does.
     #[must_use]
-    pub fn is_running(&self) -> bool {
-        self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
+    pub const fn listening(&self) -> Option<SocketAddr> {
+        self.listening
+    }
+
+    /// Waits until its roles have left, by themselves or because they failed.
+    pub async fn left(&self) {
+        let mut left = self.left.clone();
+        // If the sender is gone, so is the thread.
+        drop(left.wait_for(|left| *left).await);
+    }
+
+    /// Takes nothing new, finishes what runs within the limit, then leaves; see [`Self::left`].
+    pub fn drain(&self) {
+        self.tell(Leave::Drained);
     }
 
     /// Stops the node and waits until it has left.
@@ -180,8 +222,14 @@ impl Node {
         self.end()
     }
 
+    fn tell(&self, leave: Leave) {
+        if self.control.try_send(leave).is_err() {
+            tracing::debug!("the node has left already");
+        }
+    }
+
     fn end(&mut self) -> Result<(), NodeError> {
-        drop(self.stop.take());
+        self.tell(Leave::Now);
         match self.thread.take().map(JoinHandle::join) {
             Some(Ok(result)) => result,
             Some(Err(_)) => Err(NodeError::Config("the node's thread panicked".to_owned())),
@@ -198,108 +246,167 @@ impl Drop for Node {
     }
 }
 
+fn io(what: &str) -> impl FnOnce(std::io::Error) -> NodeError {
+    let what = what.to_owned();
+    move |source| NodeError::Io { what, source }
+}
+
 /// The roles of a process.
 struct Roles {
+    config: NodeConfig,
     clock: Clock,
-    gate: (GateHost, Identity),
-    manager: (ManagerHost, Identity),
-    worker: (WorkerHost, Identity),
-    cores: mpsc::Receiver<hyperscale_engine::CoreEvent>,
+    gate: Option<(GateHost, Identity)>,
+    manager: Option<(ManagerHost, Identity)>,
+    worker: Option<(WorkerHost, Identity, mpsc::Receiver<hyperscale_engine::CoreEvent>)>,
+    listener: Option<TcpListener>,
 }
 
 impl Roles {
-    fn open(config: &NodeConfig) -> Result<Self, NodeError> {
+    async fn open(config: NodeConfig) -> Result<Self, NodeError> {
         let clock = Clock::start();
         let now = clock.now();
         let storage = config.storage()?;
-        let identity = storage.identity("gate")?;
-        let mut settings =
-            GateConfig::new(identity.node, clock.wall_at_zero(), storage.secret_key()?);
-        settings.window = config.window;
-        settings.push = config.window.min(settings.push);
-        settings.start_margin = config.start_margin;
-        let gate = (GateHost::open(settings, storage.clone(), now)?, identity);
-        let identity = storage.identity("manager")?;
-        let mut settings =
-            ManagerConfig::new(identity.node, config.datacenter.clone(), clock.wall_at_zero());
-        settings.start_margin = config.start_margin;
-        let manager = (ManagerHost::open(settings, storage.clone(), now)?, identity);
-        let identity = storage.identity("worker")?;
-        let (engine, cores) = Engine::start(config.cores)?;
-        let worker = (WorkerHost::new(WorkerConfig::new(config.cores), engine), identity);
-        Ok(Self { clock, gate, manager, worker, cores })
+        let has = |role| config.roles.contains(&role);
+        if config.certificates.is_none() && (config.listen.is_some() || !config.join.is_empty()) {
+            let message = "a node that talks to others needs certificates".to_owned();
+            return Err(NodeError::Config(message));
+        }
+        let listener = match config.listen {
+            None => None,
+            Some(address) => {
+                let what = format!("cannot listen for nodes on {address}");
+                Some(TcpListener::bind(address).await.map_err(io(&what))?)
+            }
+        };
+        let gate = if has(Role::Gate) {
+            let identity = storage.identity("gate")?;
+            let key = storage.secret_key()?;
+            let mut settings = GateConfig::new(identity.node, clock.wall_at_zero(), key);
+            settings.window = config.window;
+            settings.push = config.window.min(settings.push);
+            settings.start_margin = config.start_margin;
+            Some((GateHost::open(settings, storage.clone(), now)?, identity))
+        } else {
+            None
+        };
+        let manager = if has(Role::Manager) {
+            let identity = storage.identity("manager")?;
+            let mut settings =
+                ManagerConfig::new(identity.node, config.datacenter.clone(), clock.wall_at_zero());
+            settings.start_margin = config.start_margin;
+            Some((ManagerHost::open(settings, storage.clone(), now)?, identity))
+        } else {
+            None
+        };
+        let worker = if has(Role::Worker) {
+            let identity = storage.identity("worker")?;
+            let (engine, cores) = Engine::start(config.cores)?;
+            Some((WorkerHost::new(WorkerConfig::new(config.cores), engine), identity, cores))
+        } else {
+            None
+        };
+        Ok(Self { config, clock, gate, manager, worker, listener })
+    }
+
+    fn listening(&self) -> Option<SocketAddr> {
+        self.listener.as_ref().and_then(|listener| listener.local_addr().ok())
     }
 
     async fn run(
         self,
-        config: &NodeConfig,
         gate_asks: mpsc::Receiver<gate::Ask>,
         handle: GateHandle,
-        stopped: oneshot::Receiver<()>,
+        mut leave: mpsc::Receiver<Leave>,
     ) -> Result<(), NodeError> {
-        let Self { clock, gate, manager, worker, mut cores } = self;
+        let Self { config, clock, gate, manager, worker, listener } = self;
+        let config = Rc::new(config);
         let (to_gate, gate_links) = mpsc::channel(QUEUE);
         let (to_manager, manager_links) = mpsc::channel(QUEUE);
         let (to_worker, worker_links) = mpsc::channel(QUEUE);
         let (manager_ask, manager_asks) = mpsc::channel(QUEUE);
         let (worker_ask, worker_asks) = mpsc::channel(QUEUE);
-        join(
-            (config.hello(gate.1, Role::Gate, Role::Manager), to_gate),
-            (config.hello(manager.1, Role::Manager, Role::Gate), to_manager.clone()),
-        );
-        join(
-            (config.hello(worker.1, Role::Worker, Role::Manager), to_worker),
-            (config.hello(manager.1, Role::Manager, Role::Worker), to_manager),
-        );
-        let (mut gate, mut manager, mut worker) = (gate.0, manager.0, worker.0);
-        let to_worker = worker_ask.clone();
-        let feeding = async move {
-            while let Some(event) = cores.recv().await {
-                if to_worker.send(worker::Ask::Core(event)).await.is_err() {
-                    break; // The worker has left.
+        let gate_hello = gate.as_ref().map(|g| config.hello(g.1, Role::Gate, Role::Manager));
+        let worker_hello = worker.as_ref().map(|w| config.hello(w.1, Role::Worker, Role::Manager));
+        let callers = [(gate_hello, to_gate), (worker_hello, to_worker)];
+        let callers = callers.into_iter().filter_map(|(hello, to)| Some((hello?, to)));
+        let manager_id = manager.as_ref().map(|manager| manager.1);
+        for (hello, to_caller) in callers {
+            if let Some(identity) = manager_id {
+                let ours = config.hello(identity, Role::Manager, hello.role);
+                net::join(hello.clone(), to_caller.clone(), ours, to_manager.clone());
+            }
+            for address in &config.join {
+                let config = Rc::clone(&config);
+                let call = net::call(config, address.clone(), hello.clone(), to_caller.clone());
+                tokio::task::spawn_local(call);
+            }
+        }
+        if let (Some(listener), Some(identity)) = (listener, manager_id) {
+            tokio::task::spawn_local(net::listen(
+                Rc::clone(&config),
+                listener,
+                identity,
+                to_manager.clone(),
+            ));
+        }
+        let mut worker_left = None;
+        let mut roles = tokio::task::JoinSet::new();
+        if let Some((mut host, _)) = gate {
+            roles.spawn_local(async move { drive(&mut host, clock, gate_links, gate_asks).await });
+        }
+        if let Some((mut host, _)) = manager {
+            roles.spawn_local(
+                async move { drive(&mut host, clock, manager_links, manager_asks).await },
+            );
+        }
+        if let Some((mut host, _, mut cores)) = worker {
+            let to_worker = worker_ask.clone();
+            tokio::task::spawn_local(async move {
+                while let Some(event) = cores.recv().await {
+                    if to_worker.send(worker::Ask::Core(event)).await.is_err() {
+                        return; // The worker has left.
+                    }
+                }
+            });
+            let (left, has_left) = oneshot::channel::<()>();
+            worker_left = Some(has_left);
+            roles.spawn_local(async move {
+                let result = drive(&mut host, clock, worker_links, worker_asks).await;
+                drop(left);
+                result
+            });
+        }
+        let leaving = async move {
+            let told = leave.recv().await;
+            if let (Some(Leave::Drained), Some(left)) = (told, &mut worker_left) {
+                worker::ask(&worker_ask, worker::Ask::Drain).await;
+                // A second word means: at once.
+                tokio::select! {
+                    _ = left => {}
+                    _ = leave.recv() => {}
                 }
             }
-            std::future::pending::<()>().await;
-        };
-        let roles = async {
-            tokio::try_join!(
-                drive(&mut gate, clock, gate_links, gate_asks),
-                drive(&mut manager, clock, manager_links, manager_asks),
-                drive(&mut worker, clock, worker_links, worker_asks),
-            )
-        };
-        let leaving = async {
-            // Whether it was told or dropped: the node shall stop.
-            drop(stopped.await);
-            if worker_ask.send(worker::Ask::Leave).await.is_err()
-                || manager_ask.send(manager::Ask::Leave).await.is_err()
-            {
-                tracing::debug!("a role has left already");
-            }
+            worker::ask(&worker_ask, worker::Ask::Leave).await;
+            worker::ask(&manager_ask, manager::Ask::Leave).await;
             handle.leave().await;
             std::future::pending::<()>().await;
         };
+        let all = async move {
+            while let Some(ended) = roles.join_next().await {
+                match ended {
+                    Ok(result) => result?,
+                    Err(error) => {
+                        return Err(NodeError::Config(format!("a role panicked: {error}")));
+                    }
+                }
+            }
+            // What was queued for others goes out before the links go down with this thread.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            Ok(())
+        };
         tokio::select! {
-            result = roles => result.map(|_| ()),
-            () = feeding => Ok(()),
+            result = all => result,
             () = leaving => Ok(()),
         }
     }
-}
-
-/// Links two roles of this process through memory.
-fn join(
-    (one, to_one): (Hello, mpsc::Sender<link::LinkEvent>),
-    (other, to_other): (Hello, mpsc::Sender<link::LinkEvent>),
-) {
-    let (left, right) = tokio::io::duplex(1 << 20);
-    let spawn = |stream, hello: Hello, events| {
-        let hello = Rc::new(hello);
-        tokio::task::spawn_local(async move {
-            let error = link::run(stream, &hello, None, &events).await;
-            tracing::debug!(link = %hello, error = gate::chain(&error), "a link within the process ended");
-        });
-    };
-    spawn(left, one, to_one);
-    spawn(right, other, to_other);
 }

@@ -8,6 +8,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
 use std::rc::Rc;
+use std::time::Duration;
 
 use hyperscale_model::{NodeId, Role};
 use hyperscale_wire::{
@@ -17,6 +18,8 @@ use hyperscale_wire::{
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Notify, mpsc};
+
+use crate::tls::Certified;
 
 /// Frames that wait for a slow link, control frames apart.
 const WAITING_MAX: usize = 500;
@@ -42,6 +45,12 @@ pub(crate) enum LinkError {
     /// Our own words do not fit in a frame.
     #[error("a message cannot be sent")]
     Encode(#[from] EncodeError),
+    /// Nothing was heard for too long.
+    #[error("the other side says nothing")]
+    Silent,
+    /// The other side wants a role that is not here.
+    #[error("the other side asks for a {0}, which is not here")]
+    NoRole(Role),
     /// We refuse the other side.
     #[error("this node refuses the other: {0}")]
     Refused(HelloError),
@@ -60,8 +69,30 @@ pub(crate) enum LinkError {
     },
 }
 
-/// Checks what a node says of itself against its certificate.
-pub(crate) type Certified<'a> = Option<&'a dyn Fn(&Hello) -> Result<(), HelloError>>;
+/// How long a handshake may take.
+const HANDSHAKE: Duration = Duration::from_secs(5);
+/// After so long without a word the caller takes the link for dead: whoever is called says
+/// something every second.
+const SILENCE: Duration = Duration::from_secs(5);
+
+/// Finds the role that a link is for: what it says of itself, and where it hears of the link.
+pub(crate) type Pick<'a> = &'a dyn Fn(&Hello) -> Option<Picked>;
+pub(crate) type Picked = (Hello, mpsc::Sender<LinkEvent>);
+
+/// Which end of a link this is.
+pub(crate) enum End<'a> {
+    /// It has called another role, and speaks first.
+    Caller(&'a Hello),
+    /// It is called, and finds out by the other's hello for which of its roles.
+    Called(Pick<'a>),
+}
+
+impl LinkError {
+    /// Whether both ends had taken each other before it ended.
+    pub(crate) const fn was_up(&self) -> bool {
+        matches!(self, Self::Io(_) | Self::Closed | Self::Silent | Self::Forbidden { .. })
+    }
+}
 
 /// What a link tells the role at its end.
 #[derive(Debug)]
@@ -143,23 +174,29 @@ impl Outbox {
     }
 }
 
-/// Runs a link from its handshake to its end, telling `events`.
+/// Runs a link from its handshake to its end, telling `events`; the called end tells those of the
+/// role that it is for.
 pub(crate) async fn run<S>(
     stream: S,
-    ours: &Hello,
-    certified: Certified<'_>,
-    events: &mpsc::Sender<LinkEvent>,
+    end: End<'_>,
+    certified: Option<&Certified>,
+    events: Option<mpsc::Sender<LinkEvent>>,
 ) -> LinkError
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let (mut reader, mut writer) = tokio::io::split(stream);
     let mut frames = Frames { decoder: FrameDecoder::default(), reader: &mut reader };
-    let theirs = match shake_hands(&mut frames, &mut writer, ours, certified).await {
-        Ok(theirs) => theirs,
-        Err(error) => return error,
+    // Within a process nothing is lost, so silence says nothing.
+    let may_fall_silent = matches!(end, End::Caller(_)) && certified.is_some();
+    let shaken = shake_hands(&mut frames, &mut writer, end, certified);
+    let (ours, theirs, picked) = match tokio::time::timeout(HANDSHAKE, shaken).await {
+        Ok(Ok(shaken)) => shaken,
+        Ok(Err(error)) => return error,
+        Err(_) => return LinkError::Silent,
     };
-    let (peer, role) = (theirs.node, theirs.role);
+    let Some(events) = picked.or(events) else { return LinkError::Closed };
+    let (peer, role, our_role) = (theirs.node, theirs.role, ours);
     let outbox = Outbox::default();
     let up = LinkEvent::Up { peer: Box::new(theirs), outbox: outbox.clone() };
     if events.send(up).await.is_err() {
@@ -167,16 +204,20 @@ where
     }
     let reading = async {
         loop {
-            let body = match frames.next().await {
-                Ok(body) => body,
+            let body = if may_fall_silent {
+                match tokio::time::timeout(SILENCE, frames.next()).await {
+                    Ok(body) => body,
+                    Err(_) => return LinkError::Silent,
+                }
+            } else {
+                frames.next().await
+            };
+            let message = match body.and_then(|body| Ok(decode_message(&body)?)) {
+                Ok(message) => Box::new(message),
                 Err(error) => return error,
             };
-            let message = match decode_message(&body) {
-                Ok(message) => Box::new(message),
-                Err(error) => return error.into(),
-            };
-            if !message.may_pass(role, ours.role) {
-                return LinkError::Forbidden { from: role, to: ours.role, name: message.name() };
+            if !message.may_pass(role, our_role) {
+                return LinkError::Forbidden { from: role, to: our_role, name: message.name() };
             }
             if events.send(LinkEvent::Message { from: peer, message }).await.is_err() {
                 return LinkError::Closed;
@@ -231,25 +272,45 @@ impl<R: AsyncRead + Unpin> Frames<'_, R> {
     }
 }
 
-/// Each side says who it is, then whether it takes the other.
+/// The caller says who it is, then the called end; then each says whether it takes the other.
+/// Returns our role, the other's hello, and whom the called end picked to hear of the link.
 async fn shake_hands<R, W>(
     frames: &mut Frames<'_, R>,
     writer: &mut W,
-    ours: &Hello,
-    certified: Certified<'_>,
-) -> Result<Hello, LinkError>
+    end: End<'_>,
+    certified: Option<&Certified>,
+) -> Result<(Role, Hello, Option<mpsc::Sender<LinkEvent>>), LinkError>
 where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
 {
-    writer.write_all(&encode_frame(ours)?).await?;
-    writer.flush().await?;
-    let theirs: Hello = frames.value().await?;
-    let verdict = ours.check(&theirs).and_then(|()| certified.map_or(Ok(()), |is| is(&theirs)));
-    writer.write_all(&encode_frame(&verdict)?).await?;
-    writer.flush().await?;
+    let (ours, theirs, picked) = match end {
+        End::Caller(ours) => {
+            send(writer, ours).await?;
+            (ours.clone(), frames.value::<Hello>().await?, None)
+        }
+        End::Called(pick) => {
+            let theirs: Hello = frames.value().await?;
+            let Some((ours, events)) = pick(&theirs) else {
+                return Err(LinkError::NoRole(theirs.to));
+            };
+            send(writer, &ours).await?;
+            (ours, theirs, Some(events))
+        }
+    };
+    let verdict = ours.check(&theirs);
+    let verdict = verdict.and_then(|()| certified.map_or(Ok(()), |is| is.check(&theirs)));
+    send(writer, &verdict).await?;
     verdict.map_err(LinkError::Refused)?;
     let verdict: Result<(), HelloError> = frames.value().await?;
     verdict.map_err(LinkError::RefusedByPeer)?;
-    Ok(theirs)
+    Ok((ours.role, theirs, picked))
+}
+
+async fn send<W: AsyncWrite + Unpin>(
+    writer: &mut W,
+    value: &impl serde::Serialize,
+) -> Result<(), LinkError> {
+    writer.write_all(&encode_frame(value)?).await?;
+    Ok(writer.flush().await?)
 }

@@ -1,0 +1,201 @@
+//! Commands that run nodes for others: `serve`, `gate`, `manager`, `worker`; and `cert`.
+
+use std::collections::BTreeSet;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use hyperscale_model::{ClientId, DatacenterId, Role};
+use hyperscale_node::{Certificates, Node, NodeConfig, NodeError, make_authority, make_node};
+use hyperscale_web::{Access, Token, Tokens};
+use tokio::net::TcpListener;
+
+use crate::args::{CertCommand, ServeArgs};
+use crate::exit::{Exit, Failure};
+use crate::follow::{Signals, say};
+
+/// Where a gate's API listens unless told otherwise.
+const API: ([u8; 4], u16) = ([127, 0, 0, 1], 7780);
+
+pub(crate) async fn serve(args: Box<ServeArgs>, by_command: &[&str]) -> Result<Exit, Failure> {
+    let names: Vec<&str> = if args.roles.is_empty() {
+        by_command.to_vec()
+    } else {
+        args.roles.iter().map(String::as_str).collect()
+    };
+    let roles: BTreeSet<Role> = names.into_iter().filter_map(role).collect();
+    let is_alone = roles.len() > 1 && args.listen.is_none() && args.join.is_empty();
+    if !roles.contains(&Role::Manager) && args.join.is_empty() {
+        let message =
+            "this node has no manager of its own: say which one it calls with --join ADDRESS";
+        return Err(Failure::new(Exit::Invalid, message));
+    }
+    let certificates = if is_alone { None } else { Some(certificates(&args, &roles)?) };
+    let cores = args.cores.unwrap_or_else(|| {
+        u32::try_from(std::thread::available_parallelism().map_or(1, usize::from)).unwrap_or(1)
+    });
+    let config = NodeConfig {
+        roles: roles.clone(),
+        listen: args.listen,
+        join: args.join.clone(),
+        certificates,
+        cluster: args.cluster.clone(),
+        environment: args.environment.clone(),
+        datacenter: DatacenterId::from(args.datacenter.as_str()),
+        data_dir: args.data_dir.clone(),
+        results_dir: None,
+        cores: cores.max(1),
+        window: Duration::from_secs(1),
+        start_margin: Duration::from_millis(200),
+    };
+    let tokens = tokens(&args.tokens)?;
+    // Before anything is started: a port in use must leave nothing behind.
+    let listener = if roles.contains(&Role::Gate) {
+        let address = args.api.unwrap_or_else(|| API.into());
+        if tokens.0.is_empty() && !address.ip().is_loopback() {
+            let message = format!("an API on {address} needs tokens: --token NAME:ROLE:TOKEN");
+            return Err(Failure::new(Exit::Invalid, message));
+        }
+        let listener = TcpListener::bind(address).await.map_err(|error| {
+            let what = format!("the API cannot listen on {address}");
+            Failure::caused(Exit::ApiFailed, &what, &error)
+        })?;
+        Some(listener)
+    } else {
+        None
+    };
+    let node = Node::start(config).map_err(|error| failed(&error))?;
+    if let Some(address) = node.listening() {
+        announce(&format!("listening for nodes on {address}"));
+    }
+    if let (Some(listener), Some(gate)) = (listener, node.gate()) {
+        if let Ok(address) = listener.local_addr() {
+            announce(&format!("API on http://{address}/api/v1"));
+        }
+        tokio::spawn(async move {
+            if let Err(error) = hyperscale_web::serve(listener, gate, tokens).await {
+                tracing::error!(%error, "the API ended");
+            }
+        });
+    }
+    let mut signals = Signals::new()?;
+    loop {
+        tokio::select! {
+            () = node.left() => break,
+            count = signals.next() => {
+                if count > 1 {
+                    say("leaving at once");
+                    break;
+                }
+                say("finishing what runs, then leaving; again to leave at once");
+                node.drain();
+            }
+        }
+    }
+    node.stop().map_err(|error| failed(&error))?;
+    Ok(Exit::Passed)
+}
+
+fn failed(error: &NodeError) -> Failure {
+    let exit = match error {
+        NodeError::Config(_) => Exit::Invalid,
+        NodeError::Disk { .. }
+        | NodeError::Ledger(_)
+        | NodeError::LedgerFailed(_)
+        | NodeError::Io { .. } => Exit::Io,
+        _ => Exit::Internal,
+    };
+    Failure::caused(exit, "the node cannot run", error)
+}
+
+/// Whoever started this for a script waits for these lines.
+fn announce(line: &str) {
+    drop(writeln!(std::io::stdout(), "{line}"));
+}
+
+fn role(name: &str) -> Option<Role> {
+    match name {
+        "gate" => Some(Role::Gate),
+        "manager" => Some(Role::Manager),
+        "worker" => Some(Role::Worker),
+        _ => None,
+    }
+}
+
+/// The node's certificates; for development throwaway ones, in a place from which workers on this
+/// machine can take theirs.
+fn certificates(args: &ServeArgs, roles: &BTreeSet<Role>) -> Result<Certificates, Failure> {
+    if let Some(directory) = &args.certs {
+        return Certificates::read(directory).map_err(|error| failed(&error));
+    }
+    if !roles.contains(&Role::Manager) {
+        let message = "a node that joins others needs --certs DIR; for development, `serve` without \
+                       --certs says where it has put some";
+        return Err(Failure::new(Exit::Invalid, message));
+    }
+    let root = match &args.data_dir {
+        Some(data_dir) => data_dir.join("development-certificates"),
+        None => std::env::temp_dir().join(format!("hyperscale-{}", std::process::id())),
+    };
+    let (authority, own, worker) = (root.join("ca"), root.join("node"), root.join("worker"));
+    let all = [Role::Gate, Role::Manager, Role::Worker];
+    let make = |directory: &Path, roles: &[Role]| {
+        make_node(&authority, directory, &args.cluster, &args.datacenter, roles)
+    };
+    let made = || -> Result<Certificates, NodeError> {
+        if !authority.join("ca.pem").exists() {
+            make_authority(&authority, &args.cluster)?;
+            make(&own, &all)?;
+            make(&worker, &[Role::Worker])?;
+        }
+        Certificates::read(&own)
+    };
+    let made = made().map_err(|error| failed(&error))?;
+    say(&format!(
+        "development certificates: workers join with --certs {}; for anything else make your own \
+         with `hyperscale cert`",
+        worker.display()
+    ));
+    Ok(made)
+}
+
+fn tokens(texts: &[String]) -> Result<Tokens, Failure> {
+    (texts.iter())
+        .map(|text| {
+            let mut parts = text.splitn(3, ':');
+            let access = |role| match role {
+                "view" => Some(Access::View),
+                "run" => Some(Access::Run),
+                "admin" => Some(Access::Admin),
+                _ => None,
+            };
+            match (parts.next(), parts.next().and_then(access), parts.next()) {
+                (Some(name), Some(access), Some(secret)) if secret.len() >= 8 => {
+                    Ok(Token { client: ClientId::from(name), access, secret: secret.to_owned() })
+                }
+                _ => {
+                    let message = "--token wants NAME:ROLE:TOKEN, a role of view, run or admin, \
+                                   and a token of at least 8 characters";
+                    Err(Failure::new(Exit::Invalid, message))
+                }
+            }
+        })
+        .collect::<Result<Vec<_>, _>>()
+        .map(Tokens)
+}
+
+pub(crate) fn cert(command: CertCommand) -> Result<Exit, Failure> {
+    let written: PathBuf = match command {
+        CertCommand::Init { out, cluster } => {
+            make_authority(&out, &cluster).map_err(|error| failed(&error))?;
+            out
+        }
+        CertCommand::Node { ca, out, roles, datacenter, cluster } => {
+            let roles: Vec<Role> = roles.iter().filter_map(|name| role(name)).collect();
+            make_node(&ca, &out, &cluster, &datacenter, &roles).map_err(|error| failed(&error))?;
+            out
+        }
+    };
+    announce(&format!("written to {}", written.display()));
+    Ok(Exit::Passed)
+}

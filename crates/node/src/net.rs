@@ -1,0 +1,128 @@
+//! Links that begin: within the process, called, and answered.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use hyperscale_model::{Backoff, Role};
+use hyperscale_wire::Hello;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+
+use crate::NodeConfig;
+use crate::gate::chain;
+use crate::link::{self, End, LinkEvent};
+use crate::storage::{Identity, random};
+
+/// How long a connection and its TLS handshake may take.
+const CONNECT: Duration = Duration::from_secs(5);
+/// Between calls to a node that does not answer, at most; well below an execution lease.
+const RETRY_MAX: Duration = Duration::from_secs(2);
+
+type Events = mpsc::Sender<LinkEvent>;
+
+/// Links two roles of this process through memory.
+pub(crate) fn join(caller: Hello, to_caller: Events, called: Hello, to_called: Events) {
+    let (left, right) = tokio::io::duplex(1 << 20);
+    tokio::task::spawn_local(async move {
+        // Nothing is lost within a process, so the caller goes on until its role has left.
+        let error = link::run(left, End::Caller(&caller), None, Some(to_caller)).await;
+        tracing::debug!(link = %caller, error = chain(&error), "a link within the process ended");
+    });
+    tokio::task::spawn_local(async move {
+        let pick = |_: &Hello| Some((called.clone(), to_called.clone()));
+        let error = link::run(right, End::Called(&pick), None, None).await;
+        tracing::debug!(link = %called, error = chain(&error), "a link within the process ended");
+    });
+}
+
+/// Calls a node for ever: whenever the link is down, it is called again.
+pub(crate) async fn call(config: Rc<NodeConfig>, address: String, hello: Hello, events: Events) {
+    let seed = random().unwrap_or(0); // It only spreads retries.
+    let mut backoff = Backoff::seeded(Duration::from_millis(100), seed).with_cap(RETRY_MAX);
+    loop {
+        let error = call_once(&config, &address, &hello, &events).await;
+        if events.is_closed() {
+            return;
+        }
+        if error.was_up {
+            backoff.reset();
+        }
+        tracing::warn!(%address, role = %hello.role, error = error.message, "no link; trying again");
+        tokio::time::sleep(backoff.next_delay()).await;
+    }
+}
+
+struct CallError {
+    message: String,
+    was_up: bool,
+}
+
+async fn call_once(
+    config: &NodeConfig,
+    address: &str,
+    hello: &Hello,
+    events: &Events,
+) -> CallError {
+    let failed = |message: String| CallError { message, was_up: false };
+    let Some(certificates) = &config.certificates else {
+        return failed("this node has no certificates".to_owned());
+    };
+    let connecting = async {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        certificates.connect(stream).await
+    };
+    let (stream, certified) = match tokio::time::timeout(CONNECT, connecting).await {
+        Ok(Ok(connected)) => connected,
+        Ok(Err(error)) => return failed(chain(&error)),
+        Err(_) => return failed("no connection in time".to_owned()),
+    };
+    let error = link::run(stream, End::Caller(hello), Some(&certified), Some(events.clone())).await;
+    CallError { message: chain(&error), was_up: error.was_up() }
+}
+
+/// Answers whoever calls the manager of this process.
+pub(crate) async fn listen(
+    config: Rc<NodeConfig>,
+    listener: TcpListener,
+    identity: Identity,
+    events: Events,
+) {
+    loop {
+        let (stream, from) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Out of descriptors, most likely: links must end before others begin.
+                tracing::error!(%error, "a link cannot be accepted");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let (config, events) = (Rc::clone(&config), events.clone());
+        tokio::task::spawn_local(async move {
+            if let Err(message) = answer(&config, stream, identity, &events).await {
+                tracing::warn!(%from, error = message, "a link ended");
+            }
+        });
+    }
+}
+
+async fn answer(
+    config: &NodeConfig,
+    stream: TcpStream,
+    identity: Identity,
+    events: &Events,
+) -> Result<(), String> {
+    let certificates = config.certificates.as_ref().ok_or("this node has no certificates")?;
+    stream.set_nodelay(true).map_err(|error| chain(&error))?;
+    let (stream, certified) = tokio::time::timeout(CONNECT, certificates.accept(stream))
+        .await
+        .map_err(|_late| "no TLS session in time".to_owned())?
+        .map_err(|error| chain(&error))?;
+    let pick = |theirs: &Hello| {
+        (theirs.to == Role::Manager)
+            .then(|| (config.hello(identity, Role::Manager, theirs.role), events.clone()))
+    };
+    let error = link::run(stream, End::Called(&pick), Some(&certified), None).await;
+    Err(chain(&error))
+}

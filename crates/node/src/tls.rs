@@ -1,0 +1,306 @@
+//! The cluster's identity: a certificate authority of its own, and a certificate for each node that
+//! says what the node may be.
+//!
+//! A node's certificate carries one URI, `hyperscale://CLUSTER/DATACENTER/ROLE+ROLE`. Both ends of
+//! a link show a certificate of the same authority (TLS 1.3), and what a node says of itself in its
+//! hello must be what its certificate says.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use hyperscale_model::Role;
+use hyperscale_wire::{Hello, HelloError};
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, SanType,
+};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
+
+use crate::drive::NodeError;
+
+/// The name that every node's certificate has beside its URI: nodes are known by what they may be,
+/// not by where they are.
+const NAME: &str = "node.hyperscale";
+const SCHEME: &str = "hyperscale://";
+
+/// What a node needs to show who it is, and to check others.
+#[derive(Clone)]
+pub struct Certificates {
+    acceptor: TlsAcceptor,
+    connector: TlsConnector,
+}
+
+impl std::fmt::Debug for Certificates {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Certificates").finish_non_exhaustive()
+    }
+}
+
+/// What a certificate says its holder may be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Certified {
+    cluster: String,
+    datacenter: String,
+    roles: Vec<String>,
+}
+
+/// Makes a cluster's certificate authority: `ca.pem` and `ca.key` in a directory.
+///
+/// # Errors
+///
+/// If there is one already, or the directory cannot be written.
+pub fn make_authority(directory: &Path, cluster: &str) -> Result<(), NodeError> {
+    let (pem, key) = (directory.join("ca.pem"), directory.join("ca.key"));
+    if pem.exists() || key.exists() {
+        let message = format!("{} holds a certificate authority already", directory.display());
+        return Err(NodeError::Config(message));
+    }
+    let pair = KeyPair::generate().map_err(|error| made("the authority's key", &error))?;
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, format!("hyperscale {cluster}"));
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    let certificate =
+        params.self_signed(&pair).map_err(|error| made("the authority's certificate", &error))?;
+    fs::create_dir_all(directory).map_err(disk(directory, "this directory cannot be made"))?;
+    write_secret(&key, &pair.serialize_pem())?;
+    fs::write(&pem, certificate.pem()).map_err(disk(&pem, "this file cannot be written"))
+}
+
+/// Makes a node's certificate: `node.pem` and `node.key`, and a copy of `ca.pem`, in a directory.
+///
+/// # Errors
+///
+/// If the authority cannot be read or the directory cannot be written.
+pub fn make_node(
+    authority: &Path,
+    directory: &Path,
+    cluster: &str,
+    datacenter: &str,
+    roles: &[Role],
+) -> Result<(), NodeError> {
+    for (what, name) in [("cluster", cluster), ("datacenter", datacenter)] {
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        if name.is_empty() || !name.chars().all(is_plain) {
+            let message =
+                format!("the {what} `{name}` may have letters, digits, `-`, `_` and `.` only");
+            return Err(NodeError::Config(message));
+        }
+    }
+    let read =
+        |path: &Path| fs::read_to_string(path).map_err(disk(path, "this file cannot be read"));
+    let ca_pem = read(&authority.join("ca.pem"))?;
+    let ca_key = KeyPair::from_pem(&read(&authority.join("ca.key"))?)
+        .map_err(|error| made("the authority's key", &error))?;
+    let issuer = Issuer::from_ca_cert_pem(&ca_pem, &ca_key)
+        .map_err(|error| made("the authority's certificate", &error))?;
+    let roles: Vec<&str> = roles.iter().map(|role| role.as_str()).collect();
+    let uri = format!("{SCHEME}{cluster}/{datacenter}/{}", roles.join("+"));
+    let mut params = CertificateParams::new(vec![NAME.to_owned()])
+        .map_err(|error| made("the node's certificate", &error))?;
+    let uri = uri.try_into().map_err(|error| made("the node's certificate", &error))?;
+    params.subject_alt_names.push(SanType::URI(uri));
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, roles.join("+"));
+    params.extended_key_usages =
+        vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
+    let pair = KeyPair::generate().map_err(|error| made("the node's key", &error))?;
+    let certificate =
+        params.signed_by(&pair, &issuer).map_err(|error| made("the node's certificate", &error))?;
+    fs::create_dir_all(directory).map_err(disk(directory, "this directory cannot be made"))?;
+    write_secret(&directory.join("node.key"), &pair.serialize_pem())?;
+    for (name, text) in [("node.pem", certificate.pem()), ("ca.pem", ca_pem)] {
+        let path = directory.join(name);
+        fs::write(&path, text).map_err(disk(&path, "this file cannot be written"))?;
+    }
+    Ok(())
+}
+
+impl Certificates {
+    /// Reads `ca.pem`, `node.pem` and `node.key` from a directory.
+    ///
+    /// # Errors
+    ///
+    /// If one of them cannot be read or used.
+    pub fn read(directory: &Path) -> Result<Self, NodeError> {
+        let read = |name: &str| {
+            let path = directory.join(name);
+            fs::read(&path).map_err(disk(&path, "this file cannot be read"))
+        };
+        let unusable = |name: &str, error: &dyn std::fmt::Display| {
+            NodeError::Config(format!("{}: {error}", directory.join(name).display()))
+        };
+        let chain_of = |name: &str| -> Result<Vec<CertificateDer<'static>>, NodeError> {
+            CertificateDer::pem_slice_iter(&read(name)?)
+                .collect::<Result<Vec<_>, _>>()
+                .map_err(|error| unusable(name, &error))
+        };
+        let mut roots = RootCertStore::empty();
+        for certificate in chain_of("ca.pem")? {
+            roots.add(certificate).map_err(|error| unusable("ca.pem", &error))?;
+        }
+        let roots = Arc::new(roots);
+        let chain = chain_of("node.pem")?;
+        let key = || {
+            PrivateKeyDer::from_pem_slice(&read("node.key")?)
+                .map_err(|error| unusable("node.key", &error))
+        };
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let versions = [&rustls::version::TLS13];
+        let verifier =
+            WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider))
+                .build()
+                .map_err(|error| unusable("ca.pem", &error))?;
+        let server = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_protocol_versions(&versions)
+            .map_err(|error| unusable("node.pem", &error))?
+            .with_client_cert_verifier(verifier)
+            .with_single_cert(chain.clone(), key()?)
+            .map_err(|error| unusable("node.pem", &error))?;
+        let client = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&versions)
+            .map_err(|error| unusable("node.pem", &error))?
+            .with_root_certificates(roots)
+            .with_client_auth_cert(chain, key()?)
+            .map_err(|error| unusable("node.pem", &error))?;
+        Ok(Self {
+            acceptor: TlsAcceptor::from(Arc::new(server)),
+            connector: TlsConnector::from(Arc::new(client)),
+        })
+    }
+
+    pub(crate) async fn accept(
+        &self,
+        stream: tokio::net::TcpStream,
+    ) -> io::Result<(tokio_rustls::server::TlsStream<tokio::net::TcpStream>, Certified)> {
+        let stream = self.acceptor.accept(stream).await?;
+        let certified = certified(stream.get_ref().1.peer_certificates())?;
+        Ok((stream, certified))
+    }
+
+    pub(crate) async fn connect(
+        &self,
+        stream: tokio::net::TcpStream,
+    ) -> io::Result<(tokio_rustls::client::TlsStream<tokio::net::TcpStream>, Certified)> {
+        let name = ServerName::try_from(NAME).map_err(io::Error::other)?;
+        let stream = self.connector.connect(name, stream).await?;
+        let certified = certified(stream.get_ref().1.peer_certificates())?;
+        Ok((stream, certified))
+    }
+}
+
+impl Certified {
+    /// Whether a node is what it says.
+    pub(crate) fn check(&self, hello: &Hello) -> Result<(), HelloError> {
+        let is_true = self.cluster == hello.cluster
+            && self.datacenter == hello.datacenter.as_str()
+            && self.roles.iter().any(|role| role == hello.role.as_str());
+        if is_true {
+            return Ok(());
+        }
+        Err(HelloError::Certificate {
+            claimed: format!("{} of {} in {}", hello.role, hello.cluster, hello.datacenter),
+            certified: format!(
+                "{} of {} in {}",
+                self.roles.join(" or "),
+                self.cluster,
+                self.datacenter
+            ),
+        })
+    }
+}
+
+fn certified(chain: Option<&[CertificateDer<'_>]>) -> io::Result<Certified> {
+    let bad = |message: &str| io::Error::new(io::ErrorKind::InvalidData, message.to_owned());
+    let first = chain.and_then(<[_]>::first).ok_or_else(|| bad("it shows no certificate"))?;
+    let (_, certificate) = X509Certificate::from_der(first)
+        .map_err(|error| bad(&format!("its certificate cannot be read: {error}")))?;
+    let names = certificate
+        .subject_alternative_name()
+        .ok()
+        .flatten()
+        .ok_or_else(|| bad("its certificate has no names"))?;
+    let uri = names.value.general_names.iter().find_map(|name| match name {
+        GeneralName::URI(uri) => uri.strip_prefix(SCHEME),
+        _ => None,
+    });
+    let uri = uri.ok_or_else(|| bad("its certificate is none of a node"))?;
+    let mut parts = uri.split('/');
+    match (parts.next(), parts.next(), parts.next(), parts.next()) {
+        (Some(cluster), Some(datacenter), Some(roles), None) => Ok(Certified {
+            cluster: cluster.to_owned(),
+            datacenter: datacenter.to_owned(),
+            roles: roles.split('+').map(str::to_owned).collect(),
+        }),
+        _ => Err(bad("its certificate is none of a node")),
+    }
+}
+
+fn made(what: &str, error: &dyn std::fmt::Display) -> NodeError {
+    NodeError::Config(format!("{what} cannot be made or read: {error}"))
+}
+
+fn disk(path: &Path, what: &'static str) -> impl FnOnce(io::Error) -> NodeError {
+    let path = path.display().to_string();
+    move |source| NodeError::Disk { path, what, source }
+}
+
+/// Writes a key that only its owner may read.
+fn write_secret(path: &PathBuf, text: &str) -> Result<(), NodeError> {
+    use std::io::Write as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let write = || -> io::Result<()> {
+        let mut options = fs::OpenOptions::new();
+        let mut file = options.write(true).create_new(true).mode(0o600).open(path)?;
+        file.write_all(text.as_bytes())
+    };
+    write().map_err(disk(path, "this key cannot be written"))
+}
+
+#[cfg(test)]
+mod tests {
+    use hyperscale_model::{DatacenterId, Incarnation, NodeId};
+    use hyperscale_wire::{PROTOCOL_MAX, PROTOCOL_MIN};
+
+    use super::*;
+
+    #[test]
+    fn sec_01_a_certificate_says_what_its_holder_may_be() {
+        let directory = tempfile::tempdir().unwrap();
+        let (ca, node) = (directory.path().join("ca"), directory.path().join("node"));
+        make_authority(&ca, "blue").unwrap();
+        assert!(make_authority(&ca, "blue").is_err(), "an authority is never replaced");
+        make_node(&ca, &node, "blue", "eu", &[Role::Worker]).unwrap();
+        Certificates::read(&node).unwrap();
+
+        let pem = fs::read(node.join("node.pem")).unwrap();
+        let chain: Vec<_> = CertificateDer::pem_slice_iter(&pem).map(Result::unwrap).collect();
+        let certified = certified(Some(&chain)).unwrap();
+        let hello = |cluster: &str, datacenter: &str, role| Hello {
+            cluster: cluster.to_owned(),
+            environment: "test".to_owned(),
+            protocol_min: PROTOCOL_MIN,
+            protocol_max: PROTOCOL_MAX,
+            node: NodeId(1),
+            role,
+            to: Role::Manager,
+            datacenter: DatacenterId::from(datacenter),
+            incarnation: Incarnation(1),
+            features: Vec::new(),
+            address: None,
+        };
+
+        assert_eq!(certified.check(&hello("blue", "eu", Role::Worker)), Ok(()));
+        assert!(certified.check(&hello("red", "eu", Role::Worker)).is_err());
+        assert!(certified.check(&hello("blue", "us", Role::Worker)).is_err());
+        assert!(certified.check(&hello("blue", "eu", Role::Gate)).is_err());
+    }
+}
