@@ -19,6 +19,10 @@ use crate::{Stop, Work, clock};
 /// How often users are counted anew along a ramp.
 const RAMP_STEP: Duration = Duration::from_millis(20);
 
+/// A start that is later than this because its core was busy or frozen is dropped, and its lag
+/// counted: the target never gets more than the plan says, not even to catch up.
+const LATE_MAX: Duration = Duration::from_millis(25);
+
 /// How many cores have users to run, of those that an attempt has.
 pub(crate) fn useful_cores(slice: &Slice, load: &Load, cores: usize) -> usize {
     let units = match load.iterations() {
@@ -224,8 +228,14 @@ impl Crew {
                 self.wait(due.intended).await;
                 continue;
             }
+            let lag = now - due.intended;
             if run.is_suspended() {
                 run.recorder.borrow_mut().drop_starts(1);
+            } else if lag > LATE_MAX {
+                // The core was away. Sent now, these starts would be a burst that nobody planned.
+                let mut recorder = run.recorder.borrow_mut();
+                recorder.drop_starts(1);
+                recorder.start(lag);
             } else if let Some(idle) = run.idle.borrow_mut().pop() {
                 idle.assign(due);
             } else if (self.users.len() as u64) < users_max {
