@@ -1,0 +1,339 @@
+//! What is true, kept apart from what the roles believe, and the invariants that tie the two.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use hyperscale_gate::state::{Job, JobEnd};
+use hyperscale_gate::{Reply, RequestId};
+use hyperscale_model::{AttemptId, JobId, NodeId, Role, Time};
+use hyperscale_plan::{LoadKind, Plan};
+use hyperscale_report::JobResult;
+use hyperscale_stats::Delta;
+use hyperscale_wire::Message;
+
+use crate::client::Learned;
+use crate::engine::Sent;
+use crate::host::{Host, Node};
+use crate::scenario::Scenario;
+
+type Checked = Result<(), String>;
+
+/// How long load may overlap: an engine stops within this time.
+const TOLERANCE: Duration = Duration::from_millis(100);
+
+/// What one delta says.
+#[derive(Debug, Clone, PartialEq)]
+struct Told {
+    requests: u64,
+    iterations: u64,
+    delta: Box<Delta>,
+}
+
+/// The truth about an attempt.
+#[derive(Debug, Default)]
+struct Attempt {
+    requests: u64,
+    iterations: u64,
+    told: BTreeMap<u64, Told>,
+    /// The worker that was told to prepare it, and its life.
+    runs_on: Option<(NodeId, u64)>,
+    /// Its users until then.
+    active: Option<(Time, u64)>,
+    /// The load's time up to which it has sent.
+    load: Duration,
+}
+
+/// The truth about a job.
+#[derive(Debug, Default)]
+struct Truth {
+    plan: Option<Plan>,
+    first_seen: Time,
+    started: Option<Time>,
+    ended: Option<JobEnd>,
+    is_acknowledged: bool,
+    /// Stops that the client was promised; of a workflow, or of all.
+    promised: Vec<Option<String>>,
+    result: Option<Box<JobResult>>,
+    /// What the client was shown last, in which life of the gate.
+    shown: Option<(u64, u64)>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Oracle {
+    plans: BTreeMap<String, Plan>,
+    jobs: BTreeMap<JobId, Truth>,
+    attempts: BTreeMap<AttemptId, Attempt>,
+}
+
+impl Oracle {
+    pub(crate) fn new(scenario: &Scenario) -> Self {
+        let plans = scenario.tests.iter().map(|test| (test.plan.name.clone(), test.plan.clone()));
+        Self { plans: plans.collect(), jobs: BTreeMap::new(), attempts: BTreeMap::new() }
+    }
+
+    /// When all jobs must be over if nothing goes wrong from now on.
+    pub(crate) fn limit(&self, now: Time) -> Time {
+        let of = |truth: &Truth| {
+            let plan = truth.plan.as_ref()?;
+            let from = truth.started.unwrap_or(now);
+            // What runs whatever happened may follow the deadline.
+            let rest: Duration =
+                plan.workflows.iter().map(|w| w.load.duration() + w.graceful_stop).sum();
+            Some(from + plan.run.deadline + rest)
+        };
+        self.jobs.values().filter_map(of).max().unwrap_or(now).max(now)
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.jobs.values().all(|truth| truth.ended.is_some())
+    }
+
+    /// The jobs that are not over, in words.
+    pub(crate) fn open(&self) -> String {
+        let open = self.jobs.iter().filter(|(_, truth)| truth.ended.is_none());
+        open.map(|(job, _)| job.to_string()).collect::<Vec<_>>().join(", ")
+    }
+
+    pub(crate) fn on_send(&mut self, node: NodeId, message: &Message) -> Checked {
+        let Message::Delta(delta) = message else { return Ok(()) };
+        let truth = self.attempts.entry(delta.attempt).or_default();
+        if truth.runs_on.is_none_or(|(worker, _)| worker != node) {
+            return Ok(()); // The manager passes it on.
+        }
+        let figures = &delta.figures.figures;
+        let (requests, iterations) = (figures.requests(), figures.iterations);
+        if figures.outcomes().total() != requests {
+            return Err(format!("INV-16: {} does not add up", delta.attempt));
+        }
+        let told = Told { requests, iterations, delta: delta.clone() };
+        let known = truth.told.entry(delta.seq.0).or_insert_with(|| told.clone());
+        if *known != told {
+            return Err(format!("{} of {} changed after it was sent", delta.seq, delta.attempt));
+        }
+        Ok(())
+    }
+
+    /// Load was sent: never more than planned, by one attempt of a shard at a time.
+    pub(crate) fn on_load(&mut self, between: (Time, Time), sent: &Sent) -> Checked {
+        let shard = sent.attempt.shard;
+        let load = self
+            .jobs
+            .get(&shard.job)
+            .and_then(|truth| Some(truth.plan.as_ref()?.workflow(shard.workflow)?.load.clone()));
+        let Some(load) = load else { return Err(format!("{} has no plan", sent.attempt)) };
+        let truth = self.attempts.entry(sent.attempt).or_default();
+        truth.requests += sent.requests;
+        truth.iterations += sent.iterations;
+        if sent.users == 0 {
+            return Ok(());
+        }
+        truth.active = Some((between.1, sent.users));
+        truth.load = truth.load.max(sent.load.1);
+        let mut users = 0;
+        let of_workflow = self.attempts.iter().filter(|(id, _)| {
+            id.shard.part_id() == shard.part_id() && id.shard.workflow == shard.workflow
+        });
+        for (id, other) in of_workflow {
+            let Some((until, active)) = other.active else { continue };
+            let overlaps = until > between.0 + TOLERANCE;
+            users += if overlaps { active } else { 0 };
+            if *id == sent.attempt || id.shard != shard {
+                continue;
+            }
+            if overlaps {
+                return Err(format!(
+                    "INV-15: {} sends from {}, {id} until {until}",
+                    sent.attempt, between.0
+                ));
+            }
+            if load.kind() == LoadKind::Arrivals && other.load > sent.load.0 + TOLERANCE {
+                return Err(format!(
+                    "INV-15: {} sends from {:?} of its load, {id} has sent until {:?}",
+                    sent.attempt, sent.load.0, other.load
+                ));
+            }
+        }
+        if load.kind() != LoadKind::Arrivals && users > u64::from(load.vus_max()) {
+            let planned = load.vus_max();
+            return Err(format!("INV-15: {users} users for {}, {planned} planned", sent.attempt));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn on_prepared(
+        &mut self,
+        host: &Host,
+        attempt: AttemptId,
+        cores: &[u32],
+    ) -> Checked {
+        if let Some(Node::Worker { engine, .. }) = &host.node {
+            for (other, held) in engine.cores().filter(|(other, _)| *other != attempt) {
+                if held.iter().any(|core| cores.contains(core)) {
+                    return Err(format!(
+                        "INV-5: {attempt} and {other} share a core of {}",
+                        host.id
+                    ));
+                }
+            }
+        }
+        if cores.is_empty() || cores.iter().any(|core| *core >= host.cores) {
+            return Err(format!("INV-5: {attempt} got cores {cores:?} of {}", host.cores));
+        }
+        let truth = self.attempts.entry(attempt).or_default();
+        if let Some((node, life)) = truth.runs_on {
+            return Err(format!("{attempt} was prepared on {node} in life {life} before"));
+        }
+        truth.runs_on = Some((host.id, host.life));
+        Ok(())
+    }
+
+    pub(crate) fn on_stored(&mut self, result: &JobResult) -> Checked {
+        let truth = self.jobs.entry(result.summary.job).or_default();
+        if truth.ended.is_some() {
+            return Err(format!("the result of {} changed after its end", result.summary.job));
+        }
+        truth.result = Some(Box::new(result.clone()));
+        Ok(())
+    }
+
+    pub(crate) fn on_decided(&mut self, now: Time, host: &Host) -> Checked {
+        match &host.node {
+            Some(Node::Gate { gate, .. }) => {
+                for (&id, job) in &gate.state().jobs {
+                    self.on_job(now, id, job)?;
+                }
+                Ok(())
+            }
+            Some(Node::Manager { .. } | Node::Worker { .. }) | None => Ok(()),
+        }
+    }
+
+    fn on_job(&mut self, now: Time, id: JobId, job: &Job) -> Checked {
+        let plan = self.plans.get(&job.name);
+        let truth = self.jobs.entry(id).or_default();
+        if truth.plan.is_none() {
+            (truth.plan, truth.first_seen) = (plan.cloned(), now);
+        }
+        if job.started.is_some() {
+            truth.started.get_or_insert(now);
+        }
+        let has_stopped = |workflow: &Option<String>| match workflow {
+            None => job.cancel.is_some(),
+            Some(name) => job.stopped_workflows.iter().any(|(index, _)| {
+                let workflow = truth.plan.as_ref().and_then(|plan| plan.workflow(*index));
+                workflow.is_some_and(|workflow| workflow.name == *name)
+            }),
+        };
+        if job.ended.is_none() && !truth.promised.iter().all(has_stopped) {
+            return Err(format!("INV-12: {id} has forgotten a stop that was promised"));
+        }
+        match (&truth.ended, &job.ended) {
+            (Some(known), Some(end)) if known != end => {
+                return Err(format!("INV-2: {id} ended as {known:?}, then as {end:?}"));
+            }
+            (None, Some(end)) => {
+                truth.ended = Some(end.clone());
+                return self.check_result(id, job);
+            }
+            (Some(_) | None, _) => {}
+        }
+        Ok(())
+    }
+
+    /// The figures of a job that has ended.
+    fn check_result(&self, id: JobId, job: &Job) -> Checked {
+        let Some(result) = self.jobs.get(&id).and_then(|truth| truth.result.as_ref()) else {
+            return Err(format!("INV-12: {id} ended without a stored result"));
+        };
+        let totals = &result.summary.totals;
+        let outcomes: u64 = totals.outcomes.values().sum();
+        let steps: u64 = result.summary.steps.iter().map(|step| step.totals.requests).sum();
+        let series: u64 = result.series.iter().map(|point| point.figures.requests()).sum();
+        let requests = totals.requests;
+        if [outcomes, steps, series] != [requests; 3] {
+            return Err(format!(
+                "INV-16: {id} has {requests} requests, {outcomes} by outcome, {steps} by step, \
+                 {series} over time"
+            ));
+        }
+        let of_job = self.attempts.iter().filter(|(attempt, _)| attempt.shard.job == id);
+        let executed: u64 = of_job.map(|(_, truth)| truth.requests).sum();
+        if requests > executed {
+            return Err(format!("INV-7: {id} counts {requests} requests, {executed} were sent"));
+        }
+        let mut accounted = 0;
+        let mut is_known = true;
+        for (_, end) in &job.parts {
+            let Some(end) = end else { return Err(format!("{id} ended before its parts")) };
+            is_known &= !end.is_missing;
+            for (attempt, last) in &end.attempts {
+                let Some(truth) = self.attempts.get(attempt) else { continue };
+                accounted +=
+                    truth.told.range(..=last.0).map(|(_, told)| told.requests).sum::<u64>();
+            }
+        }
+        if is_known && requests != accounted {
+            return Err(format!(
+                "INV-7: {id} counts {requests} requests, its attempts account for {accounted}"
+            ));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn on_reply(&mut self, host: &Host, _: RequestId, reply: &Reply) -> Checked {
+        let Reply::News { view, is_over, .. } = reply else { return Ok(()) };
+        let Some(view) = view else { return Ok(()) };
+        let job = view.job;
+        let of_job = self.attempts.iter().filter(|(attempt, _)| attempt.shard.job == job);
+        let executed: u64 = of_job.map(|(_, truth)| truth.requests).sum();
+        if view.requests > executed {
+            let shown = view.requests;
+            return Err(format!("INV-7: {job} shows {shown} requests, {executed} were sent"));
+        }
+        let truth = self.jobs.entry(job).or_default();
+        if let Some((life, before)) = truth.shown
+            && life == host.life
+            && view.requests < before
+        {
+            let now = view.requests;
+            return Err(format!("INV-7: {job} showed {before} requests, then {now}"));
+        }
+        truth.shown = Some((host.life, view.requests));
+        if *is_over && truth.ended.is_none() {
+            return Err(format!("INV-3: {job} is said to be over, and is not"));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn on_learned(&mut self, learned: &Learned) -> Checked {
+        match learned {
+            Learned::Accepted(job) => {
+                let truth = self.jobs.entry(*job).or_default();
+                truth.is_acknowledged = true;
+                Ok(())
+            }
+            Learned::Final(job) => {
+                let is_over = self.jobs.get(job).is_some_and(|truth| truth.ended.is_some());
+                is_over.then_some(()).ok_or_else(|| format!("INV-3: {job} is not over"))
+            }
+            Learned::Cancelled { job, workflow } => {
+                self.jobs.entry(*job).or_default().promised.push(workflow.clone());
+                Ok(())
+            }
+            Learned::Nothing => Ok(()),
+        }
+    }
+
+    pub(crate) fn check_rest(&self, hosts: &BTreeMap<NodeId, Host>) -> Checked {
+        for host in hosts.values() {
+            if let Some(Node::Worker { worker, .. }) = &host.node
+                && host.role == Role::Worker
+                && worker.free_cores() != host.cores
+            {
+                let (free, cores) = (worker.free_cores(), host.cores);
+                return Err(format!("INV-5: {} idles with {free} of {cores} cores free", host.id));
+            }
+        }
+        Ok(())
+    }
+}
