@@ -40,6 +40,9 @@ pub(crate) struct Leading {
     proposed: BTreeMap<ProposalId, About>,
     report_seq: ProgressSeq,
     next_report: Time,
+    /// The time of the last review. What was due then has been done, or waits for something else
+    /// than time: a link, an acknowledgement, a decision.
+    reviewed: Time,
     /// When each ended part is told again, and how often it was.
     told: BTreeMap<PartId, (Time, u32)>,
     /// Requests that came too late, and the deltas that brought them.
@@ -121,6 +124,7 @@ impl Leading {
             proposed: BTreeMap::new(),
             report_seq: ProgressSeq::NONE,
             next_report: since,
+            reviewed: since,
             told: BTreeMap::new(),
             late: BTreeMap::new(),
         }
@@ -502,8 +506,11 @@ impl Manager {
         let Leadership::Leading(leading) = &self.leadership else { return None };
         let resend = self.config.resend;
         let mut next = leading.next_report;
+        let mut consider = |at: Option<Time>| {
+            next = next.min(at.filter(|&at| at > leading.reviewed).unwrap_or(next));
+        };
         for (&attempt, live) in &leading.live {
-            next = next.min(live.relay.next_resend(resend * 2).unwrap_or(next));
+            consider(live.relay.next_resend(resend * 2));
             let Some(known) = self.state.attempt(attempt).filter(|a| a.closed.is_none()) else {
                 continue;
             };
@@ -511,16 +518,10 @@ impl Manager {
                 live.offered_at.filter(|_| !live.is_accepted),
                 live.start_sent_at.filter(|_| !live.is_running),
             ];
-            for sent in resends.into_iter().flatten() {
-                next = next.min(sent + resend);
-            }
-            if let Some(safe_at) = self.safe_at(leading, known) {
-                next = next.min(safe_at);
-            }
+            resends.into_iter().flatten().for_each(|sent| consider(Some(sent + resend)));
+            consider(self.safe_at(leading, known));
         }
-        for (at, _) in leading.told.values() {
-            next = next.min(*at);
-        }
+        leading.told.values().for_each(|(at, _)| consider(Some(*at)));
         Some(next)
     }
 
@@ -547,6 +548,9 @@ impl Manager {
         }
         self.place_ready(now);
         self.send_upward(now);
+        if let Leadership::Leading(leading) = &mut self.leadership {
+            leading.reviewed = now;
+        }
     }
 
     /// Proposes the end of each open attempt that has ended, was refused or is lost.

@@ -773,3 +773,6 @@ impl Manager {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

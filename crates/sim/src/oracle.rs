@@ -180,8 +180,10 @@ impl Oracle {
             return Err(format!("INV-5: {attempt} got cores {cores:?} of {}", host.cores));
         }
         let truth = self.attempts.entry(attempt).or_default();
-        if let Some((node, life)) = truth.runs_on {
-            return Err(format!("{attempt} was prepared on {node} in life {life} before"));
+        let place = (host.id, host.life);
+        // Prepared again after a refusal that was lost is well; run again, or elsewhere, is not.
+        if truth.runs_on.is_some_and(|known| known != place || truth.active.is_some()) {
+            return Err(format!("INV-4: {attempt} runs at {place:?} and at {:?}", truth.runs_on));
         }
         truth.runs_on = Some((host.id, host.life));
         Ok(())

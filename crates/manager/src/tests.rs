@@ -1,0 +1,185 @@
+#![expect(clippy::wildcard_enum_match_arm, reason = "tests look at a few messages of many")]
+
+use hyperscale_model::{JobId, PartIndex};
+use hyperscale_plan::{
+    After, HttpSettings, Load, PLAN_FORMAT, RunSettings, Slice, StepName, Workflow,
+};
+use hyperscale_wire::{AttemptReport, StopMode, StopReason};
+
+use super::*;
+
+const GATE: NodeId = NodeId(1);
+const MANAGER: NodeId = NodeId(2);
+const WORKER: NodeId = NodeId(10);
+const FENCE: Fence = Fence(3);
+
+fn part() -> PartId {
+    PartId { job: JobId::from_parts(1, 1), part: PartIndex(0) }
+}
+
+fn workflow(name: &str, after: After) -> Workflow {
+    Workflow {
+        name: name.to_owned(),
+        after,
+        load: Load::ConstantVus { vus: 4, duration: Duration::from_secs(20) },
+        steps: Vec::new(),
+        locals: Vec::new(),
+        publish: Vec::new(),
+        start_after: Duration::ZERO,
+        graceful_stop: Duration::from_secs(5),
+        cores: None,
+        on_error: Default::default(),
+        vu_setup: Vec::new(),
+        vu_teardown: Vec::new(),
+        finally: Vec::new(),
+    }
+}
+
+fn plan(workflows: Vec<Workflow>) -> Plan {
+    Plan {
+        format: PLAN_FORMAT,
+        name: "test".to_owned(),
+        description: None,
+        labels: BTreeMap::new(),
+        vars: BTreeMap::new(),
+        env: BTreeMap::new(),
+        secrets: Vec::new(),
+        http: HttpSettings::default(),
+        data: Vec::new(),
+        workflows,
+        steps: vec![StepName { workflow: Default::default(), name: "a/get".to_owned() }],
+        checks: Vec::new(),
+        metrics: Vec::new(),
+        thresholds: Vec::new(),
+        run: RunSettings::default(),
+        source: None,
+    }
+}
+
+/// A manager whose proposals are decided at once.
+struct Desk {
+    now: Time,
+    index: u64,
+    manager: Manager,
+    sent: Vec<(NodeId, Message)>,
+    version: u64,
+}
+
+impl Desk {
+    fn new() -> Self {
+        let config = ManagerConfig::new(MANAGER, DatacenterId::from("eu"), WallTime(1_000));
+        let (manager, sent) = (Manager::new(config), Vec::new());
+        let mut desk = Self { now: Time::ZERO, index: 0, manager, sent, version: 0 };
+        desk.input(Input::Leadership { leads: true, leader: Some(MANAGER) });
+        desk.input(Input::Confirmed { until: Time::from_nanos(u64::MAX) });
+        desk
+    }
+
+    fn input(&mut self, input: Input) {
+        self.manager.handle(self.now, input);
+        loop {
+            let outputs: Vec<Output> = self.manager.drain().collect();
+            if outputs.is_empty() {
+                return;
+            }
+            for output in outputs {
+                match output {
+                    Output::Send { to, message } => self.sent.push((to, message)),
+                    Output::Propose { proposal, entry } => {
+                        self.index += 1;
+                        let (index, proposal) = (self.index, Some(proposal));
+                        let committed = Input::Committed { index, entry, proposal };
+                        self.manager.handle(self.now, committed);
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    fn message(&mut self, from: NodeId, message: Message) {
+        self.input(Input::Message { from, message });
+    }
+
+    /// Ticks whenever that is due.
+    fn wait(&mut self, duration: Duration) -> u32 {
+        let (end, mut ticks) = (self.now + duration, 0);
+        while let Some(next) = self.manager.next_deadline().filter(|&next| next <= end) {
+            self.now = self.now.max(next);
+            self.input(Input::Tick);
+            ticks += 1;
+            assert!(ticks < 10_000, "the manager spins at {}", self.now);
+        }
+        self.now = end;
+        ticks
+    }
+
+    fn take(&mut self) -> Vec<(NodeId, Message)> {
+        std::mem::take(&mut self.sent)
+    }
+
+    fn connect_gate(&mut self) {
+        self.input(Input::GateConnected { gate: GATE });
+    }
+
+    fn connect_worker(&mut self, worker: NodeId) {
+        self.input(Input::WorkerConnected { worker, incarnation: Incarnation(1) });
+        self.renew(worker, Vec::new());
+    }
+
+    fn renew(&mut self, worker: NodeId, attempts: Vec<AttemptReport>) {
+        self.version += 1;
+        let version = Version(self.version);
+        let report = WorkerReport { version, cores: 2, is_draining: false, attempts };
+        self.message(worker, Message::RenewLease { sent_at: Time::ZERO, report });
+    }
+
+    fn offer(&mut self, plan: &Plan) {
+        let bytes: Arc<[u8]> = plan.to_bytes().into();
+        let hash = hyperscale_blobs::hash_of(&bytes);
+        self.input(Input::Blob { bytes });
+        let offer = PartOffer {
+            part: part(),
+            fence: FENCE,
+            plan: hash,
+            slice: Slice::whole(),
+            window: Duration::from_secs(1),
+            secrets: Secrets::default(),
+        };
+        self.message(GATE, Message::OfferPart(Box::new(offer)));
+    }
+
+    fn start(&mut self) {
+        let start = Message::StartPart { part: part(), fence: FENCE, start_in: Duration::ZERO };
+        self.message(GATE, start);
+    }
+
+    fn stop(&mut self, mode: StopMode) {
+        let reason = StopReason::Cancelled { by: "someone".to_owned() };
+        self.message(GATE, Message::StopPart { part: part(), fence: FENCE, reason, mode });
+    }
+}
+
+#[test]
+fn a_manager_without_a_gate_waits_instead_of_spinning() {
+    let mut desk = Desk::new();
+    desk.connect_gate();
+    desk.connect_worker(WORKER);
+    desk.offer(&plan(vec![workflow("a", After::default())]));
+    desk.start();
+    let (attempt, _) = desk.manager.state().open_attempts().next().unwrap();
+    let figures = hyperscale_stats::WindowFigures { vus: 4, ..Default::default() };
+    let delta = hyperscale_stats::Delta {
+        attempt,
+        seq: hyperscale_model::DeltaSeq(1),
+        window: 0,
+        span: 1,
+        figures,
+    };
+    desk.input(Input::Disconnected { node: GATE });
+    desk.message(WORKER, Message::Delta(Box::new(delta)));
+
+    let ticks = desk.wait(Duration::from_secs(10));
+
+    assert!(ticks < 100, "{ticks} ticks in 10 s");
+}
