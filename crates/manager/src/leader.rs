@@ -770,7 +770,10 @@ impl Manager {
             | Dispatch::Start { attempt, worker, .. }
             | Dispatch::Stop { attempt, worker, .. } => (attempt, worker),
         };
-        if !self.workers.get(&worker).is_some_and(|view| view.is_connected) {
+        // A later life of the worker knows nothing of the attempt: it must be closed, not repeated.
+        let incarnation = self.state.attempt(attempt).map(|known| known.incarnation);
+        let view = self.workers.get(&worker).filter(|view| view.is_connected);
+        if view.map(|view| view.incarnation) != incarnation {
             return;
         }
         let part_id = attempt.shard.part_id();

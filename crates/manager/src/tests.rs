@@ -154,6 +154,13 @@ impl Desk {
         self.message(GATE, start);
     }
 
+    /// The manager loses its leadership and has it again.
+    fn lead_anew(&mut self) {
+        self.input(Input::Leadership { leads: false, leader: None });
+        self.input(Input::Leadership { leads: true, leader: Some(MANAGER) });
+        self.input(Input::Confirmed { until: Time::from_nanos(u64::MAX) });
+    }
+
     fn stop(&mut self, mode: StopMode) {
         let reason = StopReason::Cancelled { by: "someone".to_owned() };
         self.message(GATE, Message::StopPart { part: part(), fence: FENCE, reason, mode });
@@ -182,4 +189,25 @@ fn a_manager_without_a_gate_waits_instead_of_spinning() {
     let ticks = desk.wait(Duration::from_secs(10));
 
     assert!(ticks < 100, "{ticks} ticks in 10 s");
+}
+
+#[test]
+fn an_attempt_is_not_offered_to_a_later_life_of_its_worker() {
+    let mut desk = Desk::new();
+    desk.connect_gate();
+    desk.connect_worker(WORKER);
+    desk.offer(&plan(vec![workflow("a", After::default())]));
+    desk.start();
+    // What was counted is not known to the new leader before the gate says so: nothing is closed.
+    desk.input(Input::Disconnected { node: GATE });
+    desk.lead_anew();
+    desk.take();
+
+    let incarnation = Incarnation(2);
+    desk.input(Input::WorkerConnected { worker: WORKER, incarnation });
+    desk.renew(WORKER, Vec::new());
+    desk.wait(Duration::from_secs(3));
+
+    let offers = desk.take().into_iter().filter(|(_, m)| matches!(m, Message::OfferAttempt(_)));
+    assert_eq!(offers.count(), 0);
 }
