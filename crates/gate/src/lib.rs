@@ -696,3 +696,6 @@ impl Gate {
         blobs
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -562,16 +562,21 @@ impl Gate {
             }
             return;
         }
-        match (self.results.get(&job), self.state.jobs.contains_key(&job)) {
+        let is_ended = self.state.jobs.get(&job).map(|state| state.ended.is_some());
+        match (self.results.get(&job), is_ended) {
             (Some(result), _) => {
                 let events = result.events.iter().filter(|event| event.id > after).cloned();
                 let reply = Reply::News { events: events.collect(), view: None, is_over: true };
                 self.reply(id, reply);
             }
-            (None, true) => {
+            (None, Some(false)) => {
+                let message = "this gate has not taken the job up yet; try again";
+                self.reply_error(id, RequestErrorKind::NotReady, message);
+            }
+            (None, Some(true)) => {
                 self.reply(id, Reply::News { events: Vec::new(), view: None, is_over: true });
             }
-            (None, false) => {
+            (None, None) => {
                 self.reply_error(id, RequestErrorKind::NotFound, "there is no such job here");
             }
         }
