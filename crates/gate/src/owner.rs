@@ -709,7 +709,8 @@ impl Live {
             } else if !is_broken {
                 *broken_since = None;
             }
-            let lasts = broken_since.map_or(Duration::ZERO, |since| elapsed - since);
+            // At the end the time is that of the load, which may lie before the last judgement.
+            let lasts = broken_since.map_or(Duration::ZERO, |since| elapsed.saturating_sub(since));
             if is_broken && threshold.abort && lasts >= threshold.for_at_least {
                 stops.get_or_insert_with(|| threshold.expression.clone());
             }

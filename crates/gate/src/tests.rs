@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
-use hyperscale_model::{PartId, PartIndex};
+use hyperscale_model::{AttemptId, AttemptNumber, DeltaSeq, Outcome, PartId, PartIndex, ShardId};
 use hyperscale_plan::{
-    After, HttpSettings, Load, PLAN_FORMAT, RunSettings, Secrets, StepName, Workflow,
+    After, Aggregate, Comparison, HttpSettings, Load, PLAN_FORMAT, RunSettings, Secrets, StepIndex,
+    StepName, Threshold, ThresholdMetric, Workflow,
 };
+use hyperscale_stats::{Delta, Recorder, Sample, WindowFigures};
+use hyperscale_wire::{PartReport, WorkflowReport, WorkflowState};
 
 use super::*;
 
@@ -63,6 +66,7 @@ struct Desk {
     replies: Vec<Reply>,
     version: u64,
     requests: u64,
+    workflows: usize,
 }
 
 impl Desk {
@@ -79,6 +83,7 @@ impl Desk {
             replies: Vec::new(),
             version: 0,
             requests: 0,
+            workflows: 1,
         };
         desk.input(Input::Leadership { leads: true });
         desk.connect(1);
@@ -160,6 +165,66 @@ impl Desk {
         PartId { job, part: PartIndex(0) }
     }
 
+    /// The manager takes the part and starts it, and tells where its workflows stand.
+    fn report(&mut self, part: PartId, fence: u64, seq: u64, state: WorkflowState) -> PartReport {
+        let is_ended = matches!(state, WorkflowState::Ended(_));
+        let workflow = WorkflowReport {
+            state,
+            started: Some(Duration::ZERO),
+            ended: is_ended.then_some(Duration::from_secs(2)),
+        };
+        let report = PartReport {
+            part,
+            fence: Fence(fence),
+            seq: hyperscale_model::ProgressSeq(seq),
+            workflows: vec![workflow; self.workflows],
+            gaps: Vec::new(),
+            workers: 1,
+            cores: 2,
+            late_requests: 0,
+            started: Some(WallTime(1_000)),
+            inquire: Vec::new(),
+        };
+        self.message(Message::PartReport(Box::new(report.clone())));
+        report
+    }
+
+    fn end(&mut self, part: PartId, seq: u64, attempts: Vec<(AttemptId, DeltaSeq)>) {
+        let status = EndStatus::Completed;
+        let report = self.report(part, 1, seq, WorkflowState::Ended(status.clone()));
+        let result = hyperscale_wire::PartResult { report, status, attempts };
+        self.message(Message::PartEnded(Box::new(result)));
+    }
+
+    fn delta(&mut self, part: PartId, seq: u64) -> AttemptId {
+        let (job, part) = (part.job, part.part);
+        let shard = ShardId { job, part, workflow: Default::default(), shard: Default::default() };
+        let attempt = AttemptId { shard, number: AttemptNumber(1) };
+        let mut recorder = Recorder::new(1, 0, 0);
+        let latency = Duration::from_millis(5);
+        let sample = Sample {
+            outcome: Outcome::Ok,
+            status: Some(200),
+            latency,
+            service_time: latency,
+            first_byte: None,
+            connect: None,
+            tls: None,
+            bytes_in: 1,
+            bytes_out: 1,
+        };
+        recorder.request(StepIndex(0), &sample);
+        recorder.iteration(false);
+        let figures = WindowFigures { figures: recorder.take(), vus: 1, ..Default::default() };
+        let (seq, window) = (DeltaSeq(seq), seq - 1);
+        self.message(Message::Delta(Box::new(Delta { attempt, seq, window, span: 1, figures })));
+        attempt
+    }
+
+    fn ended(&self, part: PartId) -> bool {
+        self.gate.state().jobs.get(&part.job).is_some_and(|job| job.ended.is_some())
+    }
+
     fn wait(&mut self, duration: Duration) {
         let end = self.now + duration;
         while let Some(next) = self.gate.next_deadline().filter(|&next| next <= end) {
@@ -184,4 +249,31 @@ fn a_job_that_nobody_has_taken_up_yet_is_not_said_to_be_over() {
         |reply: &Reply| matches!(reply, Reply::Error(e) if e.kind == RequestErrorKind::NotReady);
     assert!(before.as_ref().is_some_and(is_not_ready), "{before:?}");
     assert!(matches!(news, Some(Reply::News { is_over: false, .. })), "{news:?}");
+}
+
+#[test]
+fn a_threshold_that_broke_after_the_load_had_ended_does_not_stop_the_gate() {
+    let mut desk = Desk::new();
+    let mut plan = plan(vec![workflow("a")]);
+    plan.thresholds.push(Threshold {
+        expression: "requests.count < 1".to_owned(),
+        metric: ThresholdMetric::Requests,
+        aggregate: Aggregate::Count,
+        op: Comparison::Less,
+        value: 1.0,
+        filter: Default::default(),
+        abort: false,
+        after: Duration::ZERO,
+        during: None,
+        for_at_least: Duration::ZERO,
+    });
+    let part = desk.submit(&plan);
+    desk.report(part, 1, 1, WorkflowState::Running);
+    desk.wait(Duration::from_secs(5));
+    let attempt = desk.delta(part, 1);
+    desk.wait(Duration::from_secs(5));
+
+    desk.end(part, 2, vec![(attempt, DeltaSeq(1))]);
+
+    assert!(desk.ended(part));
 }
