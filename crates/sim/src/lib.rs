@@ -70,7 +70,18 @@ impl fmt::Display for Violation {
 /// Lives through one seed.
 #[must_use]
 pub fn run(seed: u64, options: &Options) -> Outcome {
-    World::new(seed, options).run(seed)
+    let life = || World::new(seed, options).run(seed);
+    // A world that panicked is not looked at again.
+    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(life)) {
+        Ok(outcome) => outcome,
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or_default();
+            let what = format!("a role panicked: {text}");
+            let violation = Some(Violation { seed, at: Time::ZERO, what });
+            Outcome { violation, virtual_time: Duration::ZERO, trace: 0 }
+        }
+    }
 }
 
 #[expect(clippy::print_stdout, reason = "a trace is asked for")]
