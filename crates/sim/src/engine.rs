@@ -232,6 +232,9 @@ impl Engine {
     /// Sends what is due since the last step, and tells windows and ends.
     fn step(&mut self, now: Time, id: AttemptId) {
         let Some(run) = self.runs.get_mut(&id) else { return };
+        if now - run.last_step > STEP * 2 {
+            run.last_step = now; // The node was frozen: nothing was sent.
+        }
         let is_stopping = match run.phase {
             Phase::Running => None,
             Phase::Stopping { until } => Some(until),

@@ -198,11 +198,16 @@ impl Oracle {
         Ok(())
     }
 
-    pub(crate) fn on_decided(&mut self, now: Time, host: &Host) -> Checked {
+    pub(crate) fn on_decided(
+        &mut self,
+        now: Time,
+        host: &Host,
+        hosts: &BTreeMap<NodeId, Host>,
+    ) -> Checked {
         match &host.node {
             Some(Node::Gate { gate, .. }) => {
                 for (&id, job) in &gate.state().jobs {
-                    self.on_job(now, id, job)?;
+                    self.on_job(now, id, job, hosts)?;
                 }
                 Ok(())
             }
@@ -210,7 +215,13 @@ impl Oracle {
         }
     }
 
-    fn on_job(&mut self, now: Time, id: JobId, job: &Job) -> Checked {
+    fn on_job(
+        &mut self,
+        now: Time,
+        id: JobId,
+        job: &Job,
+        hosts: &BTreeMap<NodeId, Host>,
+    ) -> Checked {
         let plan = self.plans.get(&job.name);
         let truth = self.jobs.entry(id).or_default();
         if truth.plan.is_none() {
@@ -235,7 +246,7 @@ impl Oracle {
             }
             (None, Some(end)) => {
                 truth.ended = Some(end.clone());
-                return self.check_result(id, job);
+                return self.check_result(id, job, hosts);
             }
             (Some(_) | None, _) => {}
         }
@@ -243,7 +254,7 @@ impl Oracle {
     }
 
     /// The figures of a job that has ended.
-    fn check_result(&self, id: JobId, job: &Job) -> Checked {
+    fn check_result(&self, id: JobId, job: &Job, hosts: &BTreeMap<NodeId, Host>) -> Checked {
         let Some(result) = self.jobs.get(&id).and_then(|truth| truth.result.as_ref()) else {
             return Err(format!("INV-12: {id} ended without a stored result"));
         };
@@ -265,16 +276,23 @@ impl Oracle {
         }
         let mut accounted = 0;
         let mut is_known = true;
+        let mut has_lost_workers = false;
         for (_, end) in &job.parts {
             let Some(end) = end else { return Err(format!("{id} ended before its parts")) };
             is_known &= !end.is_missing;
             for (attempt, last) in &end.attempts {
                 let Some(truth) = self.attempts.get(attempt) else { continue };
-                accounted +=
-                    truth.told.range(..=last.0).map(|(_, told)| told.requests).sum::<u64>();
+                let told = truth.told.range(..=last.0).map(|(_, told)| told.requests);
+                accounted += told.sum::<u64>();
+                has_lost_workers |= truth.runs_on.is_some_and(|(node, life)| {
+                    hosts.get(&node).is_none_or(|host| !host.is_up() || host.life != life)
+                });
             }
         }
-        if is_known && requests != accounted {
+        // A worker and the leader that had its last figures may die together: then they are
+        // missing, and the result says so.
+        let is_excused = has_lost_workers && result.summary.partial && requests < accounted;
+        if is_known && requests != accounted && !is_excused {
             return Err(format!(
                 "INV-7: {id} counts {requests} requests, its attempts account for {accounted}"
             ));

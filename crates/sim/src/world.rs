@@ -445,7 +445,7 @@ impl World {
 
     fn check_decided(&mut self, node: NodeId) {
         let Some(host) = self.hosts.get(&node) else { return };
-        if let Err(what) = self.oracle.on_decided(self.now, host) {
+        if let Err(what) = self.oracle.on_decided(self.now, host, &self.hosts) {
             self.fail(what);
         }
     }
