@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use hyperscale_model::{
     AttemptId, DeltaSeq, EndStatus, FailureCause, Fence, JobId, NodeId, PartId, PartIndex,
-    ProgressSeq, Time, Verdict,
+    ProgressSeq, Time, Verdict, WorkflowIndex,
 };
 use hyperscale_plan::{Plan, Secrets};
 use hyperscale_report::{
@@ -411,19 +411,29 @@ impl Gate {
         }
         let Some(leader) = leader else { return };
         let has_started = known.report.as_ref().is_some_and(|report| report.started.is_some());
-        let message = if !known.is_accepted {
-            Message::OfferPart(Box::new(PartOffer { part, fence, plan, slice, window, secrets }))
-        } else if let Some((reason, mode)) = stop {
-            Message::StopPart { part, fence, reason, mode }
-        } else if !has_started && all_accepted {
-            Message::StartPart { part, fence, start_in: start_margin }
-        } else if let Some((workflow, by)) = stopped_workflows.into_iter().next_back() {
-            Message::StopWorkflow { part, fence, workflow, by }
-        } else {
-            return;
+        let is_live = |workflow: &WorkflowIndex| {
+            let report = known.report.as_ref();
+            let state = report.and_then(|report| report.workflows.get(usize::from(workflow.0)));
+            state.is_none_or(|workflow| !matches!(workflow.state, WorkflowState::Ended(_)))
         };
+        let messages: Vec<Message> = if !known.is_accepted {
+            let offer = PartOffer { part, fence, plan, slice, window, secrets };
+            vec![Message::OfferPart(Box::new(offer))]
+        } else if let Some((reason, mode)) = stop {
+            vec![Message::StopPart { part, fence, reason, mode }]
+        } else if !has_started && all_accepted {
+            vec![Message::StartPart { part, fence, start_in: start_margin }]
+        } else {
+            (stopped_workflows.into_iter())
+                .filter(|(workflow, _)| is_live(workflow))
+                .map(|(workflow, by)| Message::StopWorkflow { part, fence, workflow, by })
+                .collect()
+        };
+        if messages.is_empty() {
+            return;
+        }
         known.commanded_at = Some(now);
-        self.send(leader, message);
+        messages.into_iter().for_each(|message| self.send(leader, message));
     }
 
     fn judge(&mut self, now: Time, job: JobId) {

@@ -277,3 +277,32 @@ fn a_threshold_that_broke_after_the_load_had_ended_does_not_stop_the_gate() {
 
     assert!(desk.ended(part));
 }
+
+#[test]
+fn every_workflow_that_shall_stop_is_told_until_it_has() {
+    let mut desk = Desk::new();
+    desk.workflows = 2;
+    let part = desk.submit(&plan(vec![workflow("a"), workflow("b")]));
+    desk.report(part, 1, 1, WorkflowState::Running);
+    for name in ["a", "b"] {
+        let (job, workflow) = (part.job, Some(name.to_owned()));
+        let mode = hyperscale_wire::StopMode::Graceful;
+        desk.ask(Request::Cancel { job, workflow, mode });
+    }
+    desk.sent.clear();
+
+    desk.wait(Duration::from_millis(1_500));
+
+    let stops = |sent: &[Message]| {
+        let told = sent.iter().filter_map(|message| match message {
+            Message::StopWorkflow { workflow, .. } => Some(workflow.0),
+            _ => None,
+        });
+        told.collect::<BTreeSet<u16>>()
+    };
+    assert_eq!(stops(&desk.sent), [0, 1].into());
+    desk.report(part, 1, 2, WorkflowState::Ended(EndStatus::Completed));
+    desk.sent.clear();
+    desk.wait(Duration::from_secs(5));
+    assert_eq!(stops(&desk.sent), [].into());
+}
