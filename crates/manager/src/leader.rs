@@ -170,7 +170,10 @@ impl Subject<'_> {
             return Some((EndStatus::Cancelled { by: by.clone() }, StopMode::Graceful));
         }
         let (reason, mode) = self.part.stop.as_ref()?;
-        let runs_anyway = self.planned.after.any_end && !self.planned.after.is_nothing();
+        // Of a part that never started there is nothing to clean up, and no time to do it in.
+        let has_started = self.part.started.is_some();
+        let runs_anyway =
+            has_started && self.planned.after.any_end && !self.planned.after.is_nothing();
         (*mode == StopMode::Now || !runs_anyway).then(|| (reason.end_status(), *mode))
     }
 

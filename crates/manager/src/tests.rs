@@ -211,3 +211,17 @@ fn an_attempt_is_not_offered_to_a_later_life_of_its_worker() {
     let offers = desk.take().into_iter().filter(|(_, m)| matches!(m, Message::OfferAttempt(_)));
     assert_eq!(offers.count(), 0);
 }
+
+#[test]
+fn a_part_that_is_stopped_before_its_start_ends_with_all_its_workflows() {
+    let mut desk = Desk::new();
+    desk.connect_gate();
+    desk.connect_worker(WORKER);
+    let after = After { workflows: vec![WorkflowIndex(0)], any_end: true };
+    desk.offer(&plan(vec![workflow("a", After::default()), workflow("b", after)]));
+
+    desk.stop(StopMode::Graceful);
+
+    let ended = desk.manager.state().parts[&part()].ended.clone();
+    assert_eq!(ended, Some(EndStatus::Cancelled { by: "someone".to_owned() }));
+}
