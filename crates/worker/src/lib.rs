@@ -28,7 +28,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyperscale_blobs::Blobs;
-use hyperscale_model::{AttemptId, BlobHash, Fence, NodeId, Time, Version};
+use hyperscale_model::{AttemptId, BlobHash, DeltaSeq, Fence, NodeId, Time, Version};
 use hyperscale_plan::Plan;
 use hyperscale_plan::expr::Value;
 use hyperscale_stats::WindowFigures;
@@ -467,7 +467,7 @@ impl Worker {
             }
             Message::StopAttempt { attempt, fence, mode } => {
                 if self.accepts(from, fence) {
-                    self.stop_for_leader(attempt, mode);
+                    self.on_stop(from, attempt, mode);
                 }
             }
             Message::DeltaAck { attempt, through, pressure, .. } => {
@@ -637,6 +637,17 @@ impl Worker {
         if self.is_suspended {
             self.outputs.push(Output::Engine(EngineCommand::Suspend { attempt: id }));
         }
+    }
+
+    fn on_stop(&mut self, from: NodeId, attempt: AttemptId, mode: StopMode) {
+        if self.attempts.contains_key(&attempt) {
+            self.stop_for_leader(attempt, mode);
+            return;
+        }
+        // Its offer was lost, or its end is decided: nobody shall wait for more of it.
+        let (end, published) = (AttemptEnd::Stopped, BTreeMap::new());
+        let end = AttemptSummary { end, last_delta: DeltaSeq::NONE, published };
+        self.send(from, Message::AttemptEnded { attempt, end });
     }
 
     fn stop_for_leader(&mut self, id: AttemptId, mode: StopMode) {

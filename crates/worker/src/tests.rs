@@ -326,3 +326,20 @@ fn shd_03_a_draining_worker_hands_its_load_back_and_leaves() {
     )));
     assert!(left.contains(&Output::Drained));
 }
+
+#[test]
+fn a_stop_of_an_attempt_that_never_arrived_is_its_end() {
+    let mut bench = Bench::new();
+    let attempt = attempt(1);
+
+    let mode = StopMode::Graceful;
+    let outputs = bench.hear(Message::StopAttempt { attempt, fence: FENCE, mode });
+
+    let is_end = |output: &Output| match output {
+        Output::Send { message: Message::AttemptEnded { end, .. }, .. } => {
+            end.end == AttemptEnd::Stopped
+        }
+        _ => false,
+    };
+    assert!(outputs.iter().any(is_end));
+}
