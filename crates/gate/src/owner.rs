@@ -50,6 +50,8 @@ pub(crate) struct Live {
 #[derive(Debug, Default)]
 struct LivePart {
     is_accepted: bool,
+    /// Whether a leader took over that has not answered an offer.
+    needs_offer: bool,
     /// When the last command was sent that is not answered yet.
     commanded_at: Option<Time>,
     report: Option<PartReport>,
@@ -65,6 +67,14 @@ impl Live {
 
     pub(crate) fn resend_all(&mut self) {
         self.parts.iter_mut().for_each(|part| part.commanded_at = None);
+    }
+
+    /// Marks the parts that a new leader must hear of, in their order.
+    pub(crate) fn offer_anew(&mut self, concerned: impl Iterator<Item = bool>) {
+        let has_secrets = !self.secrets.is_empty();
+        for (part, is_concerned) in self.parts.iter_mut().zip(concerned) {
+            part.needs_offer |= is_concerned && has_secrets;
+        }
     }
 
     /// Whether some part waits for cores and none sends load.
@@ -181,6 +191,9 @@ impl Gate {
         }
         let name = state.parts.get(usize::from(part.part.0)).map(|(t, _)| t.datacenter.to_string());
         let Some(live) = self.live_part(part) else { return };
+        if live.needs_offer {
+            (live.needs_offer, live.commanded_at) = (false, None);
+        }
         if !live.is_accepted {
             (live.is_accepted, live.commanded_at) = (true, None);
             let text = format!("{} accepted its part", name.unwrap_or_default());
@@ -421,6 +434,9 @@ impl Gate {
             vec![Message::OfferPart(Box::new(offer))]
         } else if let Some((reason, mode)) = stop {
             vec![Message::StopPart { part, fence, reason, mode }]
+        } else if known.needs_offer {
+            let offer = PartOffer { part, fence, plan, slice, window, secrets };
+            vec![Message::OfferPart(Box::new(offer))]
         } else if !has_started && all_accepted {
             vec![Message::StartPart { part, fence, start_in: start_margin }]
         } else {

@@ -306,3 +306,26 @@ fn every_workflow_that_shall_stop_is_told_until_it_has() {
     desk.wait(Duration::from_secs(5));
     assert_eq!(stops(&desk.sent), [].into());
 }
+
+#[test]
+fn a_new_leader_gets_the_secrets_of_its_parts_by_another_offer() {
+    let mut desk = Desk::new();
+    let part = desk.submit(&plan(vec![workflow("a")]));
+    desk.report(part, 1, 1, WorkflowState::Running);
+    desk.wait(Duration::from_secs(2));
+    desk.sent.clear();
+
+    desk.connect(9);
+    desk.report(part, 9, 1, WorkflowState::Running);
+    desk.wait(Duration::from_secs(2));
+
+    let has_secrets = |message: &Message| match message {
+        Message::OfferPart(offer) => !offer.secrets.is_empty(),
+        _ => false,
+    };
+    assert!(desk.sent.iter().any(has_secrets), "{:?}", desk.sent);
+    desk.message(Message::PartAccepted { part, fence: Fence(2) });
+    desk.sent.clear();
+    desk.wait(Duration::from_secs(5));
+    assert!(!desk.sent.iter().any(has_secrets), "{:?}", desk.sent);
+}
