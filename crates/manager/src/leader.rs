@@ -17,7 +17,8 @@ use hyperscale_plan::{Plan, Priority};
 use hyperscale_stats::{Arrival, Delta, Watermark};
 use hyperscale_wire::{
     Assignment, AttemptEnd, AttemptPhase, AttemptSummary, GapCause, Message, PartReport,
-    PartResult, RefuseAttempt, StopMode, StopReason, WorkerReport, WorkflowReport, WorkflowState,
+    PartResult, Pressure, RefuseAttempt, StopMode, StopReason, WorkerReport, WorkflowReport,
+    WorkflowState,
 };
 
 use crate::gap::gaps;
@@ -343,6 +344,7 @@ impl Manager {
         let (gate, window) = (part.gate, part.window);
         let Some(known) = self.state.attempt(attempt) else { return };
         let last = known.closed.as_ref().map(|closed| closed.last_delta);
+        let worker = known.worker;
         let Leadership::Leading(leading) = &mut self.leadership else { return };
         if last.is_some_and(|last| delta.seq > last) {
             let requests = delta.figures.figures.requests();
@@ -354,6 +356,14 @@ impl Manager {
             return;
         }
         let live = leading.live.entry(attempt).or_insert_with(|| Live::new(Relay::inherited()));
+        if live.relay.is_based && delta.seq <= live.relay.acknowledged {
+            // Counted for good: the worker has missed its acknowledgement.
+            let (through, until) = (live.relay.acknowledged, live.relay.until);
+            let (iterations, pressure) = (live.relay.iterations, Pressure::None);
+            let ack = Message::DeltaAck { attempt, through, iterations, until, pressure };
+            self.send(worker, ack);
+            return;
+        }
         live.relay.on_delta(delta, window);
         self.relay(now, attempt, gate);
     }

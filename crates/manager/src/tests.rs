@@ -1,10 +1,10 @@
 #![expect(clippy::wildcard_enum_match_arm, reason = "tests look at a few messages of many")]
 
-use hyperscale_model::{JobId, PartIndex};
+use hyperscale_model::{DeltaSeq, JobId, PartIndex};
 use hyperscale_plan::{
     After, HttpSettings, Load, PLAN_FORMAT, RunSettings, Slice, StepName, Workflow,
 };
-use hyperscale_wire::{AttemptReport, StopMode, StopReason};
+use hyperscale_wire::{AttemptReport, Pressure, StopMode, StopReason};
 
 use super::*;
 
@@ -154,6 +154,20 @@ impl Desk {
         self.message(GATE, start);
     }
 
+    fn delta(&mut self, attempt: AttemptId, seq: u64) {
+        let figures = hyperscale_stats::WindowFigures { vus: 4, ..Default::default() };
+        let (window, seq) = (seq - 1, DeltaSeq(seq));
+        let delta = hyperscale_stats::Delta { attempt, seq, window, span: 1, figures };
+        self.message(WORKER, Message::Delta(Box::new(delta)));
+    }
+
+    fn acknowledge(&mut self, attempt: AttemptId, through: u64) {
+        let (through, iterations) = (DeltaSeq(through), 0);
+        let (until, pressure) = (Duration::ZERO, Pressure::None);
+        let ack = Message::DeltaAck { attempt, through, iterations, until, pressure };
+        self.message(GATE, ack);
+    }
+
     /// The manager loses its leadership and has it again.
     fn lead_anew(&mut self) {
         self.input(Input::Leadership { leads: false, leader: None });
@@ -175,16 +189,8 @@ fn a_manager_without_a_gate_waits_instead_of_spinning() {
     desk.offer(&plan(vec![workflow("a", After::default())]));
     desk.start();
     let (attempt, _) = desk.manager.state().open_attempts().next().unwrap();
-    let figures = hyperscale_stats::WindowFigures { vus: 4, ..Default::default() };
-    let delta = hyperscale_stats::Delta {
-        attempt,
-        seq: hyperscale_model::DeltaSeq(1),
-        window: 0,
-        span: 1,
-        figures,
-    };
     desk.input(Input::Disconnected { node: GATE });
-    desk.message(WORKER, Message::Delta(Box::new(delta)));
+    desk.delta(attempt, 1);
 
     let ticks = desk.wait(Duration::from_secs(10));
 
@@ -224,4 +230,24 @@ fn a_part_that_is_stopped_before_its_start_ends_with_all_its_workflows() {
 
     let ended = desk.manager.state().parts[&part()].ended.clone();
     assert_eq!(ended, Some(EndStatus::Cancelled { by: "someone".to_owned() }));
+}
+
+#[test]
+fn a_worker_that_missed_an_acknowledgement_gets_it_again() {
+    let mut desk = Desk::new();
+    desk.connect_gate();
+    desk.connect_worker(WORKER);
+    desk.offer(&plan(vec![workflow("a", After::default())]));
+    desk.start();
+    let (attempt, _) = desk.manager.state().open_attempts().next().unwrap();
+    desk.delta(attempt, 1);
+    desk.acknowledge(attempt, 1);
+    desk.take();
+
+    desk.delta(attempt, 1);
+
+    let is_ack = |(to, message): &(NodeId, Message)| {
+        *to == WORKER && matches!(message, Message::DeltaAck { through: DeltaSeq(1), .. })
+    };
+    assert!(desk.take().iter().any(is_ack));
 }
