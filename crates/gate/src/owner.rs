@@ -45,6 +45,8 @@ pub(crate) struct Live {
     next_push: Time,
     next_judge: Time,
     next_checkpoint: Time,
+    /// Since when this gate has owned the job in this life.
+    owned_since: Time,
 }
 
 #[derive(Debug, Default)]
@@ -160,6 +162,7 @@ impl Gate {
             next_push: now,
             next_judge: now,
             next_checkpoint: now + self.config.checkpoint,
+            owned_since: now,
             plan,
         };
         let names: Vec<&str> =
@@ -486,9 +489,9 @@ impl Gate {
             if live.statistics.is_complete(&end.attempts) {
                 continue;
             }
-            // After a restart the end is known from the ledger, and the wait starts with it.
+            // After a restart the end is known from the ledger, and the wait starts anew.
             let since = known.told_end.as_ref().map(|(since, ..)| *since);
-            let waited = since.map_or_else(|| elapsed, |since| now - since);
+            let waited = now - since.unwrap_or(live.owned_since);
             if waited < self.config.statistics_wait {
                 return;
             }

@@ -329,3 +329,24 @@ fn a_new_leader_gets_the_secrets_of_its_parts_by_another_offer() {
     desk.wait(Duration::from_secs(5));
     assert!(!desk.sent.iter().any(has_secrets), "{:?}", desk.sent);
 }
+
+#[test]
+fn a_gate_that_dies_between_a_parts_end_and_its_jobs_waits_for_the_statistics() {
+    let mut desk = Desk::new();
+    let part = desk.submit(&plan(vec![workflow("a")]));
+    desk.report(part, 1, 1, WorkflowState::Running);
+    desk.wait(Duration::from_secs(40));
+    let attempt = desk.delta(part, 1);
+    desk.wait(Duration::from_secs(2));
+    desk.end(part, 2, vec![(attempt, DeltaSeq(2))]);
+
+    desk.restart();
+    desk.input(Input::Leadership { leads: true });
+    assert!(!desk.ended(part), "the second delta is still on its way");
+    desk.delta(part, 2);
+    desk.wait(Duration::from_secs(1));
+
+    assert!(desk.ended(part));
+    let end = desk.gate.state().jobs[&part.job].ended.clone();
+    assert!(end.is_some_and(|end| !end.partial));
+}
