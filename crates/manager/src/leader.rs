@@ -278,7 +278,9 @@ impl Manager {
         let mut stop = Vec::new();
         let mut forget = Vec::new();
         let mut acknowledge = Vec::new();
-        for reported in &report.attempts {
+        // An old report that came late says nothing of what the worker should do now.
+        let current = report.attempts.iter().filter(|_| is_newer);
+        for reported in current {
             let attempt = reported.attempt;
             let Some(known) = self.state.attempt(attempt).filter(|known| known.worker == worker)
             else {

@@ -4,7 +4,7 @@ use hyperscale_model::{DeltaSeq, JobId, PartIndex};
 use hyperscale_plan::{
     After, HttpSettings, Load, PLAN_FORMAT, RunSettings, Slice, StepName, Workflow,
 };
-use hyperscale_wire::{AttemptReport, Pressure, StopMode, StopReason};
+use hyperscale_wire::{AttemptPhase, AttemptReport, Pressure, StopMode, StopReason};
 
 use super::*;
 
@@ -250,4 +250,26 @@ fn a_worker_that_missed_an_acknowledgement_gets_it_again() {
         *to == WORKER && matches!(message, Message::DeltaAck { through: DeltaSeq(1), .. })
     };
     assert!(desk.take().iter().any(is_ack));
+}
+
+#[test]
+fn a_report_that_comes_late_makes_no_worker_forget() {
+    let mut desk = Desk::new();
+    desk.connect_gate();
+    desk.connect_worker(WORKER);
+    desk.renew(WORKER, Vec::new());
+    desk.take();
+    let shard = hyperscale_model::ShardId {
+        job: part().job,
+        part: part().part,
+        workflow: WorkflowIndex(0),
+        shard: Default::default(),
+    };
+    let attempt = AttemptId { shard, number: hyperscale_model::AttemptNumber(1) };
+    desk.version = 0;
+
+    desk.renew(WORKER, vec![AttemptReport { attempt, phase: AttemptPhase::Running, cores: 2 }]);
+
+    let is_forget = |(_, message): &(NodeId, Message)| matches!(message, Message::LeaseGranted { forget, .. } if !forget.is_empty());
+    assert!(!desk.take().iter().any(is_forget));
 }
