@@ -145,6 +145,15 @@ impl Leading {
         self.proposed.remove(&proposal);
     }
 
+    /// Whether the gate has counted an attempt's deltas up to this one for good.
+    fn is_passed_on(&mut self, attempt: AttemptId, last: DeltaSeq) -> bool {
+        if last == DeltaSeq::NONE {
+            return true;
+        }
+        let live = self.live.entry(attempt).or_insert_with(|| Live::new(Relay::inherited()));
+        live.relay.is_based && live.relay.acknowledged >= last
+    }
+
     pub(crate) fn on_gate_connected(&mut self) {
         self.live.values_mut().for_each(|live| live.relay.resend_all());
         self.told.clear();
@@ -278,6 +287,7 @@ impl Manager {
         let mut stop = Vec::new();
         let mut forget = Vec::new();
         let mut acknowledge = Vec::new();
+        let mut closed_ones = Vec::new();
         // An old report that came late says nothing of what the worker should do now.
         let current = report.attempts.iter().filter(|_| is_newer);
         for reported in current {
@@ -298,7 +308,17 @@ impl Manager {
                 {
                     acknowledge.push(attempt);
                 }
-                Some(_) => forget.push(attempt),
+                Some(closed) => closed_ones.push((attempt, closed.last_delta, reported.phase)),
+            }
+        }
+        let Leadership::Leading(leading) = &mut self.leadership else { return };
+        for (attempt, last, phase) in closed_ones {
+            // The worker keeps what counts until the gate has counted it: this leader may be lost
+            // before it has passed it on.
+            if leading.is_passed_on(attempt, last) {
+                forget.push(attempt);
+            } else if phase != AttemptPhase::Ended {
+                stop.push((attempt, StopMode::Now));
             }
         }
         for attempt in acknowledge {

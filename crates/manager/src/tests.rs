@@ -56,6 +56,10 @@ fn plan(workflows: Vec<Workflow>) -> Plan {
     }
 }
 
+fn running(attempt: AttemptId) -> AttemptReport {
+    AttemptReport { attempt, phase: AttemptPhase::Running, cores: 2 }
+}
+
 /// A manager whose proposals are decided at once.
 struct Desk {
     now: Time,
@@ -168,6 +172,15 @@ impl Desk {
         self.message(GATE, ack);
     }
 
+    /// What the last lease says.
+    fn granted(&mut self) -> (Vec<(AttemptId, StopMode)>, Vec<AttemptId>) {
+        let granted = self.take().into_iter().rev().find_map(|(_, message)| match message {
+            Message::LeaseGranted { stop, forget, .. } => Some((stop, forget)),
+            _ => None,
+        });
+        granted.unwrap()
+    }
+
     /// The manager loses its leadership and has it again.
     fn lead_anew(&mut self) {
         self.input(Input::Leadership { leads: false, leader: None });
@@ -272,4 +285,30 @@ fn a_report_that_comes_late_makes_no_worker_forget() {
 
     let is_forget = |(_, message): &(NodeId, Message)| matches!(message, Message::LeaseGranted { forget, .. } if !forget.is_empty());
     assert!(!desk.take().iter().any(is_forget));
+}
+
+#[test]
+fn a_worker_forgets_a_lost_attempt_only_once_the_gate_has_counted_it() {
+    let mut desk = Desk::new();
+    desk.connect_gate();
+    desk.connect_worker(WORKER);
+    desk.offer(&plan(vec![workflow("a", After::default())]));
+    desk.start();
+    let (attempt, _) = desk.manager.state().open_attempts().next().unwrap();
+    desk.renew(WORKER, vec![running(attempt)]);
+    desk.delta(attempt, 1);
+    desk.input(Input::Disconnected { node: WORKER });
+    desk.wait(Duration::from_secs(15));
+    assert!(desk.manager.state().attempt(attempt).unwrap().closed.is_some());
+    desk.take();
+
+    desk.input(Input::WorkerConnected { worker: WORKER, incarnation: Incarnation(1) });
+    desk.renew(WORKER, vec![running(attempt)]);
+    let (stop, forget) = desk.granted();
+    assert_eq!((stop, forget), (vec![(attempt, StopMode::Now)], vec![]));
+    desk.acknowledge(attempt, 1);
+    desk.renew(WORKER, vec![running(attempt)]);
+
+    let (stop, forget) = desk.granted();
+    assert_eq!((stop, forget), (vec![], vec![attempt]));
 }
