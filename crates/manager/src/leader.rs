@@ -37,8 +37,8 @@ pub(crate) struct Leading {
     /// Leases may be granted and attempts started before this.
     pub(crate) confirmed_until: Time,
     live: BTreeMap<AttemptId, Live>,
-    /// Proposals on their way, by what they are about.
-    proposed: BTreeMap<ProposalId, About>,
+    /// Proposals on their way, by what they are about, with the cores that they give away.
+    proposed: BTreeMap<ProposalId, (About, Vec<(NodeId, u32)>)>,
     report_seq: ProgressSeq,
     next_report: Time,
     /// The time of the last review. What was due then has been done, or waits for something else
@@ -134,11 +134,17 @@ impl Leading {
     /// Notes a proposal; false if one about the same thing is on its way.
     pub(crate) fn register(&mut self, proposal: ProposalId, entry: &Entry) -> bool {
         let about = About::new(entry);
-        let is_new = !self.proposed.values().any(|known| *known == about);
+        let is_new = !self.proposed.values().any(|(known, _)| *known == about);
         if is_new {
-            self.proposed.insert(proposal, about);
+            self.proposed.insert(proposal, (about, given_by(entry)));
         }
         is_new
+    }
+
+    /// Cores of a worker that proposals on their way give away.
+    fn reserved(&self, worker: NodeId) -> u32 {
+        let given = self.proposed.values().flat_map(|(_, given)| given);
+        given.filter(|(to, _)| *to == worker).map(|(_, cores)| cores).sum()
     }
 
     pub(crate) fn settle(&mut self, proposal: ProposalId) {
@@ -520,6 +526,27 @@ impl Manager {
         }
     }
 
+    /// Cores of a worker that are given away, or are about to be.
+    fn given_away(&self, worker: NodeId) -> u32 {
+        let used: u32 = (self.state.open_attempts())
+            .filter(|(_, attempt)| attempt.worker == worker)
+            .map(|(_, attempt)| attempt.cores)
+            .sum();
+        match &self.leadership {
+            Leadership::Leading(leading) => used + leading.reserved(worker),
+            Leadership::Follower { .. } | Leadership::Barrier { .. } => used,
+        }
+    }
+
+    /// Whether the workers of an entry still have the cores that it gives away: entries of one
+    /// review are made from the same view, and earlier ones may be on their way.
+    pub(crate) fn has_room(&self, entry: &Entry) -> bool {
+        given_by(entry).into_iter().all(|(worker, cores)| {
+            let report = self.workers.get(&worker).and_then(|view| view.report.as_ref());
+            report.is_some_and(|report| self.given_away(worker) + cores <= report.cores)
+        })
+    }
+
     /// Workers that may be given cores, with how many.
     pub(crate) fn candidates(&self, now: Time) -> Vec<Candidate> {
         (self.workers.iter())
@@ -527,11 +554,7 @@ impl Manager {
             .filter(|(_, view)| now < view.last_heard + self.config.stale_after)
             .filter_map(|(&worker, view)| {
                 let report = view.report.as_ref().filter(|report| !report.is_draining)?;
-                let used: u32 = (self.state.open_attempts())
-                    .filter(|(_, attempt)| attempt.worker == worker)
-                    .map(|(_, attempt)| attempt.cores)
-                    .sum();
-                let free = report.cores.saturating_sub(used);
+                let free = report.cores.saturating_sub(self.given_away(worker));
                 Some(Candidate { worker, incarnation: view.incarnation, free })
             })
             .collect()
@@ -1056,6 +1079,26 @@ impl Leading {
                 live.absent_since.get_or_insert(now);
             }
         }
+    }
+}
+
+/// The cores that an entry gives away.
+fn given_by(entry: &Entry) -> Vec<(NodeId, u32)> {
+    let of = |placement: &Placement| (placement.worker, placement.cores);
+    match entry {
+        Entry::WorkflowPlaced { shards, .. } => shards.iter().map(of).collect(),
+        Entry::AttemptOpened { placement, .. } => vec![of(placement)],
+        Entry::LeaderStarted { .. }
+        | Entry::PartAccepted { .. }
+        | Entry::PartStarted { .. }
+        | Entry::WorkflowStarted { .. }
+        | Entry::AttemptStarted { .. }
+        | Entry::AttemptClosed { .. }
+        | Entry::StopAsked { .. }
+        | Entry::WorkflowStopAsked { .. }
+        | Entry::WorkflowEnded { .. }
+        | Entry::PartEnded { .. }
+        | Entry::PartForgotten { .. } => Vec::new(),
     }
 }
 

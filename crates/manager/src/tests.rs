@@ -312,3 +312,34 @@ fn a_worker_forgets_a_lost_attempt_only_once_the_gate_has_counted_it() {
     let (stop, forget) = desk.granted();
     assert_eq!((stop, forget), (vec![], vec![attempt]));
 }
+
+#[test]
+fn wrk_03_two_lost_shards_do_not_get_the_same_core() {
+    let mut desk = Desk::new();
+    desk.connect_gate();
+    let (first, second, third) = (NodeId(11), NodeId(12), NodeId(13));
+    let mut workflows = vec![workflow("a", After::default()), workflow("b", After::default())];
+    workflows.iter_mut().for_each(|workflow| workflow.cores = Some(2));
+    for worker in [first, second] {
+        desk.connect_worker(worker);
+    }
+    desk.offer(&plan(workflows));
+    desk.start();
+    assert_eq!(desk.manager.state().open_attempts().count(), 4);
+    // Two cores of one worker are lost; the one that takes their place has two.
+    let incarnation = Incarnation(1);
+    desk.input(Input::WorkerConnected { worker: third, incarnation });
+    desk.renew(third, Vec::new());
+    for worker in [first, second] {
+        let incarnation = Incarnation(2);
+        desk.input(Input::WorkerConnected { worker, incarnation });
+    }
+
+    desk.wait(Duration::from_secs(1));
+
+    let mut given: BTreeMap<NodeId, u32> = BTreeMap::new();
+    for (_, attempt) in desk.manager.state().open_attempts() {
+        *given.entry(attempt.worker).or_default() += attempt.cores;
+    }
+    assert!(given.values().all(|cores| *cores <= 2), "{given:?}");
+}
