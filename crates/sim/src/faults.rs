@@ -7,6 +7,9 @@ use hyperscale_model::{NodeId, Role};
 use crate::host::Stimulus;
 use crate::world::{Event, GATE, MANAGER, World};
 
+/// How long after a fault its consequences are still on their way.
+const AFTERMATH: Duration = Duration::from_secs(15);
+
 /// The kinds of fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -76,6 +79,11 @@ impl World {
         self.one_of(&ways).copied()
     }
 
+    /// Something is in the way for so long, and a little longer until links are back.
+    fn trouble(&mut self, stretch: Duration) {
+        self.trouble_until = self.trouble_until.max(self.now + stretch + AFTERMATH);
+    }
+
     /// A stretch of time: mostly short, sometimes longer than every lease.
     fn stretch(&mut self) -> Duration {
         let longest = [800, 5_000, 25_000][usize::try_from(self.random.below(3)).unwrap_or(0)];
@@ -107,6 +115,7 @@ impl World {
                 if let Some(host) = self.hosts.get_mut(&node) {
                     host.is_frozen = true;
                 }
+                self.trouble(stretch);
                 self.schedule(stretch, Event::Resume { node });
                 // Whoever waits for it gives the link up before it is back, or not.
                 let ways = self.ways_of(node);
@@ -126,6 +135,7 @@ impl World {
                     ways.remove(usize::from(forth));
                 }
                 self.network.cuts.extend(ways.iter().copied());
+                self.trouble(stretch);
                 self.schedule(stretch, Event::Heal { ways });
                 let patience = Duration::from_millis(2_000 + self.random.below(10_000));
                 if patience < stretch {
@@ -139,6 +149,7 @@ impl World {
                     link.slowness = slowness;
                 }
                 let stretch = self.stretch();
+                self.trouble(stretch);
                 self.schedule(stretch, Event::Quicken { way });
             }
             Kind::Flap => {
@@ -155,6 +166,7 @@ impl World {
                 if let Some(host) = self.hosts.get_mut(&node) {
                     host.is_leaving = true;
                 }
+                self.trouble(Duration::from_secs(65)); // It may finish what it runs.
                 self.stimulate(node, Stimulus::Drain);
             }
         }
@@ -177,6 +189,7 @@ impl World {
         if !self.network.broken.insert(connection) {
             return;
         }
+        self.trouble(Duration::ZERO);
         for (node, peer) in [(a, b), (b, a)] {
             let delay = Duration::from_millis(self.random.below(3_000));
             self.schedule(delay, Event::Closed { node, peer, connection });
@@ -193,6 +206,9 @@ impl World {
     /// What the others notice of a stopped node, and how it comes back.
     pub(crate) fn after_crash(&mut self, node: NodeId) {
         self.note(|| format!("{node} stops"));
+        if let Some(host) = self.hosts.get_mut(&node) {
+            host.open.clear();
+        }
         for (a, b) in self.ways_of(node) {
             let peer = if a == node { b } else { a };
             let is_silent = self.random.chance(0.3);
@@ -217,6 +233,7 @@ impl World {
             return;
         }
         let pause = if self.is_calm { Duration::from_secs(1) } else { self.stretch() };
+        self.trouble(pause);
         if is_worker && self.scenario.faults.lose_disk && self.random.chance(0.5) {
             let cores = self.hosts.get(&node).map_or(1, |host| host.cores);
             self.retire(node);
@@ -253,6 +270,7 @@ impl World {
     /// All faults end; what is down comes back.
     pub(crate) fn calm(&mut self) {
         self.is_calm = true;
+        self.trouble(Duration::ZERO);
         self.note(|| "calm".to_owned());
         self.network.cuts.clear();
         self.network.loss = 0.0;

@@ -56,6 +56,10 @@ pub(crate) enum Effect {
         attempt: AttemptId,
         cores: Vec<u32>,
     },
+    /// The engine was told to start, stop or drop an attempt.
+    Commanded {
+        attempt: AttemptId,
+    },
     /// The worker has nothing left to do and leaves.
     Drained,
     /// Something that must never happen.
@@ -221,7 +225,6 @@ impl Host {
         self.due = None;
         self.is_frozen = false;
         self.crash_after = None;
-        self.open.clear();
         self.missed.clear();
         self.owed.clear();
         self.disk.0.borrow_mut().crash();
@@ -544,10 +547,18 @@ impl Host {
             match output {
                 O::Send { to, message } => effects.push(Effect::Send { to, message }),
                 O::Engine(command) => {
-                    if let EngineCommand::Prepare(preparation) = &command {
-                        let attempt = preparation.assignment.attempt;
-                        let cores = preparation.cores.clone();
-                        effects.push(Effect::Prepared { attempt, cores });
+                    match &command {
+                        EngineCommand::Prepare(preparation) => {
+                            let attempt = preparation.assignment.attempt;
+                            let cores = preparation.cores.clone();
+                            effects.push(Effect::Prepared { attempt, cores });
+                        }
+                        EngineCommand::Start { attempt, .. }
+                        | EngineCommand::Stop { attempt, .. }
+                        | EngineCommand::Discard { attempt } => {
+                            effects.push(Effect::Commanded { attempt: *attempt });
+                        }
+                        EngineCommand::Suspend { .. } | EngineCommand::Resume { .. } => {}
                     }
                     engine.command(now, command);
                 }

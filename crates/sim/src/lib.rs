@@ -12,10 +12,12 @@
 
 mod client;
 mod clock;
+mod decided;
 mod disk;
 mod engine;
 mod faults;
 mod host;
+mod mutation;
 mod network;
 mod oracle;
 mod scenario;
@@ -26,6 +28,7 @@ use std::time::Duration;
 
 use hyperscale_model::Time;
 
+pub use crate::mutation::Mutation;
 use crate::world::World;
 
 /// How a world is run.
@@ -35,6 +38,8 @@ pub struct Options {
     pub faults: bool,
     /// Whether each event is printed.
     pub trace: bool,
+    /// A rule that the system is made to break.
+    pub mutation: Option<Mutation>,
 }
 
 /// What came of a seed.
@@ -57,31 +62,49 @@ pub struct Violation {
     pub at: Time,
     /// What.
     pub what: String,
+    /// The command that shows it again.
+    pub replay: String,
 }
 
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { seed, at, what } = self;
-        writeln!(f, "violation: seed {seed} at {at}: {what}")?;
-        write!(f, "replay: cargo run --release -p hyperscale-sim -- --seeds {seed}..{}", seed + 1)
+        let Self { seed, at, what, replay } = self;
+        write!(f, "violation: seed {seed} at {at}: {what}\nreplay: {replay}")
     }
 }
 
 /// Lives through one seed.
 #[must_use]
 pub fn run(seed: u64, options: &Options) -> Outcome {
-    let life = || World::new(seed, options).run(seed);
+    let life = || World::new(seed, options).run();
     // A world that panicked is not looked at again.
     match std::panic::catch_unwind(std::panic::AssertUnwindSafe(life)) {
-        Ok(outcome) => outcome,
+        Ok((broken, lived, trace)) => {
+            let replay = replay(seed, options);
+            let violation = broken.map(|(at, what)| Violation { seed, at, what, replay });
+            Outcome { violation, virtual_time: lived - Time::ZERO, trace }
+        }
         Err(panic) => {
             let text = panic.downcast_ref::<String>().map(String::as_str);
             let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or_default();
             let what = format!("a role panicked: {text}");
-            let violation = Some(Violation { seed, at: Time::ZERO, what });
+            let replay = replay(seed, options);
+            let violation = Some(Violation { seed, at: Time::ZERO, what, replay });
             Outcome { violation, virtual_time: Duration::ZERO, trace: 0 }
         }
     }
+}
+
+fn replay(seed: u64, options: &Options) -> String {
+    let mut command =
+        format!("cargo run --release -p hyperscale-sim -- --seeds {seed}..{}", seed + 1);
+    if let Some(mutation) = options.mutation {
+        command += &format!(" --mutation {mutation}");
+    }
+    if !options.faults {
+        command += " --no-faults";
+    }
+    command
 }
 
 #[expect(clippy::print_stdout, reason = "a trace is asked for")]

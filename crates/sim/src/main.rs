@@ -46,6 +46,7 @@ fn arguments(mut words: impl Iterator<Item = String>) -> Result<Arguments, Strin
                 "cluster" => return Err("the world `cluster` does not exist yet".to_owned()),
                 other => return Err(format!("there is no world `{other}`\n{USAGE}")),
             },
+            "--mutation" => options.mutation = Some(value()?.parse()?),
             "--no-faults" => options.faults = false,
             "--trace" => options.trace = true,
             other => return Err(format!("`{other}` is not known\n{USAGE}")),

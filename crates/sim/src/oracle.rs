@@ -5,19 +5,28 @@ use std::time::Duration;
 
 use hyperscale_gate::state::{Job, JobEnd};
 use hyperscale_gate::{Reply, RequestId};
-use hyperscale_model::{AttemptId, JobId, NodeId, Role, Time};
+use hyperscale_model::{AttemptId, Fence, JobId, NodeId, Role, Time};
 use hyperscale_plan::{LoadKind, Plan};
 use hyperscale_report::JobResult;
 use hyperscale_stats::Delta;
 use hyperscale_wire::Message;
 
 use crate::client::Learned;
+use crate::decided::Decided;
 use crate::engine::Sent;
 use crate::host::{Host, Node};
+use crate::mutation::fence_of;
 use crate::scenario::Scenario;
+use crate::world::{GATE, MANAGER};
 
 type Checked = Result<(), String>;
 
+/// How long any request may wait for its answer.
+const ANSWER: Duration = Duration::from_secs(60);
+/// How much later than its time something may be forgotten.
+const SLACK: Duration = Duration::from_secs(15);
+/// How long a datacenter must have been in reach before none of its parts may be given up.
+const MISSED: Duration = Duration::from_secs(45);
 /// How long load may overlap: an engine stops within this time.
 const TOLERANCE: Duration = Duration::from_millis(100);
 
@@ -50,6 +59,7 @@ struct Truth {
     first_seen: Time,
     started: Option<Time>,
     ended: Option<JobEnd>,
+    ended_at: Option<Time>,
     is_acknowledged: bool,
     /// Stops that the client was promised; of a workflow, or of all.
     promised: Vec<Option<String>>,
@@ -63,12 +73,21 @@ pub(crate) struct Oracle {
     plans: BTreeMap<String, Plan>,
     jobs: BTreeMap<JobId, Truth>,
     attempts: BTreeMap<AttemptId, Attempt>,
+    decided: Decided,
+    /// The highest fence that each life of each worker has heard.
+    fences: BTreeMap<(NodeId, u64), Fence>,
 }
 
 impl Oracle {
     pub(crate) fn new(scenario: &Scenario) -> Self {
         let plans = scenario.tests.iter().map(|test| (test.plan.name.clone(), test.plan.clone()));
-        Self { plans: plans.collect(), jobs: BTreeMap::new(), attempts: BTreeMap::new() }
+        Self {
+            plans: plans.collect(),
+            jobs: BTreeMap::new(),
+            attempts: BTreeMap::new(),
+            decided: Decided::default(),
+            fences: BTreeMap::new(),
+        }
     }
 
     /// When all jobs must be over if nothing goes wrong from now on.
@@ -201,25 +220,101 @@ impl Oracle {
     pub(crate) fn on_decided(
         &mut self,
         now: Time,
+        trouble: Time,
         host: &Host,
         hosts: &BTreeMap<NodeId, Host>,
     ) -> Checked {
         match &host.node {
             Some(Node::Gate { gate, .. }) => {
                 for (&id, job) in &gate.state().jobs {
-                    self.on_job(now, id, job, hosts)?;
+                    self.on_job(now, trouble, (id, job), hosts)?;
                 }
                 Ok(())
             }
-            Some(Node::Manager { .. } | Node::Worker { .. }) | None => Ok(()),
+            Some(Node::Manager { manager, .. }) => {
+                let jobs = &self.jobs;
+                let plans = |job: JobId| jobs.get(&job)?.plan.clone();
+                self.decided.on_manager(manager.state(), hosts, plans)
+            }
+            Some(Node::Worker { .. }) | None => Ok(()),
         }
+    }
+
+    /// What must have happened by now, if nothing was in its way since `trouble`.
+    pub(crate) fn on_time(
+        &mut self,
+        now: Time,
+        trouble: Time,
+        retention: Duration,
+        hosts: &BTreeMap<NodeId, Host>,
+    ) -> Checked {
+        let gate_host = hosts.get(&GATE).filter(|host| !host.is_frozen);
+        let manager_host = hosts.get(&MANAGER).filter(|host| !host.is_frozen);
+        let Some(Node::Gate { gate, .. }) = gate_host.and_then(|host| host.node.as_ref()) else {
+            return Ok(());
+        };
+        for (id, since) in gate_host.iter().flat_map(|host| &host.owed) {
+            if now > *since + ANSWER {
+                return Err(format!("INV-14: {id:?} has waited for its answer since {since}"));
+            }
+        }
+        if !gate.leads() {
+            return Ok(());
+        }
+        for (id, truth) in &self.jobs {
+            let known = gate.state().jobs.get(id);
+            if known.is_none() && truth.is_acknowledged && truth.ended.is_none() {
+                return Err(format!("INV-12: {id} was accepted and is gone"));
+            }
+            let is_stale =
+                truth.ended_at.is_some_and(|at| now > at.max(trouble) + retention + SLACK);
+            if known.is_some() && is_stale {
+                return Err(format!("INV-9: {id} is not forgotten"));
+            }
+        }
+        let Some(Node::Manager { manager, .. }) = manager_host.and_then(|h| h.node.as_ref()) else {
+            return Ok(());
+        };
+        let jobs = &self.jobs;
+        let plans = |job: JobId| jobs.get(&job)?.plan.clone();
+        self.decided.on_time(now, trouble, gate, manager.state(), plans)
+    }
+
+    /// The highest fence that the receiver of a command knows.
+    pub(crate) fn held(&self, host: &Host, message: &mut Message) -> Option<Fence> {
+        match (&host.node, &*message) {
+            (Some(Node::Worker { .. }), _) => self.fences.get(&(host.id, host.life)).copied(),
+            (Some(Node::Manager { manager, .. }), message) => {
+                let part = match message {
+                    Message::OfferPart(offer) => offer.part,
+                    Message::StartPart { part, .. }
+                    | Message::StopPart { part, .. }
+                    | Message::StopWorkflow { part, .. } => *part,
+                    _ => return None,
+                };
+                manager.state().parts.get(&part).map(|part| part.fence)
+            }
+            (Some(Node::Gate { .. }) | None, _) => None,
+        }
+    }
+
+    /// Notes a command's fence; true if its receiver must refuse it.
+    pub(crate) fn is_stale(&mut self, host: &Host, message: &Message) -> bool {
+        let mut message = message.clone();
+        let held = self.held(host, &mut message);
+        let Some(fence) = fence_of(&mut message).map(|fence| *fence) else { return false };
+        if matches!(host.node, Some(Node::Worker { .. })) {
+            let known = self.fences.entry((host.id, host.life)).or_default();
+            *known = (*known).max(fence);
+        }
+        held.is_some_and(|held| fence < held)
     }
 
     fn on_job(
         &mut self,
         now: Time,
-        id: JobId,
-        job: &Job,
+        trouble: Time,
+        (id, job): (JobId, &Job),
         hosts: &BTreeMap<NodeId, Host>,
     ) -> Checked {
         let plan = self.plans.get(&job.name);
@@ -237,6 +332,11 @@ impl Oracle {
                 workflow.is_some_and(|workflow| workflow.name == *name)
             }),
         };
+        let is_missing =
+            job.parts.iter().any(|(_, end)| end.as_ref().is_some_and(|e| e.is_missing));
+        if is_missing && truth.ended.is_none() && now > trouble + MISSED {
+            return Err(format!("INV-6: a part of {id} is given up, and nothing was in its way"));
+        }
         if job.ended.is_none() && !truth.promised.iter().all(has_stopped) {
             return Err(format!("INV-12: {id} has forgotten a stop that was promised"));
         }
@@ -246,6 +346,7 @@ impl Oracle {
             }
             (None, Some(end)) => {
                 truth.ended = Some(end.clone());
+                truth.ended_at = Some(now);
                 return self.check_result(id, job, hosts);
             }
             (Some(_) | None, _) => {}
@@ -301,6 +402,11 @@ impl Oracle {
     }
 
     pub(crate) fn on_reply(&mut self, host: &Host, _: RequestId, reply: &Reply) -> Checked {
+        if let Reply::Stored { job } = reply
+            && !host.disk.0.borrow().results.contains_key(job)
+        {
+            return Err(format!("INV-12: the result of {job} is not where it was stored"));
+        }
         let Reply::News { view, is_over, .. } = reply else { return Ok(()) };
         let Some(view) = view else { return Ok(()) };
         let job = view.job;
@@ -344,8 +450,33 @@ impl Oracle {
         }
     }
 
+    /// An attempt that its worker ended has told everything that it sent.
+    fn check_told(&self) -> Checked {
+        for (id, truth) in self.attempts.iter().filter(|(id, _)| self.decided.has_ended(**id)) {
+            let told: u64 = truth.told.values().map(|told| told.requests).sum();
+            let iterations: u64 = truth.told.values().map(|told| told.iterations).sum();
+            if told != truth.requests || iterations > truth.iterations {
+                let sent = truth.requests;
+                return Err(format!("INV-16: {id} sent {sent} requests and told of {told}"));
+            }
+        }
+        Ok(())
+    }
+
     pub(crate) fn check_rest(&self, hosts: &BTreeMap<NodeId, Host>) -> Checked {
+        self.check_told()?;
         for host in hosts.values() {
+            if let Some(Node::Manager { manager, .. }) = &host.node
+                && let Some(part) = manager.state().parts.keys().next()
+            {
+                return Err(format!("INV-9: the manager still holds part {part}"));
+            }
+            if let Some(Node::Worker { worker, .. }) = &host.node
+                && worker.outbox_bytes() > 0
+            {
+                let bytes = worker.outbox_bytes();
+                return Err(format!("INV-9: {} still holds {bytes} bytes of figures", host.id));
+            }
             if let Some(Node::Worker { worker, .. }) = &host.node
                 && host.role == Role::Worker
                 && worker.free_cores() != host.cores

@@ -5,23 +5,28 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use hyperscale_gate::{Reply, Request, RequestId};
-use hyperscale_model::{NodeId, Role, SplitMix, Time};
-use hyperscale_wire::{FrameDecoder, decode_message, encode_frame};
+use hyperscale_model::{AttemptId, NodeId, PartId, Role, SplitMix, Time};
+use hyperscale_wire::{FrameDecoder, Message, decode_message, encode_frame};
 
+use crate::Options;
 use crate::client::{Client, Learned};
 use crate::clock::Clock;
 use crate::engine::Engine;
-use crate::host::{Effect, Host, Settings, Stimulus};
+use crate::host::{Effect, Host, Node, Settings, Stimulus};
+use crate::mutation::{Mutation, Tampering};
 use crate::network::{Frame, Network};
 use crate::oracle::Oracle;
 use crate::scenario::Scenario;
-use crate::{Options, Outcome, Violation};
 
 pub(crate) const GATE: NodeId = NodeId(1);
 pub(crate) const MANAGER: NodeId = NodeId(2);
 const FIRST_WORKER: u64 = 10;
 /// How often the client looks what is due.
 const CLIENT_STEP: Duration = Duration::from_millis(200);
+/// How long what is left of finished jobs may take to go.
+const AFTERGLOW: Duration = Duration::from_secs(45);
+/// Most things that may be about to happen.
+const EVENTS_MAX: usize = 20_000;
 /// How long each world lives at least.
 const LIFE_MIN: Time = Time::from_secs(300);
 /// How long after the last fault everything must be over, beyond the deadlines of jobs.
@@ -62,6 +67,11 @@ pub(crate) struct World {
     trace: DefaultHasher,
     is_traced: bool,
     broken: Option<String>,
+    /// Until when something is, or was, in the way of everybody's work.
+    pub(crate) trouble_until: Time,
+    tampering: Tampering,
+    /// Since when nothing has been left to do.
+    quiet_since: Option<Time>,
 }
 
 impl World {
@@ -73,8 +83,10 @@ impl World {
             checkpoint: scenario.checkpoint,
             retention: scenario.retention,
             snapshot_after: scenario.snapshot_after,
-            manager_lease: Duration::from_secs(10),
-            loses_checkpoints: false,
+            manager_lease: Duration::from_secs(
+                if options.mutation == Some(Mutation::EarlyRedispatch) { 3 } else { 10 },
+            ),
+            loses_checkpoints: options.mutation == Some(Mutation::LoseCheckpoints),
         };
         let client = Client::new(scenario.tests.clone(), random.fork());
         let mut world = Self {
@@ -90,11 +102,19 @@ impl World {
             trace: DefaultHasher::new(),
             is_traced: options.trace,
             broken: None,
+            trouble_until: Time::ZERO,
+            tampering: Tampering::default(),
+            quiet_since: None,
             random,
             scenario,
         };
+        world.tampering.mutation = options.mutation;
         world.add(GATE, Role::Gate, 0);
         world.add(MANAGER, Role::Manager, 0);
+        for host in world.hosts.values() {
+            let forgets = options.mutation == Some(Mutation::LoseWrites);
+            host.disk.0.borrow_mut().forgets_batches = forgets;
+        }
         world.link(MANAGER, GATE);
         for (cores, id) in world.scenario.workers.clone().into_iter().zip(FIRST_WORKER..) {
             world.add(NodeId(id), Role::Worker, cores);
@@ -137,7 +157,7 @@ impl World {
     }
 
     /// Lives until everything is over, or something is broken.
-    pub(crate) fn run(mut self, seed: u64) -> Outcome {
+    pub(crate) fn run(mut self) -> (Option<(Time, String)>, Time, u64) {
         let mut limit = None;
         while self.broken.is_none() {
             let tick = self.hosts.values().filter(|host| !host.is_frozen);
@@ -148,10 +168,15 @@ impl World {
             self.now = self.now.max(at.unwrap_or(self.now + PATIENCE));
             if self.is_calm {
                 let limit = *limit.get_or_insert_with(|| self.oracle.limit(self.now) + PATIENCE);
-                if self.now >= LIFE_MIN && self.is_quiet() {
-                    break;
+                let is_quiet = self.is_quiet();
+                self.quiet_since = self.quiet_since.filter(|_| is_quiet);
+                if is_quiet {
+                    let since = *self.quiet_since.get_or_insert(self.now);
+                    if self.now >= LIFE_MIN && self.now >= since + AFTERGLOW {
+                        break;
+                    }
                 }
-                if self.now > limit {
+                if self.now > limit && !is_quiet {
                     let open = self.oracle.open();
                     let wishes = self.client.wishes.iter().filter(|wish| !wish.is_done());
                     let wishes: Vec<_> = wishes.map(|wish| wish.job).collect();
@@ -172,8 +197,8 @@ impl World {
         if self.broken.is_none() {
             self.check_rest();
         }
-        let violation = self.broken.take().map(|what| Violation { seed, at: self.now, what });
-        Outcome { violation, virtual_time: self.now - Time::ZERO, trace: self.trace.finish() }
+        let broken = self.broken.take().map(|what| (self.now, what));
+        (broken, self.now, self.trace.finish())
     }
 
     /// Whether nothing is left to do.
@@ -379,7 +404,39 @@ impl World {
         (self.now, from, to).hash(&mut self.trace);
         frame.bytes.hash(&mut self.trace);
         self.note(|| format!("{from} -> {to} {message:?}"));
-        self.stimulate(to, Stimulus::Message { from, message });
+        self.deliver(from, to, message);
+    }
+
+    /// Gives a message to its receiver, and sees that no deposed sender is obeyed.
+    fn deliver(&mut self, from: NodeId, to: NodeId, message: Message) {
+        let Some(host) = self.hosts.get(&to) else { return };
+        let mut heard = message.clone();
+        let held = self.oracle.held(host, &mut heard);
+        let is_stale = self.oracle.is_stale(host, &message);
+        let before = is_stale.then(|| authority(host, &message)).flatten();
+        if self.tampering.mutation.is_some() {
+            let now = host.clock.local(self.now);
+            let Some(tampered) = self.tampering.tamper(heard, held, now) else { return };
+            heard = tampered;
+            if to == GATE {
+                self.tampering.tamper_delta(&mut heard);
+            }
+        }
+        let now = self.now;
+        let Some(host) = self.hosts.get_mut(&to).filter(|host| host.is_up()) else { return };
+        let effects = host.handle(now, Stimulus::Message { from, message: heard });
+        let has_obeyed = match &message {
+            Message::OfferAttempt(assignment) => commands(&effects, assignment.attempt),
+            Message::StartAttempt { attempt, .. } | Message::StopAttempt { attempt, .. } => {
+                commands(&effects, *attempt)
+            }
+            _ => before != authority(host, &message),
+        };
+        if is_stale && has_obeyed {
+            let name = message.name();
+            self.fail(format!("INV-11: {to} obeyed a {name} of a deposed sender"));
+        }
+        self.after(to, effects);
     }
 
     fn role(&self, node: NodeId) -> Option<Role> {
@@ -391,7 +448,11 @@ impl World {
         let now = self.now;
         let Some(host) = self.hosts.get_mut(&node).filter(|host| host.is_up()) else { return };
         let effects = host.handle(now, stimulus);
-        let has_stopped = !host.is_up();
+        self.after(node, effects);
+    }
+
+    fn after(&mut self, node: NodeId, effects: Vec<Effect>) {
+        let has_stopped = self.hosts.get(&node).is_some_and(|host| !host.is_up());
         self.follow(node, effects);
         if has_stopped {
             self.after_crash(node);
@@ -399,8 +460,21 @@ impl World {
     }
 
     fn follow(&mut self, node: NodeId, effects: Vec<Effect>) {
-        let mut is_decided = false;
+        // Results lie on the disk before the end that they belong to is decided, and both before
+        // anybody is told.
+        for effect in &effects {
+            if let Effect::Stored(result) = effect
+                && let Err(what) = self.oracle.on_stored(result)
+            {
+                self.fail(what);
+            }
+        }
+        let mut is_undecided = effects.iter().any(|effect| matches!(effect, Effect::Decided));
         for effect in effects {
+            if is_undecided && matches!(effect, Effect::Reply { .. }) {
+                is_undecided = false;
+                self.check_decided(node);
+            }
             match effect {
                 Effect::Send { to, message } => {
                     if let Err(what) = self.oracle.on_send(node, &message) {
@@ -414,12 +488,7 @@ impl World {
                     }
                 }
                 Effect::Reply { id, reply } => self.reply(id, reply),
-                Effect::Stored(result) => {
-                    if let Err(what) = self.oracle.on_stored(&result) {
-                        self.fail(what);
-                    }
-                }
-                Effect::Decided => is_decided = true,
+                Effect::Stored(_) | Effect::Decided | Effect::Commanded { .. } => {}
                 Effect::Sent(sent) => {
                     let Some(host) = self.hosts.get(&node) else { continue };
                     let between =
@@ -438,14 +507,14 @@ impl World {
                 Effect::Broken(what) => self.fail(what),
             }
         }
-        if is_decided {
+        if is_undecided {
             self.check_decided(node);
         }
     }
 
     fn check_decided(&mut self, node: NodeId) {
         let Some(host) = self.hosts.get(&node) else { return };
-        if let Err(what) = self.oracle.on_decided(self.now, host, &self.hosts) {
+        if let Err(what) = self.oracle.on_decided(self.now, self.trouble_until, host, &self.hosts) {
             self.fail(what);
         }
     }
@@ -471,6 +540,14 @@ impl World {
 
     fn step_client(&mut self) {
         self.schedule(CLIENT_STEP, Event::ClientStep);
+        let retention = self.scenario.retention;
+        let trouble = self.trouble_until;
+        if let Err(what) = self.oracle.on_time(self.now, trouble, retention, &self.hosts) {
+            self.fail(what);
+        }
+        if self.queue.len() > EVENTS_MAX {
+            self.fail("INV-8: more and more messages are on their way".to_owned());
+        }
         let (requests, abandoned) = self.client.tick(self.now);
         for (id, request) in requests {
             self.ask_gate(Stimulus::Request { id, request });
@@ -515,4 +592,27 @@ impl World {
         let Err(what) = self.oracle.check_rest(&self.hosts) else { return };
         self.fail(what);
     }
+}
+
+/// Whether the engine was told anything about an attempt.
+fn commands(effects: &[Effect], of: AttemptId) -> bool {
+    effects.iter().any(|effect| match effect {
+        Effect::Prepared { attempt, .. } | Effect::Commanded { attempt } => *attempt == of,
+        _ => false,
+    })
+}
+
+/// What a gate's command may change of a part.
+fn authority(host: &Host, message: &Message) -> Option<String> {
+    let Some(Node::Manager { manager, .. }) = &host.node else { return None };
+    let part: PartId = match message {
+        Message::OfferPart(offer) => offer.part,
+        Message::StartPart { part, .. }
+        | Message::StopPart { part, .. }
+        | Message::StopWorkflow { part, .. } => *part,
+        _ => return None,
+    };
+    let part = manager.state().parts.get(&part)?;
+    let stopped: Vec<_> = part.workflows.iter().map(|workflow| &workflow.stopped_by).collect();
+    Some(format!("{:?} {:?} {:?} {stopped:?}", part.fence, part.started, part.stop))
 }
