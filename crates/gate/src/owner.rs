@@ -151,9 +151,12 @@ impl Gate {
         let window = self.config.window;
         let statistics = self.checkpoints.remove(&job).unwrap_or_else(|| Statistics::new(window));
         let mut live = Live {
-            secrets,
             statistics,
-            parts: state.parts.iter().map(|_| LivePart::default()).collect(),
+            parts: (state.parts.iter())
+                // Whoever leads there may have heard of the part, and not of its secrets.
+                .map(|_| LivePart { needs_offer: !secrets.is_empty(), ..LivePart::default() })
+                .collect(),
+            secrets,
             broken_since: vec![None; plan.thresholds.len()],
             thresholds: Vec::new(),
             events: VecDeque::new(),
@@ -432,22 +435,23 @@ impl Gate {
             let state = report.and_then(|report| report.workflows.get(usize::from(workflow.0)));
             state.is_none_or(|workflow| !matches!(workflow.state, WorkflowState::Ended(_)))
         };
-        let messages: Vec<Message> = if !known.is_accepted {
+        let mut messages = Vec::new();
+        if !known.is_accepted || known.needs_offer {
             let offer = PartOffer { part, fence, plan, slice, window, secrets };
-            vec![Message::OfferPart(Box::new(offer))]
+            messages.push(Message::OfferPart(Box::new(offer)));
+        }
+        if !known.is_accepted {
+            // Everything else needs a part that is there.
         } else if let Some((reason, mode)) = stop {
-            vec![Message::StopPart { part, fence, reason, mode }]
-        } else if known.needs_offer {
-            let offer = PartOffer { part, fence, plan, slice, window, secrets };
-            vec![Message::OfferPart(Box::new(offer))]
+            messages.push(Message::StopPart { part, fence, reason, mode });
         } else if !has_started && all_accepted {
-            vec![Message::StartPart { part, fence, start_in: start_margin }]
+            messages.push(Message::StartPart { part, fence, start_in: start_margin });
         } else {
-            (stopped_workflows.into_iter())
+            let stops = (stopped_workflows.into_iter())
                 .filter(|(workflow, _)| is_live(workflow))
-                .map(|(workflow, by)| Message::StopWorkflow { part, fence, workflow, by })
-                .collect()
-        };
+                .map(|(workflow, by)| Message::StopWorkflow { part, fence, workflow, by });
+            messages.extend(stops);
+        }
         if messages.is_empty() {
             return;
         }

@@ -350,3 +350,24 @@ fn a_gate_that_dies_between_a_parts_end_and_its_jobs_waits_for_the_statistics() 
     let end = desk.gate.state().jobs[&part.job].ended.clone();
     assert!(end.is_some_and(|end| !end.partial));
 }
+
+#[test]
+fn a_report_after_a_restart_does_not_stand_for_the_secrets() {
+    let mut desk = Desk::new();
+    let part = desk.submit(&plan(vec![workflow("a")]));
+    desk.report(part, 1, 1, WorkflowState::Running);
+    let (job, workflow, mode) = (part.job, None, hyperscale_wire::StopMode::Graceful);
+    desk.ask(Request::Cancel { job, workflow, mode });
+    desk.restart();
+    desk.input(Input::Leadership { leads: true });
+    desk.connect(9);
+    desk.report(part, 9, 1, WorkflowState::Running);
+    desk.sent.clear();
+
+    desk.wait(Duration::from_secs(2));
+
+    let is_offer = |message: &Message| matches!(message, Message::OfferPart(_));
+    let is_stop = |message: &Message| matches!(message, Message::StopPart { .. });
+    assert!(desk.sent.iter().any(is_offer), "{:?}", desk.sent);
+    assert!(desk.sent.iter().any(is_stop), "{:?}", desk.sent);
+}
