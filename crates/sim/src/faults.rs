@@ -247,6 +247,7 @@ impl World {
     pub(crate) fn retire(&mut self, node: NodeId) {
         if let Some(host) = self.hosts.get_mut(&node) {
             host.crash();
+            host.is_leaving = true;
         }
         for (a, b) in self.ways_of(node) {
             let connection = self.network.links.remove(&(a, b)).and_then(|link| link.connection);
