@@ -221,6 +221,15 @@ impl Subject<'_> {
         }
     }
 
+    /// What the test said when it asked the job to stop, as a closed attempt tells.
+    fn aborted(&self) -> Option<String> {
+        let closes = self.workflow.shards.iter().flat_map(|shard| &shard.attempts);
+        closes.filter_map(|attempt| attempt.closed.as_ref()).find_map(|closed| match &closed.why {
+            CloseReason::Ended(AttemptEnd::Aborted { message }) => Some(message.clone()),
+            CloseReason::Ended(_) | CloseReason::Refused(_) | CloseReason::Lost(_) => None,
+        })
+    }
+
     /// Why the workflow cannot go on, if it cannot.
     fn failure(&self, manager: &Manager) -> Option<FailureCause> {
         let (shard_retries, part_retries) = manager.config.retries;
@@ -721,14 +730,26 @@ impl Manager {
         let failure = subject.failure(self);
         let stop = subject.stop();
         let shards = || subject.workflow.shards();
+        let aborted = subject.aborted();
+        if let Some(message) = &aborted
+            && subject.part.stop.is_none()
+        {
+            // The whole part stops, and only then it is clear how its workflows end.
+            let reason = StopReason::Test { message: message.clone() };
+            entries.push(Entry::StopAsked { part, reason, mode: StopMode::Graceful });
+            return;
+        }
         if shards().all(|(_, shard)| subject.is_shard_done(shard, failure.is_some())) {
             let closes = || shards().filter_map(|(_, s)| s.attempts.last()?.closed.as_ref());
             let was_stopped = closes()
                 .any(|closed| !matches!(closed.why, CloseReason::Ended(AttemptEnd::Finished)));
-            let status = match (failure, stop) {
-                (Some(cause), _) => EndStatus::Failed { cause },
-                (None, Some((status, _))) if was_stopped => status,
-                (None, _) => EndStatus::Completed,
+            let status = match (failure, stop, aborted) {
+                (Some(cause), ..) => EndStatus::Failed { cause },
+                (None, Some((status, _)), _) if was_stopped => status,
+                (None, _, Some(message)) => {
+                    EndStatus::Failed { cause: FailureCause::Test { message } }
+                }
+                (None, ..) => EndStatus::Completed,
             };
             let published = published(subject);
             entries.push(end(status, published));

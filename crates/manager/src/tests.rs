@@ -343,3 +343,27 @@ fn wrk_03_two_lost_shards_do_not_get_the_same_core() {
     }
     assert!(given.values().all(|cores| *cores <= 2), "{given:?}");
 }
+
+#[test]
+fn a_test_that_asks_to_stop_is_heard_even_if_its_attempt_is_closed_at_once() {
+    let mut desk = Desk::new();
+    desk.connect_gate();
+    desk.connect_worker(WORKER);
+    let later = After { workflows: vec![WorkflowIndex(0)], any_end: false };
+    desk.offer(&plan(vec![workflow("a", After::default()), workflow("b", later)]));
+    desk.start();
+    let (attempt, _) = desk.manager.state().open_attempts().next().unwrap();
+    desk.renew(WORKER, vec![running(attempt)]);
+
+    let message = "enough".to_owned();
+    let end = hyperscale_wire::AttemptSummary {
+        end: hyperscale_wire::AttemptEnd::Aborted { message: message.clone() },
+        last_delta: DeltaSeq::NONE,
+        published: BTreeMap::new(),
+    };
+    desk.message(WORKER, Message::AttemptEnded { attempt, end });
+
+    let cause = hyperscale_model::FailureCause::Test { message };
+    let ended = desk.manager.state().parts[&part()].ended.clone();
+    assert_eq!(ended, Some(EndStatus::Failed { cause }));
+}
