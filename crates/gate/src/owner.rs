@@ -238,6 +238,7 @@ impl Gate {
 
     pub(crate) fn on_report(&mut self, now: Time, from: NodeId, report: PartReport) {
         let (part, fence) = (report.part, report.fence);
+        self.stop_what_was_given_up(from, part);
         let Some(live) = self.live.get_mut(&part.job) else { return };
         let uncounted: Vec<AttemptId> = (report.inquire.iter().copied())
             .filter(|&attempt| live.statistics.inquire(attempt))
@@ -267,6 +268,16 @@ impl Gate {
         {
             let job = part.job;
             self.propose(About::Job(4, job, 0), &Entry::JobStarted { job, at });
+        }
+    }
+
+    /// A datacenter that was out of reach may still run a part whose end is decided without it.
+    fn stop_what_was_given_up(&mut self, leader: NodeId, part: PartId) {
+        let Some(state) = self.state.jobs.get(&part.job).filter(|_| self.leads()) else { return };
+        let end = state.parts.get(usize::from(part.part.0)).and_then(|(_, end)| end.as_ref());
+        if end.is_some_and(|end| end.is_missing) {
+            let (fence, reason, mode) = (state.fence, StopReason::TimedOut, StopMode::Now);
+            self.send(leader, Message::StopPart { part, fence, reason, mode });
         }
     }
 

@@ -371,3 +371,21 @@ fn a_report_after_a_restart_does_not_stand_for_the_secrets() {
     assert!(desk.sent.iter().any(is_offer), "{:?}", desk.sent);
     assert!(desk.sent.iter().any(is_stop), "{:?}", desk.sent);
 }
+
+#[test]
+fn a_part_that_was_given_up_is_stopped_when_its_datacenter_is_heard_of_again() {
+    let mut desk = Desk::new();
+    let mut plan = plan(vec![workflow("a")]);
+    plan.run.deadline = Duration::from_secs(60);
+    let part = desk.submit(&plan);
+    desk.wait(Duration::from_secs(400));
+    assert!(desk.ended(part), "the datacenter's wait is over");
+    desk.sent.clear();
+
+    desk.report(part, 1, 1, WorkflowState::Running);
+
+    let is_stop = |message: &Message| {
+        matches!(message, Message::StopPart { mode: hyperscale_wire::StopMode::Now, .. })
+    };
+    assert!(desk.sent.iter().any(is_stop), "{:?}", desk.sent);
+}
