@@ -15,8 +15,8 @@ use crate::host::Host;
 
 type Checked = Result<(), String>;
 
-/// How long an end may take beyond what the plan allows: a lost worker's lease and some resends.
-const SLACK: Duration = Duration::from_secs(25);
+/// How long an end may take beyond what the plan allows: some resends.
+const SLACK: Duration = Duration::from_secs(6);
 /// How long an attempt may wait for its start.
 const START_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -180,7 +180,7 @@ impl Decided {
                 let rest: Duration = (plan.workflows.iter())
                     .map(|w| w.start_after + w.load.duration() + w.graceful_stop * 2)
                     .sum();
-                if of.is_none() && now > by + rest + SLACK {
+                if of.is_none() && now > by + rest + SLACK * 4 {
                     return Err(format!("{known} should have stopped since {since}, and has not"));
                 }
             }

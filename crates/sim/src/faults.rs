@@ -8,7 +8,7 @@ use crate::host::Stimulus;
 use crate::world::{Event, GATE, MANAGER, World};
 
 /// How long after a fault its consequences are still on their way.
-const AFTERMATH: Duration = Duration::from_secs(15);
+const AFTERMATH: Duration = Duration::from_secs(30);
 
 /// The kinds of fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +19,7 @@ enum Kind {
     CutOneWay,
     Slow,
     Flap,
+    Fade,
     Drain,
 }
 
@@ -35,6 +36,7 @@ impl World {
             (faults.cut_one_way, Kind::CutOneWay),
             (faults.slow, Kind::Slow),
             (faults.flap, Kind::Flap),
+            (faults.fade, Kind::Fade),
             (faults.drain, Kind::Drain),
         ]
         .into_iter()
@@ -152,6 +154,18 @@ impl World {
                 self.trouble(stretch);
                 self.schedule(stretch, Event::Quicken { way });
             }
+            Kind::Fade => {
+                // A link gets worse and worse, and then dies for a while.
+                let Some((a, b)) = self.any_way() else { return };
+                let slowness = Duration::from_millis(1_000 + self.random.below(3_000));
+                if let Some(link) = self.network.links.get_mut(&(a, b)) {
+                    link.slowness = slowness;
+                }
+                let until = Duration::from_secs(6);
+                let stretch = Duration::from_millis(12_000 + self.random.below(8_000));
+                self.trouble(until + stretch);
+                self.schedule(until, Event::Die { way: (a, b), stretch });
+            }
             Kind::Flap => {
                 let Some(way) = self.any_way() else { return };
                 self.break_link(way, Duration::ZERO);
@@ -170,6 +184,18 @@ impl World {
                 self.stimulate(node, Stimulus::Drain);
             }
         }
+    }
+
+    pub(crate) fn die(&mut self, (a, b): (NodeId, NodeId), stretch: Duration) {
+        if self.is_calm {
+            return;
+        }
+        let ways = vec![(a, b), (b, a)];
+        self.network.cuts.extend(ways.iter().copied());
+        self.schedule(stretch, Event::Heal { ways });
+        self.schedule(stretch, Event::Quicken { way: (a, b) });
+        let patience = Duration::from_millis(2_000 + self.random.below(8_000));
+        self.break_link((a, b), patience);
     }
 
     fn ways_of(&self, node: NodeId) -> Vec<(NodeId, NodeId)> {

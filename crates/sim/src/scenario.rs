@@ -64,6 +64,7 @@ pub(crate) struct Faults {
     pub(crate) slow: bool,
     pub(crate) lossy: bool,
     pub(crate) flap: bool,
+    pub(crate) fade: bool,
     /// Messages of a broken link arrive after all, late.
     pub(crate) stragglers: bool,
     /// Messages arrive again after a reconnect.
@@ -88,6 +89,7 @@ impl Faults {
             slow: on(0.3),
             lossy: on(0.3),
             flap: on(0.35),
+            fade: on(0.25),
             stragglers: on(0.4),
             copies: on(0.3),
             drain: on(0.2),

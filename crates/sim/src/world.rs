@@ -45,6 +45,7 @@ pub(crate) enum Event {
     Fault,
     Resume { node: NodeId },
     Heal { ways: Vec<(NodeId, NodeId)> },
+    Die { way: (NodeId, NodeId), stretch: Duration },
     Quicken { way: (NodeId, NodeId) },
     Break { way: (NodeId, NodeId), connection: u64 },
     Calm,
@@ -234,6 +235,7 @@ impl World {
                 self.network.cuts.retain(|way| !ways.contains(way));
                 self.release();
             }
+            Event::Die { way, stretch } => self.die(way, stretch),
             Event::Quicken { way } => {
                 if let Some(link) = self.network.links.get_mut(&way) {
                     link.slowness = Duration::ZERO;
@@ -541,7 +543,8 @@ impl World {
     fn step_client(&mut self) {
         self.schedule(CLIENT_STEP, Event::ClientStep);
         let retention = self.scenario.retention;
-        let trouble = self.trouble_until;
+        let is_lossy = self.network.loss > 0.0;
+        let trouble = if is_lossy { self.now } else { self.trouble_until };
         if let Err(what) = self.oracle.on_time(self.now, trouble, retention, &self.hosts) {
             self.fail(what);
         }
