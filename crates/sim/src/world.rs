@@ -337,14 +337,16 @@ impl World {
         if !host.is_up() || host.life != life {
             return;
         }
+        // Overtaken by the next connection, or broken before it was up.
+        let is_old = host.open.get(&peer).is_some_and(|known| *known > connection);
+        if is_old || self.network.broken.contains(&connection) {
+            return;
+        }
         let before = host.open.insert(peer, connection);
         if before.is_some() {
             self.stimulate(node, Stimulus::Closed { peer });
         }
         self.stimulate(node, Stimulus::Opened { peer, incarnation });
-        if self.network.broken.contains(&connection) {
-            self.close_end(node, peer, connection);
-        }
     }
 
     fn close_end(&mut self, node: NodeId, peer: NodeId, connection: u64) {
