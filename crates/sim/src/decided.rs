@@ -20,6 +20,15 @@ const SLACK: Duration = Duration::from_secs(6);
 /// How long an attempt may wait for its start.
 const START_PATIENCE: Duration = Duration::from_secs(60);
 
+/// Until when something is, or was, in the way.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Trouble {
+    /// Of anybody.
+    pub(crate) all: Time,
+    /// Between the gate and the manager.
+    pub(crate) head: Time,
+}
+
 /// What was decided once and must not change.
 #[derive(Debug, Default)]
 pub(crate) struct Decided {
@@ -145,7 +154,7 @@ impl Decided {
     pub(crate) fn on_time(
         &mut self,
         now: Time,
-        trouble: Time,
+        trouble: Trouble,
         gate: &Gate,
         state: &State,
         plans: impl Fn(JobId) -> Option<Plan>,
@@ -161,7 +170,13 @@ impl Decided {
             let is_sharp = job.cancel.as_ref().is_some_and(|(_, mode)| *mode == StopMode::Now);
             let part = state.parts.iter().find(|(part, _)| part.job == id).map(|(_, part)| part);
             for ((known, of), since) in self.stops.iter().filter(|((known, _), _)| *known == id) {
-                let by = trouble.max(*since) + SLACK;
+                let is_told = part.is_none_or(|part| part.stop.is_some() || part.ended.is_some());
+                if of.is_none() && !is_told && now > trouble.head.max(*since) + SLACK {
+                    return Err(format!(
+                        "{known} stops since {since}, and its datacenter does not"
+                    ));
+                }
+                let by = trouble.all.max(*since) + SLACK;
                 for (planned, index) in plan.workflows.iter().zip(0..) {
                     let workflow = part.and_then(|part| part.workflows.get(usize::from(index)));
                     let runs_anyway = planned.after.any_end && !is_sharp;
@@ -192,7 +207,7 @@ impl Decided {
                 continue;
             }
             let since = *self.waiting.entry(id).or_insert(now);
-            if now > trouble.max(since) + START_PATIENCE {
+            if now > trouble.all.max(since) + START_PATIENCE {
                 return Err(format!("{id} has waited for its start since {since}"));
             }
         }

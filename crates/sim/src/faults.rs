@@ -86,6 +86,15 @@ impl World {
         self.trouble_until = self.trouble_until.max(self.now + stretch + AFTERMATH);
     }
 
+    /// As [`World::trouble`], of what lies between the gate and the manager too, if it concerns
+    /// one of them.
+    fn trouble_of(&mut self, node: NodeId, stretch: Duration) {
+        self.trouble(stretch);
+        if node == GATE || node == MANAGER {
+            self.head_trouble_until = self.trouble_until;
+        }
+    }
+
     /// A stretch of time: mostly short, sometimes longer than every lease.
     fn stretch(&mut self) -> Duration {
         let longest = [800, 5_000, 25_000][usize::try_from(self.random.below(3)).unwrap_or(0)];
@@ -117,7 +126,7 @@ impl World {
                 if let Some(host) = self.hosts.get_mut(&node) {
                     host.is_frozen = true;
                 }
-                self.trouble(stretch);
+                self.trouble_of(node, stretch);
                 self.schedule(stretch, Event::Resume { node });
                 // Whoever waits for it gives the link up before it is back, or not.
                 let ways = self.ways_of(node);
@@ -137,7 +146,7 @@ impl World {
                     ways.remove(usize::from(forth));
                 }
                 self.network.cuts.extend(ways.iter().copied());
-                self.trouble(stretch);
+                self.trouble_of(a, stretch);
                 self.schedule(stretch, Event::Heal { ways });
                 let patience = Duration::from_millis(2_000 + self.random.below(10_000));
                 if patience < stretch {
@@ -151,13 +160,15 @@ impl World {
                     link.slowness = slowness;
                 }
                 let stretch = self.stretch();
-                self.trouble(stretch);
+                self.trouble_of(way.0, stretch);
                 self.schedule(stretch, Event::Quicken { way });
             }
             Kind::Fade => {
                 // A link gets worse and worse, and then dies for a while.
-                let Some((a, b)) = self.any_way() else { return };
-                let slowness = Duration::from_millis(1_000 + self.random.below(3_000));
+                let ways: Vec<(NodeId, NodeId)> =
+                    self.network.links.keys().filter(|way| way.1 == MANAGER).copied().collect();
+                let Some(&(a, b)) = self.one_of(&ways) else { return };
+                let slowness = Duration::from_millis(2_000 + self.random.below(2_000));
                 if let Some(link) = self.network.links.get_mut(&(a, b)) {
                     link.slowness = slowness;
                 }
@@ -215,7 +226,7 @@ impl World {
         if !self.network.broken.insert(connection) {
             return;
         }
-        self.trouble(Duration::ZERO);
+        self.trouble_of(a, Duration::ZERO);
         for (node, peer) in [(a, b), (b, a)] {
             let delay = Duration::from_millis(self.random.below(3_000));
             self.schedule(delay, Event::Closed { node, peer, connection });
@@ -259,7 +270,7 @@ impl World {
             return;
         }
         let pause = if self.is_calm { Duration::from_secs(1) } else { self.stretch() };
-        self.trouble(pause);
+        self.trouble_of(node, pause);
         if is_worker && self.scenario.faults.lose_disk && self.random.chance(0.5) {
             let cores = self.hosts.get(&node).map_or(1, |host| host.cores);
             self.retire(node);
@@ -297,7 +308,7 @@ impl World {
     /// All faults end; what is down comes back.
     pub(crate) fn calm(&mut self) {
         self.is_calm = true;
-        self.trouble(Duration::ZERO);
+        self.trouble_of(GATE, Duration::ZERO);
         self.note(|| "calm".to_owned());
         self.network.cuts.clear();
         self.network.loss = 0.0;

@@ -12,7 +12,7 @@ use hyperscale_stats::Delta;
 use hyperscale_wire::Message;
 
 use crate::client::Learned;
-use crate::decided::Decided;
+use crate::decided::{Decided, Trouble};
 use crate::engine::Sent;
 use crate::host::{Host, Node};
 use crate::mutation::fence_of;
@@ -244,7 +244,7 @@ impl Oracle {
     pub(crate) fn on_time(
         &mut self,
         now: Time,
-        trouble: Time,
+        trouble: Trouble,
         retention: Duration,
         hosts: &BTreeMap<NodeId, Host>,
     ) -> Checked {
@@ -267,7 +267,7 @@ impl Oracle {
                 return Err(format!("INV-12: {id} was accepted and is gone"));
             }
             let is_stale =
-                truth.ended_at.is_some_and(|at| now > at.max(trouble) + retention + SLACK);
+                truth.ended_at.is_some_and(|at| now > at.max(trouble.all) + retention + SLACK);
             if known.is_some() && is_stale {
                 return Err(format!("INV-9: {id} is not forgotten"));
             }

@@ -89,7 +89,7 @@ impl Faults {
             slow: on(0.3),
             lossy: on(0.3),
             flap: on(0.35),
-            fade: on(0.25),
+            fade: on(0.35),
             stragglers: on(0.4),
             copies: on(0.3),
             drain: on(0.2),

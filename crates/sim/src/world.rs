@@ -11,9 +11,10 @@ use hyperscale_wire::{FrameDecoder, Message, decode_message, encode_frame};
 use crate::Options;
 use crate::client::{Client, Learned};
 use crate::clock::Clock;
+use crate::decided::Trouble;
 use crate::engine::Engine;
 use crate::host::{Effect, Host, Node, Settings, Stimulus};
-use crate::mutation::{Mutation, Tampering};
+use crate::mutation::{Mutation, Tampering, fence_of};
 use crate::network::{Frame, Network};
 use crate::oracle::Oracle;
 use crate::scenario::Scenario;
@@ -70,6 +71,8 @@ pub(crate) struct World {
     broken: Option<String>,
     /// Until when something is, or was, in the way of everybody's work.
     pub(crate) trouble_until: Time,
+    /// Until when something is, or was, in the way between the gate and the manager.
+    pub(crate) head_trouble_until: Time,
     tampering: Tampering,
     /// Since when nothing has been left to do.
     quiet_since: Option<Time>,
@@ -104,6 +107,7 @@ impl World {
             is_traced: options.trace,
             broken: None,
             trouble_until: Time::ZERO,
+            head_trouble_until: Time::ZERO,
             tampering: Tampering::default(),
             quiet_since: None,
             random,
@@ -480,12 +484,15 @@ impl World {
                 self.check_decided(node);
             }
             match effect {
-                Effect::Send { to, message } => {
+                Effect::Send { to, mut message } => {
                     if let Err(what) = self.oracle.on_send(node, &message) {
                         self.fail(what);
                     }
                     match encode_frame(&message) {
-                        Ok(bytes) => self.send(node, to, bytes),
+                        Ok(bytes) => {
+                            let is_command = fence_of(&mut message).is_some();
+                            self.send(node, to, bytes, is_command);
+                        }
                         Err(error) => {
                             self.fail(format!("{} is too large: {error}", message.name()))
                         }
@@ -523,7 +530,7 @@ impl World {
         }
     }
 
-    fn send(&mut self, from: NodeId, to: NodeId, bytes: Vec<u8>) {
+    fn send(&mut self, from: NodeId, to: NodeId, bytes: Vec<u8>, is_command: bool) {
         let Some(host) = self.hosts.get(&from) else { return };
         let Some(&connection) = host.open.get(&to) else { return };
         let sender_life = host.life;
@@ -533,9 +540,12 @@ impl World {
         let is_straggler = false;
         let frame = Frame { from, to, connection, sender_life, receiver_life, bytes, is_straggler };
         let faults = &self.scenario.faults;
-        let chance = f64::from(u8::from(faults.stragglers) + u8::from(faults.copies)) * 0.04;
+        let kinds = f64::from(u8::from(faults.stragglers) + u8::from(faults.copies));
+        // Late commands are what fences are for.
+        let chance = kinds * if is_command { 0.2 } else { 0.04 };
         if !self.is_calm && self.random.chance(chance) {
-            let late = Duration::from_millis(self.random.below(5_000));
+            let longest = if is_command { 20_000 } else { 5_000 };
+            let late = Duration::from_millis(self.random.below(longest));
             let copy = Frame { is_straggler: true, ..frame.clone() };
             self.schedule(arrival - now + late, Event::Arrive(copy));
         }
@@ -546,7 +556,9 @@ impl World {
         self.schedule(CLIENT_STEP, Event::ClientStep);
         let retention = self.scenario.retention;
         let is_lossy = self.network.loss > 0.0;
-        let trouble = if is_lossy { self.now } else { self.trouble_until };
+        let all = if is_lossy { self.now } else { self.trouble_until };
+        let head = if is_lossy { self.now } else { self.head_trouble_until };
+        let trouble = Trouble { all, head };
         if let Err(what) = self.oracle.on_time(self.now, trouble, retention, &self.hosts) {
             self.fail(what);
         }
