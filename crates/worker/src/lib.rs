@@ -39,6 +39,9 @@ use hyperscale_wire::{
 
 use crate::attempt::{Attempt, Phase};
 
+/// Forgotten attempts that are remembered as such.
+const FINISHED_MAX: usize = 1_000;
+
 /// Settings of a worker.
 #[derive(Debug, Clone)]
 pub struct WorkerConfig {
@@ -272,6 +275,8 @@ pub struct Worker {
     is_suspended: bool,
     next_renewal: Time,
     attempts: BTreeMap<AttemptId, Attempt>,
+    /// Attempts that are over and forgotten: an offer that comes late does not bring one back.
+    finished: BTreeSet<AttemptId>,
     blobs: Blobs,
     pressure: Pressure,
     version: Version,
@@ -301,6 +306,7 @@ impl Worker {
             is_suspended: false,
             next_renewal: Time::ZERO,
             attempts: BTreeMap::new(),
+            finished: BTreeSet::new(),
             blobs: Blobs::new(),
             pressure: Pressure::None,
             version: Version::NONE,
@@ -519,6 +525,9 @@ impl Worker {
             }
             return;
         }
+        if self.finished.contains(&attempt) {
+            return;
+        }
         let free = self.free_cores();
         let refusal = if self.drain.is_some() {
             Some(RefuseAttempt::Draining)
@@ -680,6 +689,7 @@ impl Worker {
     /// The leader has closed the attempt without us: whatever we still hold counts no more.
     fn forget(&mut self, id: AttemptId) {
         let Some(attempt) = self.attempts.remove(&id) else { return };
+        self.finish(id);
         if !matches!(attempt.phase, Phase::Ended { .. } | Phase::Fetching) {
             self.outputs.push(Output::Engine(EngineCommand::Discard { attempt: id }));
         }
@@ -688,10 +698,21 @@ impl Worker {
             .push(Output::Event(Event::AttemptForgotten { attempt: id, uncounted_requests }));
     }
 
+    fn finish(&mut self, id: AttemptId) {
+        self.finished.insert(id);
+        if self.finished.len() > FINISHED_MAX {
+            self.finished.pop_first(); // Ids rise with time: of the oldest job.
+        }
+    }
+
     fn forget_what_is_told(&mut self) {
-        self.attempts.retain(|_, attempt| !attempt.is_told());
-        let attempts = &self.attempts;
-        if attempts.is_empty() {
+        let told = self.attempts.iter().filter(|(_, attempt)| attempt.is_told());
+        let told: Vec<AttemptId> = told.map(|(&id, _)| id).collect();
+        for id in told {
+            self.attempts.remove(&id);
+            self.finish(id);
+        }
+        if self.attempts.is_empty() {
             self.blobs.retain(|_| false);
         }
     }

@@ -343,3 +343,16 @@ fn a_stop_of_an_attempt_that_never_arrived_is_its_end() {
     };
     assert!(outputs.iter().any(is_end));
 }
+
+#[test]
+fn dsp_12_an_offer_that_comes_late_does_not_bring_an_attempt_back() {
+    let mut bench = Bench::new();
+    let attempt = bench.run(2);
+    let (end, published) = (AttemptEnd::Finished, BTreeMap::new());
+    bench.input(Input::Engine(EngineEvent::Ended { attempt, end, published }));
+    bench.hear(Message::AttemptEndedAck { attempt });
+
+    bench.hear(Message::OfferAttempt(Box::new(assignment(1, 2))));
+
+    assert_eq!(bench.worker.free_cores(), 2);
+}
