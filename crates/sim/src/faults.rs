@@ -201,11 +201,15 @@ impl World {
         if self.is_calm {
             return;
         }
-        let ways = vec![(a, b), (b, a)];
+        // What was on its way to the worker arrives, late, while nothing of the worker does.
+        let mut ways = vec![(a, b)];
+        if self.random.chance(0.3) {
+            ways.push((b, a));
+        }
         self.network.cuts.extend(ways.iter().copied());
         self.schedule(stretch, Event::Heal { ways });
         self.schedule(stretch, Event::Quicken { way: (a, b) });
-        let patience = Duration::from_millis(2_000 + self.random.below(8_000));
+        let patience = Duration::from_millis(4_000 + self.random.below(8_000));
         self.break_link((a, b), patience);
     }
 

@@ -76,6 +76,8 @@ pub(crate) struct Oracle {
     decided: Decided,
     /// The highest fence that each life of each worker has heard.
     fences: BTreeMap<(NodeId, u64), Fence>,
+    /// Until when each worker may send load, by its own clock.
+    leases: BTreeMap<NodeId, Time>,
 }
 
 impl Oracle {
@@ -87,6 +89,7 @@ impl Oracle {
             attempts: BTreeMap::new(),
             decided: Decided::default(),
             fences: BTreeMap::new(),
+            leases: BTreeMap::new(),
         }
     }
 
@@ -248,6 +251,7 @@ impl Oracle {
         retention: Duration,
         hosts: &BTreeMap<NodeId, Host>,
     ) -> Checked {
+        self.check_leases(now, hosts)?;
         let gate_host = hosts.get(&GATE).filter(|host| !host.is_frozen);
         let manager_host = hosts.get(&MANAGER).filter(|host| !host.is_frozen);
         let Some(Node::Gate { gate, .. }) = gate_host.and_then(|host| host.node.as_ref()) else {
@@ -280,6 +284,30 @@ impl Oracle {
         self.decided.on_time(now, trouble, gate, manager.state(), plans)
     }
 
+    /// A worker was granted a lease until then, by its own clock.
+    pub(crate) fn on_lease(&mut self, worker: NodeId, until: Time) {
+        let known = self.leases.entry(worker).or_default();
+        *known = (*known).max(until);
+    }
+
+    /// A worker starts anew, with another clock.
+    pub(crate) fn on_start(&mut self, node: NodeId) {
+        self.leases.remove(&node);
+    }
+
+    /// No worker takes its lease for longer than it was granted.
+    fn check_leases(&self, now: Time, hosts: &BTreeMap<NodeId, Host>) -> Checked {
+        for host in hosts.values().filter(|host| !host.is_frozen) {
+            let Some(Node::Worker { worker, .. }) = &host.node else { continue };
+            let until = self.leases.get(&host.id).copied().unwrap_or_default();
+            let local = host.clock.local(now);
+            if worker.holds_lease(local) && local >= until {
+                return Err(format!("INV-15: {} takes its lease for longer", host.id));
+            }
+        }
+        Ok(())
+    }
+
     /// The highest fence that the receiver of a command knows.
     pub(crate) fn held(&self, host: &Host, message: &mut Message) -> Option<Fence> {
         match (&host.node, &*message) {
@@ -292,6 +320,7 @@ impl Oracle {
                     | Message::StopWorkflow { part, .. } => *part,
                     _ => return None,
                 };
+                manager.leading()?;
                 manager.state().parts.get(&part).map(|part| part.fence)
             }
             (Some(Node::Gate { .. }) | None, _) => None,

@@ -291,6 +291,7 @@ impl World {
         let now = self.now;
         let Some(host) = self.hosts.get_mut(&node).filter(|host| !host.is_up()) else { return };
         let effects = host.start(now, clock, seed, engine);
+        self.oracle.on_start(node);
         self.note(|| format!("{node} starts"));
         self.follow(node, effects);
         if self.hosts.get(&node).is_some_and(|host| !host.is_up()) {
@@ -440,9 +441,19 @@ impl World {
             }
             _ => before != authority(host, &message),
         };
-        if is_stale && has_obeyed {
+        let has_refused = effects.iter().any(|effect| match effect {
+            Effect::Send { message, .. } => matches!(message, Message::StaleFence { .. }),
+            _ => false,
+        });
+        let is_alive = self.hosts.get(&to).is_some_and(Host::is_up);
+        if is_stale && is_alive && (has_obeyed || !has_refused) {
             let name = message.name();
-            self.fail(format!("INV-11: {to} obeyed a {name} of a deposed sender"));
+            self.fail(format!("INV-11: {to} did not refuse a {name} of a deposed sender"));
+        }
+        if let Message::LeaseGranted { sent_at, lease, .. } = &message
+            && !is_stale
+        {
+            self.oracle.on_lease(to, *sent_at + *lease);
         }
         self.after(to, effects);
     }
