@@ -119,7 +119,7 @@ impl Scenario {
         let workers = (0..workers).map(|_| small(&mut random, 1, 4)).collect();
         let habits = Habits {
             pace: 0.5 + random.unit() * 3.0,
-            failures: if random.chance(0.3) { 0.2 } else { 0.01 },
+            failures: if random.chance(0.4) { 0.2 } else { 0.01 },
             core_loss: if with_faults && random.chance(0.2) { 0.002 } else { 0.0 },
             abort: if with_faults && random.chance(0.1) { 0.002 } else { 0.0 },
             unprepared: if with_faults && random.chance(0.1) { 0.1 } else { 0.0 },
@@ -148,7 +148,7 @@ impl Test {
         let mut steps = Vec::new();
         let workflows: Vec<Workflow> =
             (0..count).map(|index| workflow(random, index, &mut steps)).collect();
-        let thresholds = if random.chance(0.4) { vec![threshold(random)] } else { Vec::new() };
+        let thresholds = if random.chance(0.6) { vec![threshold(random)] } else { Vec::new() };
         let priority = [Priority::Low, Priority::Normal, Priority::High][pick(random, 3)];
         let deadline =
             Duration::from_secs(if random.chance(0.3) { between(random, 5, 30) } else { 90 });

@@ -8,9 +8,22 @@ fn is_found(mutation: Mutation, mut seeds: impl Iterator<Item = u64>) -> bool {
     seeds.any(|seed| run(seed, &options).violation.is_some())
 }
 
+/// A seed that showed the mutation once, to begin with.
+const fn hint(mutation: Mutation) -> u64 {
+    match mutation {
+        Mutation::EarlyRedispatch => 1,
+        Mutation::StretchLease => 3,
+        Mutation::AcceptLowerFence | Mutation::LoseWrites => 5,
+        Mutation::LoseCheckpoints => 6,
+        Mutation::ForgetAbort => 27,
+        Mutation::CountDuplicates | Mutation::ReleaseTwice => 0,
+    }
+}
+
 #[test]
 fn chs_03_each_broken_rule_is_found() {
     for &mutation in Mutation::ALL {
-        assert!(is_found(mutation, 0..200), "nothing sees `{mutation}`");
+        let seeds = std::iter::once(hint(mutation)).chain(0..200);
+        assert!(is_found(mutation, seeds), "nothing sees `{mutation}`");
     }
 }
