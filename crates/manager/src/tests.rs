@@ -326,22 +326,19 @@ fn wrk_03_two_lost_shards_do_not_get_the_same_core() {
     desk.offer(&plan(workflows));
     desk.start();
     assert_eq!(desk.manager.state().open_attempts().count(), 4);
-    // Two cores of one worker are lost; the one that takes their place has two.
-    let incarnation = Incarnation(1);
-    desk.input(Input::WorkerConnected { worker: third, incarnation });
-    desk.renew(third, Vec::new());
-    for worker in [first, second] {
-        let incarnation = Incarnation(2);
-        desk.input(Input::WorkerConnected { worker, incarnation });
+    // All four are lost at once; the worker that takes their place has two cores.
+    for node in [first, second] {
+        desk.input(Input::Disconnected { node });
     }
-
-    desk.wait(Duration::from_secs(1));
+    desk.wait(Duration::from_secs(9));
+    desk.connect_worker(third);
+    desk.wait(Duration::from_secs(3));
 
     let mut given: BTreeMap<NodeId, u32> = BTreeMap::new();
     for (_, attempt) in desk.manager.state().open_attempts() {
         *given.entry(attempt.worker).or_default() += attempt.cores;
     }
-    assert!(given.values().all(|cores| *cores <= 2), "{given:?}");
+    assert_eq!(given, [(third, 2)].into());
 }
 
 #[test]
