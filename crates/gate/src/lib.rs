@@ -512,10 +512,24 @@ impl Gate {
                     return;
                 }
             }
-            Some(_) | None => known.leader = Some((from, fence)),
+            Some(_) | None => {
+                known.leader = Some((from, fence));
+                self.offer_anew(&status.datacenter);
+            }
         }
+        let known = self.datacenters.entry(status.datacenter.clone()).or_default();
         known.last_heard = now;
         known.status = Some(status);
+    }
+
+    /// A new leader has no secrets of its parts, which no ledger holds: an offer brings them.
+    fn offer_anew(&mut self, datacenter: &DatacenterId) {
+        for (job, live) in &mut self.live {
+            if let Some(state) = self.state.jobs.get(job) {
+                let parts = state.parts.iter().map(|(target, _)| target.datacenter == *datacenter);
+                live.offer_anew(parts);
+            }
+        }
     }
 
     /// The leader of a datacenter, if there is a link to it.
@@ -696,3 +710,6 @@ impl Gate {
         blobs
     }
 }
+
+#[cfg(test)]
+mod tests;

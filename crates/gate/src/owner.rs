@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use hyperscale_model::{
     AttemptId, DeltaSeq, EndStatus, FailureCause, Fence, JobId, NodeId, PartId, PartIndex,
-    ProgressSeq, Time, Verdict,
+    ProgressSeq, Time, Verdict, WorkflowIndex,
 };
 use hyperscale_plan::{Plan, Secrets};
 use hyperscale_report::{
@@ -45,11 +45,15 @@ pub(crate) struct Live {
     next_push: Time,
     next_judge: Time,
     next_checkpoint: Time,
+    /// Since when this gate has owned the job in this life.
+    owned_since: Time,
 }
 
 #[derive(Debug, Default)]
 struct LivePart {
     is_accepted: bool,
+    /// Whether a leader took over that has not answered an offer.
+    needs_offer: bool,
     /// When the last command was sent that is not answered yet.
     commanded_at: Option<Time>,
     report: Option<PartReport>,
@@ -65,6 +69,14 @@ impl Live {
 
     pub(crate) fn resend_all(&mut self) {
         self.parts.iter_mut().for_each(|part| part.commanded_at = None);
+    }
+
+    /// Marks the parts that a new leader must hear of, in their order.
+    pub(crate) fn offer_anew(&mut self, concerned: impl Iterator<Item = bool>) {
+        let has_secrets = !self.secrets.is_empty();
+        for (part, is_concerned) in self.parts.iter_mut().zip(concerned) {
+            part.needs_offer |= is_concerned && has_secrets;
+        }
     }
 
     /// Whether some part waits for cores and none sends load.
@@ -139,9 +151,12 @@ impl Gate {
         let window = self.config.window;
         let statistics = self.checkpoints.remove(&job).unwrap_or_else(|| Statistics::new(window));
         let mut live = Live {
-            secrets,
             statistics,
-            parts: state.parts.iter().map(|_| LivePart::default()).collect(),
+            parts: (state.parts.iter())
+                // Whoever leads there may have heard of the part, and not of its secrets.
+                .map(|_| LivePart { needs_offer: !secrets.is_empty(), ..LivePart::default() })
+                .collect(),
+            secrets,
             broken_since: vec![None; plan.thresholds.len()],
             thresholds: Vec::new(),
             events: VecDeque::new(),
@@ -150,6 +165,7 @@ impl Gate {
             next_push: now,
             next_judge: now,
             next_checkpoint: now + self.config.checkpoint,
+            owned_since: now,
             plan,
         };
         let names: Vec<&str> =
@@ -181,6 +197,9 @@ impl Gate {
         }
         let name = state.parts.get(usize::from(part.part.0)).map(|(t, _)| t.datacenter.to_string());
         let Some(live) = self.live_part(part) else { return };
+        if live.needs_offer {
+            (live.needs_offer, live.commanded_at) = (false, None);
+        }
         if !live.is_accepted {
             (live.is_accepted, live.commanded_at) = (true, None);
             let text = format!("{} accepted its part", name.unwrap_or_default());
@@ -219,6 +238,7 @@ impl Gate {
 
     pub(crate) fn on_report(&mut self, now: Time, from: NodeId, report: PartReport) {
         let (part, fence) = (report.part, report.fence);
+        self.stop_what_was_given_up(from, part);
         let Some(live) = self.live.get_mut(&part.job) else { return };
         let uncounted: Vec<AttemptId> = (report.inquire.iter().copied())
             .filter(|&attempt| live.statistics.inquire(attempt))
@@ -248,6 +268,16 @@ impl Gate {
         {
             let job = part.job;
             self.propose(About::Job(4, job, 0), &Entry::JobStarted { job, at });
+        }
+    }
+
+    /// A datacenter that was out of reach may still run a part whose end is decided without it.
+    fn stop_what_was_given_up(&mut self, leader: NodeId, part: PartId) {
+        let Some(state) = self.state.jobs.get(&part.job).filter(|_| self.leads()) else { return };
+        let end = state.parts.get(usize::from(part.part.0)).and_then(|(_, end)| end.as_ref());
+        if end.is_some_and(|end| end.is_missing) {
+            let (fence, reason, mode) = (state.fence, StopReason::TimedOut, StopMode::Now);
+            self.send(leader, Message::StopPart { part, fence, reason, mode });
         }
     }
 
@@ -411,19 +441,33 @@ impl Gate {
         }
         let Some(leader) = leader else { return };
         let has_started = known.report.as_ref().is_some_and(|report| report.started.is_some());
-        let message = if !known.is_accepted {
-            Message::OfferPart(Box::new(PartOffer { part, fence, plan, slice, window, secrets }))
-        } else if let Some((reason, mode)) = stop {
-            Message::StopPart { part, fence, reason, mode }
-        } else if !has_started && all_accepted {
-            Message::StartPart { part, fence, start_in: start_margin }
-        } else if let Some((workflow, by)) = stopped_workflows.into_iter().next_back() {
-            Message::StopWorkflow { part, fence, workflow, by }
-        } else {
-            return;
+        let is_live = |workflow: &WorkflowIndex| {
+            let report = known.report.as_ref();
+            let state = report.and_then(|report| report.workflows.get(usize::from(workflow.0)));
+            state.is_none_or(|workflow| !matches!(workflow.state, WorkflowState::Ended(_)))
         };
+        let mut messages = Vec::new();
+        if !known.is_accepted || known.needs_offer {
+            let offer = PartOffer { part, fence, plan, slice, window, secrets };
+            messages.push(Message::OfferPart(Box::new(offer)));
+        }
+        if !known.is_accepted {
+            // Everything else needs a part that is there.
+        } else if let Some((reason, mode)) = stop {
+            messages.push(Message::StopPart { part, fence, reason, mode });
+        } else if !has_started && all_accepted {
+            messages.push(Message::StartPart { part, fence, start_in: start_margin });
+        } else {
+            let stops = (stopped_workflows.into_iter())
+                .filter(|(workflow, _)| is_live(workflow))
+                .map(|(workflow, by)| Message::StopWorkflow { part, fence, workflow, by });
+            messages.extend(stops);
+        }
+        if messages.is_empty() {
+            return;
+        }
         known.commanded_at = Some(now);
-        self.send(leader, message);
+        messages.into_iter().for_each(|message| self.send(leader, message));
     }
 
     fn judge(&mut self, now: Time, job: JobId) {
@@ -460,9 +504,9 @@ impl Gate {
             if live.statistics.is_complete(&end.attempts) {
                 continue;
             }
-            // After a restart the end is known from the ledger, and the wait starts with it.
+            // After a restart the end is known from the ledger, and the wait starts anew.
             let since = known.told_end.as_ref().map(|(since, ..)| *since);
-            let waited = since.map_or_else(|| elapsed, |since| now - since);
+            let waited = now - since.unwrap_or(live.owned_since);
             if waited < self.config.statistics_wait {
                 return;
             }
@@ -562,16 +606,21 @@ impl Gate {
             }
             return;
         }
-        match (self.results.get(&job), self.state.jobs.contains_key(&job)) {
+        let is_ended = self.state.jobs.get(&job).map(|state| state.ended.is_some());
+        match (self.results.get(&job), is_ended) {
             (Some(result), _) => {
                 let events = result.events.iter().filter(|event| event.id > after).cloned();
                 let reply = Reply::News { events: events.collect(), view: None, is_over: true };
                 self.reply(id, reply);
             }
-            (None, true) => {
+            (None, Some(false)) => {
+                let message = "this gate has not taken the job up yet; try again";
+                self.reply_error(id, RequestErrorKind::NotReady, message);
+            }
+            (None, Some(true)) => {
                 self.reply(id, Reply::News { events: Vec::new(), view: None, is_over: true });
             }
-            (None, false) => {
+            (None, None) => {
                 self.reply_error(id, RequestErrorKind::NotFound, "there is no such job here");
             }
         }
@@ -704,7 +753,8 @@ impl Live {
             } else if !is_broken {
                 *broken_since = None;
             }
-            let lasts = broken_since.map_or(Duration::ZERO, |since| elapsed - since);
+            // At the end the time is that of the load, which may lie before the last judgement.
+            let lasts = broken_since.map_or(Duration::ZERO, |since| elapsed.saturating_sub(since));
             if is_broken && threshold.abort && lasts >= threshold.for_at_least {
                 stops.get_or_insert_with(|| threshold.expression.clone());
             }

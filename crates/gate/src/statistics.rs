@@ -63,6 +63,12 @@ impl Statistics {
     /// Counts a delta unless it was counted before.
     pub(crate) fn add(&mut self, delta: &Delta) {
         let source = self.sources.entry(delta.attempt).or_default();
+        if delta.seq > source.watermark.contiguous().next() {
+            // The leader sends in order, and again what is missing. Counting above a hole would
+            // make an acknowledgement say more iterations than its deltas hold, and could count
+            // what the attempt's closing entry leaves out.
+            return;
+        }
         match source.watermark.arrive(delta.seq) {
             Arrival::New => {}
             Arrival::Duplicate => {
@@ -331,5 +337,18 @@ mod tests {
 
         assert_eq!(restored.merged().iterations, 4);
         assert_eq!(restored.duplicates, 1);
+    }
+
+    #[test]
+    fn sta_04_nothing_above_a_hole_is_counted() {
+        let mut statistics = Statistics::new(Duration::from_secs(1));
+
+        statistics.add(&delta(1));
+        statistics.add(&delta(3));
+
+        let attempt = delta(1).attempt;
+        let acknowledged = statistics.take_acknowledgements();
+        assert_eq!(acknowledged, [(attempt, DeltaSeq(1), 2, Duration::from_secs(1))]);
+        assert_eq!(statistics.merged().iterations, 2);
     }
 }

@@ -17,7 +17,8 @@ use hyperscale_plan::{Plan, Priority};
 use hyperscale_stats::{Arrival, Delta, Watermark};
 use hyperscale_wire::{
     Assignment, AttemptEnd, AttemptPhase, AttemptSummary, GapCause, Message, PartReport,
-    PartResult, RefuseAttempt, StopMode, StopReason, WorkerReport, WorkflowReport, WorkflowState,
+    PartResult, Pressure, RefuseAttempt, StopMode, StopReason, WorkerReport, WorkflowReport,
+    WorkflowState,
 };
 
 use crate::gap::gaps;
@@ -36,10 +37,13 @@ pub(crate) struct Leading {
     /// Leases may be granted and attempts started before this.
     pub(crate) confirmed_until: Time,
     live: BTreeMap<AttemptId, Live>,
-    /// Proposals on their way, by what they are about.
-    proposed: BTreeMap<ProposalId, About>,
+    /// Proposals on their way, by what they are about, with the cores that they give away.
+    proposed: BTreeMap<ProposalId, (About, Vec<(NodeId, u32)>)>,
     report_seq: ProgressSeq,
     next_report: Time,
+    /// The time of the last review. What was due then has been done, or waits for something else
+    /// than time: a link, an acknowledgement, a decision.
+    reviewed: Time,
     /// When each ended part is told again, and how often it was.
     told: BTreeMap<PartId, (Time, u32)>,
     /// Requests that came too late, and the deltas that brought them.
@@ -121,6 +125,7 @@ impl Leading {
             proposed: BTreeMap::new(),
             report_seq: ProgressSeq::NONE,
             next_report: since,
+            reviewed: since,
             told: BTreeMap::new(),
             late: BTreeMap::new(),
         }
@@ -129,15 +134,30 @@ impl Leading {
     /// Notes a proposal; false if one about the same thing is on its way.
     pub(crate) fn register(&mut self, proposal: ProposalId, entry: &Entry) -> bool {
         let about = About::new(entry);
-        let is_new = !self.proposed.values().any(|known| *known == about);
+        let is_new = !self.proposed.values().any(|(known, _)| *known == about);
         if is_new {
-            self.proposed.insert(proposal, about);
+            self.proposed.insert(proposal, (about, given_by(entry)));
         }
         is_new
     }
 
+    /// Cores of a worker that proposals on their way give away.
+    fn reserved(&self, worker: NodeId) -> u32 {
+        let given = self.proposed.values().flat_map(|(_, given)| given);
+        given.filter(|(to, _)| *to == worker).map(|(_, cores)| cores).sum()
+    }
+
     pub(crate) fn settle(&mut self, proposal: ProposalId) {
         self.proposed.remove(&proposal);
+    }
+
+    /// Whether the gate has counted an attempt's deltas up to this one for good.
+    fn is_passed_on(&mut self, attempt: AttemptId, last: DeltaSeq) -> bool {
+        if last == DeltaSeq::NONE {
+            return true;
+        }
+        let live = self.live.entry(attempt).or_insert_with(|| Live::new(Relay::inherited()));
+        live.relay.is_based && live.relay.acknowledged >= last
     }
 
     pub(crate) fn on_gate_connected(&mut self) {
@@ -166,7 +186,10 @@ impl Subject<'_> {
             return Some((EndStatus::Cancelled { by: by.clone() }, StopMode::Graceful));
         }
         let (reason, mode) = self.part.stop.as_ref()?;
-        let runs_anyway = self.planned.after.any_end && !self.planned.after.is_nothing();
+        // Of a part that never started there is nothing to clean up, and no time to do it in.
+        let has_started = self.part.started.is_some();
+        let runs_anyway =
+            has_started && self.planned.after.any_end && !self.planned.after.is_nothing();
         (*mode == StopMode::Now || !runs_anyway).then(|| (reason.end_status(), *mode))
     }
 
@@ -196,6 +219,15 @@ impl Subject<'_> {
                 self.stop().is_some() || has_failed || self.is_over() || is_counted_out
             }
         }
+    }
+
+    /// What the test said when it asked the job to stop, as a closed attempt tells.
+    fn aborted(&self) -> Option<String> {
+        let closes = self.workflow.shards.iter().flat_map(|shard| &shard.attempts);
+        closes.filter_map(|attempt| attempt.closed.as_ref()).find_map(|closed| match &closed.why {
+            CloseReason::Ended(AttemptEnd::Aborted { message }) => Some(message.clone()),
+            CloseReason::Ended(_) | CloseReason::Refused(_) | CloseReason::Lost(_) => None,
+        })
     }
 
     /// Why the workflow cannot go on, if it cannot.
@@ -274,7 +306,10 @@ impl Manager {
         let mut stop = Vec::new();
         let mut forget = Vec::new();
         let mut acknowledge = Vec::new();
-        for reported in &report.attempts {
+        let mut closed_ones = Vec::new();
+        // An old report that came late says nothing of what the worker should do now.
+        let current = report.attempts.iter().filter(|_| is_newer);
+        for reported in current {
             let attempt = reported.attempt;
             let Some(known) = self.state.attempt(attempt).filter(|known| known.worker == worker)
             else {
@@ -292,7 +327,17 @@ impl Manager {
                 {
                     acknowledge.push(attempt);
                 }
-                Some(_) => forget.push(attempt),
+                Some(closed) => closed_ones.push((attempt, closed.last_delta, reported.phase)),
+            }
+        }
+        let Leadership::Leading(leading) = &mut self.leadership else { return };
+        for (attempt, last, phase) in closed_ones {
+            // The worker keeps what counts until the gate has counted it: this leader may be lost
+            // before it has passed it on.
+            if leading.is_passed_on(attempt, last) {
+                forget.push(attempt);
+            } else if phase != AttemptPhase::Ended {
+                stop.push((attempt, StopMode::Now));
             }
         }
         for attempt in acknowledge {
@@ -340,6 +385,7 @@ impl Manager {
         let (gate, window) = (part.gate, part.window);
         let Some(known) = self.state.attempt(attempt) else { return };
         let last = known.closed.as_ref().map(|closed| closed.last_delta);
+        let worker = known.worker;
         let Leadership::Leading(leading) = &mut self.leadership else { return };
         if last.is_some_and(|last| delta.seq > last) {
             let requests = delta.figures.figures.requests();
@@ -351,6 +397,14 @@ impl Manager {
             return;
         }
         let live = leading.live.entry(attempt).or_insert_with(|| Live::new(Relay::inherited()));
+        if live.relay.is_based && delta.seq <= live.relay.acknowledged {
+            // Counted for good: the worker has missed its acknowledgement.
+            let (through, until) = (live.relay.acknowledged, live.relay.until);
+            let (iterations, pressure) = (live.relay.iterations, Pressure::None);
+            let ack = Message::DeltaAck { attempt, through, iterations, until, pressure };
+            self.send(worker, ack);
+            return;
+        }
         live.relay.on_delta(delta, window);
         self.relay(now, attempt, gate);
     }
@@ -485,6 +539,27 @@ impl Manager {
         }
     }
 
+    /// Cores of a worker that are given away, or are about to be.
+    fn given_away(&self, worker: NodeId) -> u32 {
+        let used: u32 = (self.state.open_attempts())
+            .filter(|(_, attempt)| attempt.worker == worker)
+            .map(|(_, attempt)| attempt.cores)
+            .sum();
+        match &self.leadership {
+            Leadership::Leading(leading) => used + leading.reserved(worker),
+            Leadership::Follower { .. } | Leadership::Barrier { .. } => used,
+        }
+    }
+
+    /// Whether the workers of an entry still have the cores that it gives away: entries of one
+    /// review are made from the same view, and earlier ones may be on their way.
+    pub(crate) fn has_room(&self, entry: &Entry) -> bool {
+        given_by(entry).into_iter().all(|(worker, cores)| {
+            let report = self.workers.get(&worker).and_then(|view| view.report.as_ref());
+            report.is_some_and(|report| self.given_away(worker) + cores <= report.cores)
+        })
+    }
+
     /// Workers that may be given cores, with how many.
     pub(crate) fn candidates(&self, now: Time) -> Vec<Candidate> {
         (self.workers.iter())
@@ -492,11 +567,7 @@ impl Manager {
             .filter(|(_, view)| now < view.last_heard + self.config.stale_after)
             .filter_map(|(&worker, view)| {
                 let report = view.report.as_ref().filter(|report| !report.is_draining)?;
-                let used: u32 = (self.state.open_attempts())
-                    .filter(|(_, attempt)| attempt.worker == worker)
-                    .map(|(_, attempt)| attempt.cores)
-                    .sum();
-                let free = report.cores.saturating_sub(used);
+                let free = report.cores.saturating_sub(self.given_away(worker));
                 Some(Candidate { worker, incarnation: view.incarnation, free })
             })
             .collect()
@@ -506,8 +577,11 @@ impl Manager {
         let Leadership::Leading(leading) = &self.leadership else { return None };
         let resend = self.config.resend;
         let mut next = leading.next_report;
+        let mut consider = |at: Option<Time>| {
+            next = next.min(at.filter(|&at| at > leading.reviewed).unwrap_or(next));
+        };
         for (&attempt, live) in &leading.live {
-            next = next.min(live.relay.next_resend(resend * 2).unwrap_or(next));
+            consider(live.relay.next_resend(resend * 2));
             let Some(known) = self.state.attempt(attempt).filter(|a| a.closed.is_none()) else {
                 continue;
             };
@@ -515,16 +589,10 @@ impl Manager {
                 live.offered_at.filter(|_| !live.is_accepted),
                 live.start_sent_at.filter(|_| !live.is_running),
             ];
-            for sent in resends.into_iter().flatten() {
-                next = next.min(sent + resend);
-            }
-            if let Some(safe_at) = self.safe_at(leading, known) {
-                next = next.min(safe_at);
-            }
+            resends.into_iter().flatten().for_each(|sent| consider(Some(sent + resend)));
+            consider(self.safe_at(leading, known));
         }
-        for (at, _) in leading.told.values() {
-            next = next.min(*at);
-        }
+        leading.told.values().for_each(|(at, _)| consider(Some(*at)));
         Some(next)
     }
 
@@ -551,6 +619,9 @@ impl Manager {
         }
         self.place_ready(now);
         self.send_upward(now);
+        if let Leadership::Leading(leading) = &mut self.leadership {
+            leading.reviewed = now;
+        }
     }
 
     /// Proposes the end of each open attempt that has ended, was refused or is lost.
@@ -663,14 +734,26 @@ impl Manager {
         let failure = subject.failure(self);
         let stop = subject.stop();
         let shards = || subject.workflow.shards();
+        let aborted = subject.aborted();
+        if let Some(message) = &aborted
+            && subject.part.stop.is_none()
+        {
+            // The whole part stops, and only then it is clear how its workflows end.
+            let reason = StopReason::Test { message: message.clone() };
+            entries.push(Entry::StopAsked { part, reason, mode: StopMode::Graceful });
+            return;
+        }
         if shards().all(|(_, shard)| subject.is_shard_done(shard, failure.is_some())) {
             let closes = || shards().filter_map(|(_, s)| s.attempts.last()?.closed.as_ref());
             let was_stopped = closes()
                 .any(|closed| !matches!(closed.why, CloseReason::Ended(AttemptEnd::Finished)));
-            let status = match (failure, stop) {
-                (Some(cause), _) => EndStatus::Failed { cause },
-                (None, Some((status, _))) if was_stopped => status,
-                (None, _) => EndStatus::Completed,
+            let status = match (failure, stop, aborted) {
+                (Some(cause), ..) => EndStatus::Failed { cause },
+                (None, Some((status, _)), _) if was_stopped => status,
+                (None, _, Some(message)) => {
+                    EndStatus::Failed { cause: FailureCause::Test { message } }
+                }
+                (None, ..) => EndStatus::Completed,
             };
             let published = published(subject);
             entries.push(end(status, published));
@@ -770,7 +853,10 @@ impl Manager {
             | Dispatch::Start { attempt, worker, .. }
             | Dispatch::Stop { attempt, worker, .. } => (attempt, worker),
         };
-        if !self.workers.get(&worker).is_some_and(|view| view.is_connected) {
+        // A later life of the worker knows nothing of the attempt: it must be closed, not repeated.
+        let incarnation = self.state.attempt(attempt).map(|known| known.incarnation);
+        let view = self.workers.get(&worker).filter(|view| view.is_connected);
+        if view.map(|view| view.incarnation) != incarnation {
             return;
         }
         let part_id = attempt.shard.part_id();
@@ -1018,6 +1104,26 @@ impl Leading {
                 live.absent_since.get_or_insert(now);
             }
         }
+    }
+}
+
+/// The cores that an entry gives away.
+fn given_by(entry: &Entry) -> Vec<(NodeId, u32)> {
+    let of = |placement: &Placement| (placement.worker, placement.cores);
+    match entry {
+        Entry::WorkflowPlaced { shards, .. } => shards.iter().map(of).collect(),
+        Entry::AttemptOpened { placement, .. } => vec![of(placement)],
+        Entry::LeaderStarted { .. }
+        | Entry::PartAccepted { .. }
+        | Entry::PartStarted { .. }
+        | Entry::WorkflowStarted { .. }
+        | Entry::AttemptStarted { .. }
+        | Entry::AttemptClosed { .. }
+        | Entry::StopAsked { .. }
+        | Entry::WorkflowStopAsked { .. }
+        | Entry::WorkflowEnded { .. }
+        | Entry::PartEnded { .. }
+        | Entry::PartForgotten { .. } => Vec::new(),
     }
 }
 

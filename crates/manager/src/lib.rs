@@ -656,6 +656,9 @@ impl Manager {
 
     /// Proposes an entry, as a leader, unless one about the same thing is on its way.
     fn propose(&mut self, entry: Entry) {
+        if !self.has_room(&entry) {
+            return; // The next review sees who has.
+        }
         let proposal = self.next_proposal();
         let Leadership::Leading(leading) = &mut self.leadership else { return };
         if !leading.register(proposal, &entry) {
@@ -773,3 +776,6 @@ impl Manager {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -28,7 +28,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyperscale_blobs::Blobs;
-use hyperscale_model::{AttemptId, BlobHash, Fence, NodeId, Time, Version};
+use hyperscale_model::{AttemptId, BlobHash, DeltaSeq, Fence, NodeId, Time, Version};
 use hyperscale_plan::Plan;
 use hyperscale_plan::expr::Value;
 use hyperscale_stats::WindowFigures;
@@ -38,6 +38,9 @@ use hyperscale_wire::{
 };
 
 use crate::attempt::{Attempt, Phase};
+
+/// Forgotten attempts that are remembered as such.
+const FINISHED_MAX: usize = 1_000;
 
 /// Settings of a worker.
 #[derive(Debug, Clone)]
@@ -272,6 +275,8 @@ pub struct Worker {
     is_suspended: bool,
     next_renewal: Time,
     attempts: BTreeMap<AttemptId, Attempt>,
+    /// Attempts that are over and forgotten: an offer that comes late does not bring one back.
+    finished: BTreeSet<AttemptId>,
     blobs: Blobs,
     pressure: Pressure,
     version: Version,
@@ -301,6 +306,7 @@ impl Worker {
             is_suspended: false,
             next_renewal: Time::ZERO,
             attempts: BTreeMap::new(),
+            finished: BTreeSet::new(),
             blobs: Blobs::new(),
             pressure: Pressure::None,
             version: Version::NONE,
@@ -467,7 +473,7 @@ impl Worker {
             }
             Message::StopAttempt { attempt, fence, mode } => {
                 if self.accepts(from, fence) {
-                    self.stop_for_leader(attempt, mode);
+                    self.on_stop(from, attempt, mode);
                 }
             }
             Message::DeltaAck { attempt, through, pressure, .. } => {
@@ -517,6 +523,9 @@ impl Worker {
             if matches!(known.phase, Phase::Prepared | Phase::Running { .. }) {
                 self.send(from, Message::AttemptAccepted { attempt, fence });
             }
+            return;
+        }
+        if self.finished.contains(&attempt) {
             return;
         }
         let free = self.free_cores();
@@ -639,6 +648,17 @@ impl Worker {
         }
     }
 
+    fn on_stop(&mut self, from: NodeId, attempt: AttemptId, mode: StopMode) {
+        if self.attempts.contains_key(&attempt) {
+            self.stop_for_leader(attempt, mode);
+            return;
+        }
+        // Its offer was lost, or its end is decided: nobody shall wait for more of it.
+        let (end, published) = (AttemptEnd::Stopped, BTreeMap::new());
+        let end = AttemptSummary { end, last_delta: DeltaSeq::NONE, published };
+        self.send(from, Message::AttemptEnded { attempt, end });
+    }
+
     fn stop_for_leader(&mut self, id: AttemptId, mode: StopMode) {
         if let Some(attempt) = self.attempts.get_mut(&id) {
             attempt.was_stopped_by_leader = true;
@@ -669,6 +689,7 @@ impl Worker {
     /// The leader has closed the attempt without us: whatever we still hold counts no more.
     fn forget(&mut self, id: AttemptId) {
         let Some(attempt) = self.attempts.remove(&id) else { return };
+        self.finish(id);
         if !matches!(attempt.phase, Phase::Ended { .. } | Phase::Fetching) {
             self.outputs.push(Output::Engine(EngineCommand::Discard { attempt: id }));
         }
@@ -677,10 +698,21 @@ impl Worker {
             .push(Output::Event(Event::AttemptForgotten { attempt: id, uncounted_requests }));
     }
 
+    fn finish(&mut self, id: AttemptId) {
+        self.finished.insert(id);
+        if self.finished.len() > FINISHED_MAX {
+            self.finished.pop_first(); // Ids rise with time: of the oldest job.
+        }
+    }
+
     fn forget_what_is_told(&mut self) {
-        self.attempts.retain(|_, attempt| !attempt.is_told());
-        let attempts = &self.attempts;
-        if attempts.is_empty() {
+        let told = self.attempts.iter().filter(|(_, attempt)| attempt.is_told());
+        let told: Vec<AttemptId> = told.map(|(&id, _)| id).collect();
+        for id in told {
+            self.attempts.remove(&id);
+            self.finish(id);
+        }
+        if self.attempts.is_empty() {
             self.blobs.retain(|_| false);
         }
     }

@@ -326,3 +326,33 @@ fn shd_03_a_draining_worker_hands_its_load_back_and_leaves() {
     )));
     assert!(left.contains(&Output::Drained));
 }
+
+#[test]
+fn a_stop_of_an_attempt_that_never_arrived_is_its_end() {
+    let mut bench = Bench::new();
+    let attempt = attempt(1);
+
+    let mode = StopMode::Graceful;
+    let outputs = bench.hear(Message::StopAttempt { attempt, fence: FENCE, mode });
+
+    let is_end = |output: &Output| match output {
+        Output::Send { message: Message::AttemptEnded { end, .. }, .. } => {
+            end.end == AttemptEnd::Stopped
+        }
+        _ => false,
+    };
+    assert!(outputs.iter().any(is_end));
+}
+
+#[test]
+fn dsp_12_an_offer_that_comes_late_does_not_bring_an_attempt_back() {
+    let mut bench = Bench::new();
+    let attempt = bench.run(2);
+    let (end, published) = (AttemptEnd::Finished, BTreeMap::new());
+    bench.input(Input::Engine(EngineEvent::Ended { attempt, end, published }));
+    bench.hear(Message::AttemptEndedAck { attempt });
+
+    bench.hear(Message::OfferAttempt(Box::new(assignment(1, 2))));
+
+    assert_eq!(bench.worker.free_cores(), 2);
+}

@@ -1,0 +1,391 @@
+#![expect(clippy::wildcard_enum_match_arm, reason = "tests look at a few messages of many")]
+
+use std::time::Duration;
+
+use hyperscale_model::{AttemptId, AttemptNumber, DeltaSeq, Outcome, PartId, PartIndex, ShardId};
+use hyperscale_plan::{
+    After, Aggregate, Comparison, HttpSettings, Load, PLAN_FORMAT, RunSettings, Secrets, StepIndex,
+    StepName, Threshold, ThresholdMetric, Workflow,
+};
+use hyperscale_stats::{Delta, Recorder, Sample, WindowFigures};
+use hyperscale_wire::{PartReport, WorkflowReport, WorkflowState};
+
+use super::*;
+
+const GATE: NodeId = NodeId(1);
+const MANAGER: NodeId = NodeId(2);
+
+fn workflow(name: &str) -> Workflow {
+    Workflow {
+        name: name.to_owned(),
+        after: After::default(),
+        load: Load::ConstantVus { vus: 4, duration: Duration::from_secs(20) },
+        steps: Vec::new(),
+        locals: Vec::new(),
+        publish: Vec::new(),
+        start_after: Duration::ZERO,
+        graceful_stop: Duration::from_secs(5),
+        cores: None,
+        on_error: Default::default(),
+        vu_setup: Vec::new(),
+        vu_teardown: Vec::new(),
+        finally: Vec::new(),
+    }
+}
+
+fn plan(workflows: Vec<Workflow>) -> Plan {
+    Plan {
+        format: PLAN_FORMAT,
+        name: "test".to_owned(),
+        description: None,
+        labels: BTreeMap::new(),
+        vars: BTreeMap::new(),
+        env: BTreeMap::new(),
+        secrets: Vec::new(),
+        http: HttpSettings::default(),
+        data: Vec::new(),
+        workflows,
+        steps: vec![StepName { workflow: Default::default(), name: "a/get".to_owned() }],
+        checks: Vec::new(),
+        metrics: Vec::new(),
+        thresholds: Vec::new(),
+        run: RunSettings::default(),
+        source: None,
+    }
+}
+
+/// A gate whose proposals are decided at once, and what must outlive it.
+struct Desk {
+    now: Time,
+    index: u64,
+    gate: Gate,
+    log: Vec<Vec<u8>>,
+    blobs: Vec<Arc<[u8]>>,
+    checkpoints: BTreeMap<JobId, Vec<u8>>,
+    sent: Vec<Message>,
+    replies: Vec<Reply>,
+    version: u64,
+    requests: u64,
+    workflows: usize,
+}
+
+impl Desk {
+    fn new() -> Self {
+        let config = GateConfig::new(GATE, WallTime(1_000), [7; 32]);
+        let mut desk = Self {
+            now: Time::ZERO,
+            index: 0,
+            gate: Gate::new(config, 1),
+            log: Vec::new(),
+            blobs: Vec::new(),
+            checkpoints: BTreeMap::new(),
+            sent: Vec::new(),
+            replies: Vec::new(),
+            version: 0,
+            requests: 0,
+            workflows: 1,
+        };
+        desk.input(Input::Leadership { leads: true });
+        desk.connect(1);
+        desk
+    }
+
+    /// The gate dies, and the next one reads what it left behind.
+    fn restart(&mut self) {
+        let config = GateConfig::new(GATE, WallTime(1_000), [7; 32]);
+        self.gate = Gate::new(config, 2);
+        for bytes in self.blobs.clone() {
+            self.input(Input::Blob { bytes });
+        }
+        for (job, checkpoint) in self.checkpoints.clone() {
+            self.input(Input::Checkpoint { job, checkpoint });
+        }
+        for (entry, index) in self.log.clone().into_iter().zip(1..) {
+            self.input(Input::Committed { index, entry, proposal: None });
+        }
+    }
+
+    fn input(&mut self, input: Input) {
+        self.gate.handle(self.now, input);
+        loop {
+            let outputs: Vec<Output> = self.gate.drain().collect();
+            if outputs.is_empty() {
+                return;
+            }
+            for output in outputs {
+                match output {
+                    Output::Send { message, .. } => self.sent.push(message),
+                    Output::Reply { reply, .. } => self.replies.push(reply),
+                    Output::StoreBlob { bytes, .. } => self.blobs.push(bytes),
+                    Output::StoreCheckpoint { job, checkpoint } => {
+                        self.checkpoints.insert(job, checkpoint);
+                    }
+                    Output::Propose { proposal, entry } => {
+                        self.log.push(entry.clone());
+                        self.index += 1;
+                        let (index, proposal) = (self.index, Some(proposal));
+                        self.gate.handle(self.now, Input::Committed { index, entry, proposal });
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    fn connect(&mut self, leader_fence: u64) {
+        self.input(Input::ManagerConnected { manager: MANAGER });
+        self.version += 1;
+        let status = DatacenterStatus {
+            datacenter: DatacenterId::from("eu"),
+            leading: Some(Fence(leader_fence)),
+            version: hyperscale_model::Version(self.version),
+            workers: 1,
+            cores: 2,
+            free_cores: 2,
+        };
+        self.message(Message::DatacenterStatus(status));
+    }
+
+    fn message(&mut self, message: Message) {
+        self.input(Input::Message { from: MANAGER, message });
+    }
+
+    fn ask(&mut self, request: Request) -> Option<Reply> {
+        self.requests += 1;
+        let (id, client) = (RequestId(self.requests), ClientId::from("test"));
+        self.input(Input::Request { id, client, request });
+        self.replies.pop()
+    }
+
+    fn submit(&mut self, plan: &Plan) -> PartId {
+        let secrets = Secrets([("token".to_owned(), "s3cret".to_owned())].into());
+        let (key, plan, blobs) = ("once".to_owned(), plan.to_bytes(), Vec::new());
+        let reply = self.ask(Request::Submit { key, plan, blobs, secrets });
+        let Some(Reply::Accepted { job }) = reply else { panic!("not accepted: {reply:?}") };
+        PartId { job, part: PartIndex(0) }
+    }
+
+    /// The manager takes the part and starts it, and tells where its workflows stand.
+    fn report(&mut self, part: PartId, fence: u64, seq: u64, state: WorkflowState) -> PartReport {
+        let is_ended = matches!(state, WorkflowState::Ended(_));
+        let workflow = WorkflowReport {
+            state,
+            started: Some(Duration::ZERO),
+            ended: is_ended.then_some(Duration::from_secs(2)),
+        };
+        let report = PartReport {
+            part,
+            fence: Fence(fence),
+            seq: hyperscale_model::ProgressSeq(seq),
+            workflows: vec![workflow; self.workflows],
+            gaps: Vec::new(),
+            workers: 1,
+            cores: 2,
+            late_requests: 0,
+            started: Some(WallTime(1_000)),
+            inquire: Vec::new(),
+        };
+        self.message(Message::PartReport(Box::new(report.clone())));
+        report
+    }
+
+    fn end(&mut self, part: PartId, seq: u64, attempts: Vec<(AttemptId, DeltaSeq)>) {
+        let status = EndStatus::Completed;
+        let report = self.report(part, 1, seq, WorkflowState::Ended(status.clone()));
+        let result = hyperscale_wire::PartResult { report, status, attempts };
+        self.message(Message::PartEnded(Box::new(result)));
+    }
+
+    fn delta(&mut self, part: PartId, seq: u64) -> AttemptId {
+        let (job, part) = (part.job, part.part);
+        let shard = ShardId { job, part, workflow: Default::default(), shard: Default::default() };
+        let attempt = AttemptId { shard, number: AttemptNumber(1) };
+        let mut recorder = Recorder::new(1, 0, 0);
+        let latency = Duration::from_millis(5);
+        let sample = Sample {
+            outcome: Outcome::Ok,
+            status: Some(200),
+            latency,
+            service_time: latency,
+            first_byte: None,
+            connect: None,
+            tls: None,
+            bytes_in: 1,
+            bytes_out: 1,
+        };
+        recorder.request(StepIndex(0), &sample);
+        recorder.iteration(false);
+        let figures = WindowFigures { figures: recorder.take(), vus: 1, ..Default::default() };
+        let (seq, window) = (DeltaSeq(seq), seq - 1);
+        self.message(Message::Delta(Box::new(Delta { attempt, seq, window, span: 1, figures })));
+        attempt
+    }
+
+    fn ended(&self, part: PartId) -> bool {
+        self.gate.state().jobs.get(&part.job).is_some_and(|job| job.ended.is_some())
+    }
+
+    fn wait(&mut self, duration: Duration) {
+        let end = self.now + duration;
+        while let Some(next) = self.gate.next_deadline().filter(|&next| next <= end) {
+            self.now = self.now.max(next);
+            self.input(Input::Tick);
+        }
+        self.now = end;
+    }
+}
+
+#[test]
+fn a_job_that_nobody_has_taken_up_yet_is_not_said_to_be_over() {
+    let mut desk = Desk::new();
+    let job = desk.submit(&plan(vec![workflow("a")])).job;
+
+    desk.restart();
+    let before = desk.ask(Request::Watch { job, after: 0 });
+    desk.input(Input::Leadership { leads: true });
+    let news = desk.ask(Request::Watch { job, after: 0 });
+
+    let is_not_ready =
+        |reply: &Reply| matches!(reply, Reply::Error(e) if e.kind == RequestErrorKind::NotReady);
+    assert!(before.as_ref().is_some_and(is_not_ready), "{before:?}");
+    assert!(matches!(news, Some(Reply::News { is_over: false, .. })), "{news:?}");
+}
+
+#[test]
+fn a_threshold_that_broke_after_the_load_had_ended_does_not_stop_the_gate() {
+    let mut desk = Desk::new();
+    let mut plan = plan(vec![workflow("a")]);
+    plan.thresholds.push(Threshold {
+        expression: "requests.count < 1".to_owned(),
+        metric: ThresholdMetric::Requests,
+        aggregate: Aggregate::Count,
+        op: Comparison::Less,
+        value: 1.0,
+        filter: Default::default(),
+        abort: false,
+        after: Duration::ZERO,
+        during: None,
+        for_at_least: Duration::ZERO,
+    });
+    let part = desk.submit(&plan);
+    desk.report(part, 1, 1, WorkflowState::Running);
+    desk.wait(Duration::from_secs(5));
+    let attempt = desk.delta(part, 1);
+    desk.wait(Duration::from_secs(5));
+
+    desk.end(part, 2, vec![(attempt, DeltaSeq(1))]);
+
+    assert!(desk.ended(part));
+}
+
+#[test]
+fn every_workflow_that_shall_stop_is_told_until_it_has() {
+    let mut desk = Desk::new();
+    desk.workflows = 2;
+    let part = desk.submit(&plan(vec![workflow("a"), workflow("b")]));
+    desk.report(part, 1, 1, WorkflowState::Running);
+    for name in ["a", "b"] {
+        let (job, workflow) = (part.job, Some(name.to_owned()));
+        let mode = hyperscale_wire::StopMode::Graceful;
+        desk.ask(Request::Cancel { job, workflow, mode });
+    }
+    desk.sent.clear();
+
+    desk.wait(Duration::from_millis(1_500));
+
+    let stops = |sent: &[Message]| {
+        let told = sent.iter().filter_map(|message| match message {
+            Message::StopWorkflow { workflow, .. } => Some(workflow.0),
+            _ => None,
+        });
+        told.collect::<BTreeSet<u16>>()
+    };
+    assert_eq!(stops(&desk.sent), [0, 1].into());
+    desk.report(part, 1, 2, WorkflowState::Ended(EndStatus::Completed));
+    desk.sent.clear();
+    desk.wait(Duration::from_secs(5));
+    assert_eq!(stops(&desk.sent), [].into());
+}
+
+#[test]
+fn a_new_leader_gets_the_secrets_of_its_parts_by_another_offer() {
+    let mut desk = Desk::new();
+    let part = desk.submit(&plan(vec![workflow("a")]));
+    desk.report(part, 1, 1, WorkflowState::Running);
+    desk.wait(Duration::from_secs(2));
+    desk.sent.clear();
+
+    desk.connect(9);
+    desk.report(part, 9, 1, WorkflowState::Running);
+    desk.wait(Duration::from_secs(2));
+
+    let has_secrets = |message: &Message| match message {
+        Message::OfferPart(offer) => !offer.secrets.is_empty(),
+        _ => false,
+    };
+    assert!(desk.sent.iter().any(has_secrets), "{:?}", desk.sent);
+    desk.message(Message::PartAccepted { part, fence: Fence(2) });
+    desk.sent.clear();
+    desk.wait(Duration::from_secs(5));
+    assert!(!desk.sent.iter().any(has_secrets), "{:?}", desk.sent);
+}
+
+#[test]
+fn a_gate_that_dies_between_a_parts_end_and_its_jobs_waits_for_the_statistics() {
+    let mut desk = Desk::new();
+    let part = desk.submit(&plan(vec![workflow("a")]));
+    desk.report(part, 1, 1, WorkflowState::Running);
+    desk.wait(Duration::from_secs(40));
+    let attempt = desk.delta(part, 1);
+    desk.wait(Duration::from_secs(2));
+    desk.end(part, 2, vec![(attempt, DeltaSeq(2))]);
+
+    desk.restart();
+    desk.input(Input::Leadership { leads: true });
+    assert!(!desk.ended(part), "the second delta is still on its way");
+    desk.delta(part, 2);
+    desk.wait(Duration::from_secs(1));
+
+    assert!(desk.ended(part));
+    let end = desk.gate.state().jobs[&part.job].ended.clone();
+    assert!(end.is_some_and(|end| !end.partial));
+}
+
+#[test]
+fn a_report_after_a_restart_does_not_stand_for_the_secrets() {
+    let mut desk = Desk::new();
+    let part = desk.submit(&plan(vec![workflow("a")]));
+    desk.report(part, 1, 1, WorkflowState::Running);
+    let (job, workflow, mode) = (part.job, None, hyperscale_wire::StopMode::Graceful);
+    desk.ask(Request::Cancel { job, workflow, mode });
+    desk.restart();
+    desk.input(Input::Leadership { leads: true });
+    desk.connect(9);
+    desk.report(part, 9, 1, WorkflowState::Running);
+    desk.sent.clear();
+
+    desk.wait(Duration::from_secs(2));
+
+    let is_offer = |message: &Message| matches!(message, Message::OfferPart(_));
+    let is_stop = |message: &Message| matches!(message, Message::StopPart { .. });
+    assert!(desk.sent.iter().any(is_offer), "{:?}", desk.sent);
+    assert!(desk.sent.iter().any(is_stop), "{:?}", desk.sent);
+}
+
+#[test]
+fn a_part_that_was_given_up_is_stopped_when_its_datacenter_is_heard_of_again() {
+    let mut desk = Desk::new();
+    let mut plan = plan(vec![workflow("a")]);
+    plan.run.deadline = Duration::from_secs(60);
+    let part = desk.submit(&plan);
+    desk.wait(Duration::from_secs(400));
+    assert!(desk.ended(part), "the datacenter's wait is over");
+    desk.sent.clear();
+
+    desk.report(part, 1, 1, WorkflowState::Running);
+
+    let is_stop = |message: &Message| {
+        matches!(message, Message::StopPart { mode: hyperscale_wire::StopMode::Now, .. })
+    };
+    assert!(desk.sent.iter().any(is_stop), "{:?}", desk.sent);
+}

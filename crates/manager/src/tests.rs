@@ -1,0 +1,366 @@
+#![expect(clippy::wildcard_enum_match_arm, reason = "tests look at a few messages of many")]
+
+use hyperscale_model::{DeltaSeq, JobId, PartIndex};
+use hyperscale_plan::{
+    After, HttpSettings, Load, PLAN_FORMAT, RunSettings, Slice, StepName, Workflow,
+};
+use hyperscale_wire::{AttemptPhase, AttemptReport, Pressure, StopMode, StopReason};
+
+use super::*;
+
+const GATE: NodeId = NodeId(1);
+const MANAGER: NodeId = NodeId(2);
+const WORKER: NodeId = NodeId(10);
+const FENCE: Fence = Fence(3);
+
+fn part() -> PartId {
+    PartId { job: JobId::from_parts(1, 1), part: PartIndex(0) }
+}
+
+fn workflow(name: &str, after: After) -> Workflow {
+    Workflow {
+        name: name.to_owned(),
+        after,
+        load: Load::ConstantVus { vus: 4, duration: Duration::from_secs(20) },
+        steps: Vec::new(),
+        locals: Vec::new(),
+        publish: Vec::new(),
+        start_after: Duration::ZERO,
+        graceful_stop: Duration::from_secs(5),
+        cores: None,
+        on_error: Default::default(),
+        vu_setup: Vec::new(),
+        vu_teardown: Vec::new(),
+        finally: Vec::new(),
+    }
+}
+
+fn plan(workflows: Vec<Workflow>) -> Plan {
+    Plan {
+        format: PLAN_FORMAT,
+        name: "test".to_owned(),
+        description: None,
+        labels: BTreeMap::new(),
+        vars: BTreeMap::new(),
+        env: BTreeMap::new(),
+        secrets: Vec::new(),
+        http: HttpSettings::default(),
+        data: Vec::new(),
+        workflows,
+        steps: vec![StepName { workflow: Default::default(), name: "a/get".to_owned() }],
+        checks: Vec::new(),
+        metrics: Vec::new(),
+        thresholds: Vec::new(),
+        run: RunSettings::default(),
+        source: None,
+    }
+}
+
+fn running(attempt: AttemptId) -> AttemptReport {
+    AttemptReport { attempt, phase: AttemptPhase::Running, cores: 2 }
+}
+
+/// A manager whose proposals are decided at once.
+struct Desk {
+    now: Time,
+    index: u64,
+    manager: Manager,
+    sent: Vec<(NodeId, Message)>,
+    version: u64,
+}
+
+impl Desk {
+    fn new() -> Self {
+        let config = ManagerConfig::new(MANAGER, DatacenterId::from("eu"), WallTime(1_000));
+        let (manager, sent) = (Manager::new(config), Vec::new());
+        let mut desk = Self { now: Time::ZERO, index: 0, manager, sent, version: 0 };
+        desk.input(Input::Leadership { leads: true, leader: Some(MANAGER) });
+        desk.input(Input::Confirmed { until: Time::from_nanos(u64::MAX) });
+        desk
+    }
+
+    fn input(&mut self, input: Input) {
+        self.manager.handle(self.now, input);
+        loop {
+            let outputs: Vec<Output> = self.manager.drain().collect();
+            if outputs.is_empty() {
+                return;
+            }
+            for output in outputs {
+                match output {
+                    Output::Send { to, message } => self.sent.push((to, message)),
+                    Output::Propose { proposal, entry } => {
+                        self.index += 1;
+                        let (index, proposal) = (self.index, Some(proposal));
+                        let committed = Input::Committed { index, entry, proposal };
+                        self.manager.handle(self.now, committed);
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    fn message(&mut self, from: NodeId, message: Message) {
+        self.input(Input::Message { from, message });
+    }
+
+    /// Ticks whenever that is due.
+    fn wait(&mut self, duration: Duration) -> u32 {
+        let (end, mut ticks) = (self.now + duration, 0);
+        while let Some(next) = self.manager.next_deadline().filter(|&next| next <= end) {
+            self.now = self.now.max(next);
+            self.input(Input::Tick);
+            ticks += 1;
+            assert!(ticks < 10_000, "the manager spins at {}", self.now);
+        }
+        self.now = end;
+        ticks
+    }
+
+    fn take(&mut self) -> Vec<(NodeId, Message)> {
+        std::mem::take(&mut self.sent)
+    }
+
+    fn connect_gate(&mut self) {
+        self.input(Input::GateConnected { gate: GATE });
+    }
+
+    fn connect_worker(&mut self, worker: NodeId) {
+        self.input(Input::WorkerConnected { worker, incarnation: Incarnation(1) });
+        self.renew(worker, Vec::new());
+    }
+
+    fn renew(&mut self, worker: NodeId, attempts: Vec<AttemptReport>) {
+        self.version += 1;
+        let version = Version(self.version);
+        let report = WorkerReport { version, cores: 2, is_draining: false, attempts };
+        self.message(worker, Message::RenewLease { sent_at: Time::ZERO, report });
+    }
+
+    fn offer(&mut self, plan: &Plan) {
+        let bytes: Arc<[u8]> = plan.to_bytes().into();
+        let hash = hyperscale_blobs::hash_of(&bytes);
+        self.input(Input::Blob { bytes });
+        let offer = PartOffer {
+            part: part(),
+            fence: FENCE,
+            plan: hash,
+            slice: Slice::whole(),
+            window: Duration::from_secs(1),
+            secrets: Secrets::default(),
+        };
+        self.message(GATE, Message::OfferPart(Box::new(offer)));
+    }
+
+    fn start(&mut self) {
+        let start = Message::StartPart { part: part(), fence: FENCE, start_in: Duration::ZERO };
+        self.message(GATE, start);
+    }
+
+    fn delta(&mut self, attempt: AttemptId, seq: u64) {
+        let figures = hyperscale_stats::WindowFigures { vus: 4, ..Default::default() };
+        let (window, seq) = (seq - 1, DeltaSeq(seq));
+        let delta = hyperscale_stats::Delta { attempt, seq, window, span: 1, figures };
+        self.message(WORKER, Message::Delta(Box::new(delta)));
+    }
+
+    fn acknowledge(&mut self, attempt: AttemptId, through: u64) {
+        let (through, iterations) = (DeltaSeq(through), 0);
+        let (until, pressure) = (Duration::ZERO, Pressure::None);
+        let ack = Message::DeltaAck { attempt, through, iterations, until, pressure };
+        self.message(GATE, ack);
+    }
+
+    /// What the last lease says.
+    fn granted(&mut self) -> (Vec<(AttemptId, StopMode)>, Vec<AttemptId>) {
+        let granted = self.take().into_iter().rev().find_map(|(_, message)| match message {
+            Message::LeaseGranted { stop, forget, .. } => Some((stop, forget)),
+            _ => None,
+        });
+        granted.unwrap()
+    }
+
+    /// The manager loses its leadership and has it again.
+    fn lead_anew(&mut self) {
+        self.input(Input::Leadership { leads: false, leader: None });
+        self.input(Input::Leadership { leads: true, leader: Some(MANAGER) });
+        self.input(Input::Confirmed { until: Time::from_nanos(u64::MAX) });
+    }
+
+    fn stop(&mut self, mode: StopMode) {
+        let reason = StopReason::Cancelled { by: "someone".to_owned() };
+        self.message(GATE, Message::StopPart { part: part(), fence: FENCE, reason, mode });
+    }
+}
+
+#[test]
+fn a_manager_without_a_gate_waits_instead_of_spinning() {
+    let mut desk = Desk::new();
+    desk.connect_gate();
+    desk.connect_worker(WORKER);
+    desk.offer(&plan(vec![workflow("a", After::default())]));
+    desk.start();
+    let (attempt, _) = desk.manager.state().open_attempts().next().unwrap();
+    desk.input(Input::Disconnected { node: GATE });
+    desk.delta(attempt, 1);
+
+    let ticks = desk.wait(Duration::from_secs(10));
+
+    assert!(ticks < 100, "{ticks} ticks in 10 s");
+}
+
+#[test]
+fn an_attempt_is_not_offered_to_a_later_life_of_its_worker() {
+    let mut desk = Desk::new();
+    desk.connect_gate();
+    desk.connect_worker(WORKER);
+    desk.offer(&plan(vec![workflow("a", After::default())]));
+    desk.start();
+    // What was counted is not known to the new leader before the gate says so: nothing is closed.
+    desk.input(Input::Disconnected { node: GATE });
+    desk.lead_anew();
+    desk.take();
+
+    let incarnation = Incarnation(2);
+    desk.input(Input::WorkerConnected { worker: WORKER, incarnation });
+    desk.renew(WORKER, Vec::new());
+    desk.wait(Duration::from_secs(3));
+
+    let offers = desk.take().into_iter().filter(|(_, m)| matches!(m, Message::OfferAttempt(_)));
+    assert_eq!(offers.count(), 0);
+}
+
+#[test]
+fn a_part_that_is_stopped_before_its_start_ends_with_all_its_workflows() {
+    let mut desk = Desk::new();
+    desk.connect_gate();
+    desk.connect_worker(WORKER);
+    let after = After { workflows: vec![WorkflowIndex(0)], any_end: true };
+    desk.offer(&plan(vec![workflow("a", After::default()), workflow("b", after)]));
+
+    desk.stop(StopMode::Graceful);
+
+    let ended = desk.manager.state().parts[&part()].ended.clone();
+    assert_eq!(ended, Some(EndStatus::Cancelled { by: "someone".to_owned() }));
+}
+
+#[test]
+fn a_worker_that_missed_an_acknowledgement_gets_it_again() {
+    let mut desk = Desk::new();
+    desk.connect_gate();
+    desk.connect_worker(WORKER);
+    desk.offer(&plan(vec![workflow("a", After::default())]));
+    desk.start();
+    let (attempt, _) = desk.manager.state().open_attempts().next().unwrap();
+    desk.delta(attempt, 1);
+    desk.acknowledge(attempt, 1);
+    desk.take();
+
+    desk.delta(attempt, 1);
+
+    let is_ack = |(to, message): &(NodeId, Message)| {
+        *to == WORKER && matches!(message, Message::DeltaAck { through: DeltaSeq(1), .. })
+    };
+    assert!(desk.take().iter().any(is_ack));
+}
+
+#[test]
+fn a_report_that_comes_late_makes_no_worker_forget() {
+    let mut desk = Desk::new();
+    desk.connect_gate();
+    desk.connect_worker(WORKER);
+    desk.renew(WORKER, Vec::new());
+    desk.take();
+    let shard = hyperscale_model::ShardId {
+        job: part().job,
+        part: part().part,
+        workflow: WorkflowIndex(0),
+        shard: Default::default(),
+    };
+    let attempt = AttemptId { shard, number: hyperscale_model::AttemptNumber(1) };
+    desk.version = 0;
+
+    desk.renew(WORKER, vec![AttemptReport { attempt, phase: AttemptPhase::Running, cores: 2 }]);
+
+    let is_forget = |(_, message): &(NodeId, Message)| matches!(message, Message::LeaseGranted { forget, .. } if !forget.is_empty());
+    assert!(!desk.take().iter().any(is_forget));
+}
+
+#[test]
+fn a_worker_forgets_a_lost_attempt_only_once_the_gate_has_counted_it() {
+    let mut desk = Desk::new();
+    desk.connect_gate();
+    desk.connect_worker(WORKER);
+    desk.offer(&plan(vec![workflow("a", After::default())]));
+    desk.start();
+    let (attempt, _) = desk.manager.state().open_attempts().next().unwrap();
+    desk.renew(WORKER, vec![running(attempt)]);
+    desk.delta(attempt, 1);
+    desk.input(Input::Disconnected { node: WORKER });
+    desk.wait(Duration::from_secs(15));
+    assert!(desk.manager.state().attempt(attempt).unwrap().closed.is_some());
+    desk.take();
+
+    desk.input(Input::WorkerConnected { worker: WORKER, incarnation: Incarnation(1) });
+    desk.renew(WORKER, vec![running(attempt)]);
+    let (stop, forget) = desk.granted();
+    assert_eq!((stop, forget), (vec![(attempt, StopMode::Now)], vec![]));
+    desk.acknowledge(attempt, 1);
+    desk.renew(WORKER, vec![running(attempt)]);
+
+    let (stop, forget) = desk.granted();
+    assert_eq!((stop, forget), (vec![], vec![attempt]));
+}
+
+#[test]
+fn wrk_03_two_lost_shards_do_not_get_the_same_core() {
+    let mut desk = Desk::new();
+    desk.connect_gate();
+    let (first, second, third) = (NodeId(11), NodeId(12), NodeId(13));
+    let mut workflows = vec![workflow("a", After::default()), workflow("b", After::default())];
+    workflows.iter_mut().for_each(|workflow| workflow.cores = Some(2));
+    for worker in [first, second] {
+        desk.connect_worker(worker);
+    }
+    desk.offer(&plan(workflows));
+    desk.start();
+    assert_eq!(desk.manager.state().open_attempts().count(), 4);
+    // All four are lost at once; the worker that takes their place has two cores.
+    for node in [first, second] {
+        desk.input(Input::Disconnected { node });
+    }
+    desk.wait(Duration::from_secs(9));
+    desk.connect_worker(third);
+    desk.wait(Duration::from_secs(3));
+
+    let mut given: BTreeMap<NodeId, u32> = BTreeMap::new();
+    for (_, attempt) in desk.manager.state().open_attempts() {
+        *given.entry(attempt.worker).or_default() += attempt.cores;
+    }
+    assert_eq!(given, [(third, 2)].into());
+}
+
+#[test]
+fn a_test_that_asks_to_stop_is_heard_even_if_its_attempt_is_closed_at_once() {
+    let mut desk = Desk::new();
+    desk.connect_gate();
+    desk.connect_worker(WORKER);
+    let later = After { workflows: vec![WorkflowIndex(0)], any_end: false };
+    desk.offer(&plan(vec![workflow("a", After::default()), workflow("b", later)]));
+    desk.start();
+    let (attempt, _) = desk.manager.state().open_attempts().next().unwrap();
+    desk.renew(WORKER, vec![running(attempt)]);
+
+    let message = "enough".to_owned();
+    let end = hyperscale_wire::AttemptSummary {
+        end: hyperscale_wire::AttemptEnd::Aborted { message: message.clone() },
+        last_delta: DeltaSeq::NONE,
+        published: BTreeMap::new(),
+    };
+    desk.message(WORKER, Message::AttemptEnded { attempt, end });
+
+    let cause = hyperscale_model::FailureCause::Test { message };
+    let ended = desk.manager.state().parts[&part()].ended.clone();
+    assert_eq!(ended, Some(EndStatus::Failed { cause }));
+}

@@ -1,0 +1,222 @@
+//! What must hold of the manager's decided state, and what both ledgers must come to in time.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use hyperscale_gate::Gate;
+use hyperscale_manager::state::{CloseReason, Closed, Part, State, Workflow, shard_id};
+use hyperscale_model::{
+    AttemptId, AttemptNumber, EndStatus, JobId, NodeId, PartId, Time, WorkflowIndex,
+};
+use hyperscale_plan::{LoadKind, Plan};
+use hyperscale_wire::StopMode;
+
+use crate::host::Host;
+
+type Checked = Result<(), String>;
+
+/// How long an end may take beyond what the plan allows: some resends.
+const SLACK: Duration = Duration::from_secs(6);
+/// How long an attempt may wait for its start.
+const START_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Until when something is, or was, in the way.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Trouble {
+    /// Of anybody.
+    pub(crate) all: Time,
+    /// Between the gate and the manager.
+    pub(crate) head: Time,
+}
+
+/// What was decided once and must not change.
+#[derive(Debug, Default)]
+pub(crate) struct Decided {
+    closed: BTreeMap<AttemptId, Closed>,
+    workflows: BTreeMap<(PartId, WorkflowIndex), EndStatus>,
+    parts: BTreeMap<PartId, EndStatus>,
+    placed: BTreeMap<(PartId, WorkflowIndex), ()>,
+    /// Since when stops are known: of a job, or of one workflow.
+    stops: BTreeMap<(JobId, Option<WorkflowIndex>), Time>,
+    waiting: BTreeMap<AttemptId, Time>,
+}
+
+impl Decided {
+    pub(crate) fn on_manager(
+        &mut self,
+        state: &State,
+        hosts: &BTreeMap<NodeId, Host>,
+        plans: impl Fn(JobId) -> Option<Plan>,
+    ) -> Checked {
+        let mut used: BTreeMap<NodeId, u32> = BTreeMap::new();
+        for (id, attempt) in state.open_attempts() {
+            let host = hosts.get(&attempt.worker);
+            let cores = host.map_or(u32::MAX, |host| host.cores);
+            // An earlier life's attempts hold nothing of this one.
+            if host.is_some_and(|host| host.incarnation() != attempt.incarnation) {
+                continue;
+            }
+            let sum = used.entry(attempt.worker).or_default();
+            *sum += attempt.cores;
+            if *sum > cores {
+                let worker = attempt.worker;
+                return Err(format!("INV-5: {sum} of {cores} cores of {worker} are given, {id}"));
+            }
+        }
+        for (&id, part) in &state.parts {
+            if let Some(end) = &part.ended {
+                let known = self.parts.entry(id).or_insert_with(|| end.clone());
+                if known != end {
+                    return Err(format!("INV-2: part {id} ended as {known:?}, then as {end:?}"));
+                }
+            }
+            for (workflow, index) in part.workflows.iter().zip(0..) {
+                self.on_workflow(id, part, WorkflowIndex(index), workflow, &plans)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn on_workflow(
+        &mut self,
+        id: PartId,
+        part: &Part,
+        index: WorkflowIndex,
+        workflow: &Workflow,
+        plans: &impl Fn(JobId) -> Option<Plan>,
+    ) -> Checked {
+        for (shard_index, shard) in workflow.shards() {
+            let shard_id = shard_id(id, index, shard_index);
+            for (attempt, number) in shard.attempts.iter().zip(1u32..) {
+                let id = AttemptId { shard: shard_id, number: AttemptNumber(number) };
+                let Some(closed) = &attempt.closed else {
+                    if usize::try_from(number).ok() != Some(shard.attempts.len()) {
+                        return Err(format!("INV-4: {id} is open beside a later one"));
+                    }
+                    continue;
+                };
+                let known = self.closed.entry(id).or_insert_with(|| closed.clone());
+                if known != closed {
+                    return Err(format!("INV-4: {id} was closed twice"));
+                }
+            }
+        }
+        if workflow.shards.is_empty() {
+            return Ok(());
+        }
+        let Some(plan) = plans(id.job) else { return Ok(()) };
+        let Some(planned) = plan.workflow(index) else { return Ok(()) };
+        if self.placed.insert((id, index), ()).is_none() {
+            for units in
+                [u64::from(planned.load.vus_max()), planned.load.iterations().unwrap_or(97)]
+            {
+                let sum: u64 = workflow.shards.iter().map(|s| s.slice.count(units)).sum();
+                if sum != part.slice.count(units) {
+                    return Err(format!(
+                        "INV-15: the shards of {id}/{index} hold {sum} of {units}"
+                    ));
+                }
+            }
+            for needed in &planned.after.workflows {
+                let end = part.workflows.get(usize::from(needed.0)).and_then(|w| w.ended.as_ref());
+                let fits = end.is_some_and(|(status, _)| {
+                    planned.after.any_end || *status == EndStatus::Completed
+                });
+                if !fits {
+                    return Err(format!("{id}/{index} was placed after {needed}: {end:?}"));
+                }
+            }
+        }
+        let Some((status, at)) = &workflow.ended else { return Ok(()) };
+        let known = self.workflows.entry((id, index)).or_insert_with(|| status.clone());
+        if known != status {
+            return Err(format!("INV-2: {id}/{index} ended as {known:?}, then as {status:?}"));
+        }
+        let (Some(total), Some(started)) = (planned.load.iterations(), workflow.started) else {
+            return Ok(());
+        };
+        let is_in_time = *at + Duration::from_millis(300) < started + planned.load.duration();
+        for shard in &workflow.shards {
+            let (done, wanted) = (shard.iterations_done(), shard.slice.count(total));
+            let is_whole = planned.load.kind() == LoadKind::Iterations
+                && *status == EndStatus::Completed
+                && is_in_time;
+            if done > wanted || (is_whole && done != wanted) {
+                return Err(format!(
+                    "{id}/{index} ended as {status:?} with {done} of {wanted} iterations of a shard"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// What must have happened by now, if nothing was in its way since `trouble`.
+    pub(crate) fn on_time(
+        &mut self,
+        now: Time,
+        trouble: Trouble,
+        gate: &Gate,
+        state: &State,
+        plans: impl Fn(JobId) -> Option<Plan>,
+    ) -> Checked {
+        for (&id, job) in gate.state().jobs.iter().filter(|(_, job)| job.ended.is_none()) {
+            let Some(plan) = plans(id) else { continue };
+            if job.cancel.is_some() || job.broken.is_some() {
+                self.stops.entry((id, None)).or_insert(now);
+            }
+            for (workflow, _) in &job.stopped_workflows {
+                self.stops.entry((id, Some(*workflow))).or_insert(now);
+            }
+            let is_sharp = job.cancel.as_ref().is_some_and(|(_, mode)| *mode == StopMode::Now);
+            let part = state.parts.iter().find(|(part, _)| part.job == id).map(|(_, part)| part);
+            for ((known, of), since) in self.stops.iter().filter(|((known, _), _)| *known == id) {
+                let is_told = part.is_none_or(|part| part.stop.is_some() || part.ended.is_some());
+                if of.is_none() && !is_told && now > trouble.head.max(*since) + SLACK {
+                    return Err(format!(
+                        "{known} stops since {since}, and its datacenter does not"
+                    ));
+                }
+                let by = trouble.all.max(*since) + SLACK;
+                for (planned, index) in plan.workflows.iter().zip(0..) {
+                    let workflow = part.and_then(|part| part.workflows.get(usize::from(index)));
+                    let runs_anyway = planned.after.any_end && !is_sharp;
+                    let concerns = match of {
+                        Some(of) => *of == WorkflowIndex(index),
+                        None => !runs_anyway,
+                    };
+                    let is_open = workflow.is_some_and(|workflow| workflow.ended.is_none());
+                    if concerns && is_open && now > by + planned.graceful_stop {
+                        let name = &planned.name;
+                        return Err(format!(
+                            "{known}: `{name}` should have stopped since {since}, and has not"
+                        ));
+                    }
+                }
+                let rest: Duration = (plan.workflows.iter())
+                    .map(|w| w.start_after + w.load.duration() + w.graceful_stop * 2)
+                    .sum();
+                if of.is_none() && now > by + rest + SLACK * 4 {
+                    return Err(format!("{known} should have stopped since {since}, and has not"));
+                }
+            }
+        }
+        self.waiting.retain(|id, _| state.attempt(*id).is_some_and(|a| a.closed.is_none()));
+        for (id, attempt) in state.open_attempts() {
+            if attempt.started.is_some() {
+                self.waiting.remove(&id);
+                continue;
+            }
+            let since = *self.waiting.entry(id).or_insert(now);
+            if now > trouble.all.max(since) + START_PATIENCE {
+                return Err(format!("{id} has waited for its start since {since}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether an attempt was closed as ended by its worker.
+    pub(crate) fn has_ended(&self, attempt: AttemptId) -> bool {
+        let closed = self.closed.get(&attempt);
+        closed.is_some_and(|closed| matches!(closed.why, CloseReason::Ended(_)))
+    }
+}

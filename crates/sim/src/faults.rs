@@ -1,0 +1,329 @@
+//! What goes wrong: drawn one by one from those kinds that the seed has on, until the calm.
+
+use std::time::Duration;
+
+use hyperscale_model::{NodeId, Role};
+
+use crate::host::Stimulus;
+use crate::world::{Event, GATE, MANAGER, World};
+
+/// How long after a fault its consequences are still on their way.
+const AFTERMATH: Duration = Duration::from_secs(30);
+
+/// The kinds of fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Crash(Role),
+    Freeze,
+    Cut,
+    CutOneWay,
+    Slow,
+    Flap,
+    Fade,
+    Drain,
+}
+
+impl World {
+    /// The kinds that this world knows.
+    fn kinds(&self) -> Vec<Kind> {
+        let faults = &self.scenario.faults;
+        [
+            (faults.crash_gate, Kind::Crash(Role::Gate)),
+            (faults.crash_manager, Kind::Crash(Role::Manager)),
+            (faults.crash_worker, Kind::Crash(Role::Worker)),
+            (faults.freeze, Kind::Freeze),
+            (faults.cut, Kind::Cut),
+            (faults.cut_one_way, Kind::CutOneWay),
+            (faults.slow, Kind::Slow),
+            (faults.flap, Kind::Flap),
+            (faults.fade, Kind::Fade),
+            (faults.drain, Kind::Drain),
+        ]
+        .into_iter()
+        .filter_map(|(is_on, kind)| is_on.then_some(kind))
+        .collect()
+    }
+
+    /// When the next fault comes.
+    pub(crate) fn plan_fault(&mut self) {
+        let pause = self.scenario.faults.pause;
+        if pause > 0 && !self.is_calm && !self.kinds().is_empty() {
+            let pause = Duration::from_millis(1 + self.random.below(2 * pause));
+            self.schedule(pause, Event::Fault);
+        }
+    }
+
+    pub(crate) fn fault(&mut self) {
+        if self.is_calm {
+            return;
+        }
+        let kinds = self.kinds();
+        if let Some(&kind) = self.one_of(&kinds) {
+            self.break_something(kind);
+        }
+        self.plan_fault();
+    }
+
+    fn one_of<'a, T>(&mut self, all: &'a [T]) -> Option<&'a T> {
+        let place = usize::try_from(self.random.below(all.len() as u64)).unwrap_or(0);
+        all.get(place)
+    }
+
+    fn any_node(&mut self, role: Option<Role>) -> Option<NodeId> {
+        let up = self.hosts.values().filter(|host| host.is_up() && !host.is_frozen);
+        let nodes: Vec<NodeId> =
+            up.filter(|host| role.is_none_or(|role| host.role == role)).map(|h| h.id).collect();
+        self.one_of(&nodes).copied()
+    }
+
+    fn any_way(&mut self) -> Option<(NodeId, NodeId)> {
+        let ways: Vec<(NodeId, NodeId)> = self.network.links.keys().copied().collect();
+        self.one_of(&ways).copied()
+    }
+
+    /// Something is in the way for so long, and a little longer until links are back.
+    fn trouble(&mut self, stretch: Duration) {
+        self.trouble_until = self.trouble_until.max(self.now + stretch + AFTERMATH);
+    }
+
+    /// As [`World::trouble`], of what lies between the gate and the manager too, if it concerns
+    /// one of them.
+    fn trouble_of(&mut self, node: NodeId, stretch: Duration) {
+        self.trouble(stretch);
+        if node == GATE || node == MANAGER {
+            self.head_trouble_until = self.trouble_until;
+        }
+    }
+
+    /// A stretch of time: mostly short, sometimes longer than every lease.
+    fn stretch(&mut self) -> Duration {
+        let longest = [800, 5_000, 25_000][usize::try_from(self.random.below(3)).unwrap_or(0)];
+        Duration::from_millis(50 + self.random.below(longest))
+    }
+
+    fn break_something(&mut self, kind: Kind) {
+        self.note(|| format!("fault {kind:?}"));
+        match kind {
+            Kind::Crash(role) => {
+                let Some(node) = self.any_node(Some(role)) else { return };
+                if self.scenario.faults.crash_between && self.random.chance(0.5) {
+                    let outputs = 1 + u32::try_from(self.random.below(40)).unwrap_or(0);
+                    let writes = usize::try_from(self.random.below(20)).unwrap_or(0);
+                    let is_torn = self.random.chance(0.5);
+                    let Some(host) = self.hosts.get_mut(&node) else { return };
+                    if is_torn && role != Role::Worker {
+                        host.disk.0.borrow_mut().writes_left = Some(writes);
+                    } else {
+                        host.crash_after = Some(outputs);
+                    }
+                } else {
+                    self.crash(node);
+                }
+            }
+            Kind::Freeze => {
+                let Some(node) = self.any_node(None) else { return };
+                let stretch = self.stretch();
+                if let Some(host) = self.hosts.get_mut(&node) {
+                    host.is_frozen = true;
+                }
+                self.trouble_of(node, stretch);
+                self.schedule(stretch, Event::Resume { node });
+                // Whoever waits for it gives the link up before it is back, or not.
+                let ways = self.ways_of(node);
+                for way in ways {
+                    let patience = Duration::from_millis(3_000 + self.random.below(9_000));
+                    if patience < stretch {
+                        self.break_link(way, patience);
+                    }
+                }
+            }
+            Kind::Cut | Kind::CutOneWay => {
+                let Some((a, b)) = self.any_way() else { return };
+                let stretch = self.stretch();
+                let forth = self.random.chance(0.5);
+                let mut ways = vec![(a, b), (b, a)];
+                if kind == Kind::CutOneWay {
+                    ways.remove(usize::from(forth));
+                }
+                self.network.cuts.extend(ways.iter().copied());
+                self.trouble_of(a, stretch);
+                self.schedule(stretch, Event::Heal { ways });
+                let patience = Duration::from_millis(2_000 + self.random.below(10_000));
+                if patience < stretch {
+                    self.break_link((a, b), patience);
+                }
+            }
+            Kind::Slow => {
+                let Some(way) = self.any_way() else { return };
+                let slowness = Duration::from_millis(self.random.below(4_000));
+                if let Some(link) = self.network.links.get_mut(&way) {
+                    link.slowness = slowness;
+                }
+                let stretch = self.stretch();
+                self.trouble_of(way.0, stretch);
+                self.schedule(stretch, Event::Quicken { way });
+            }
+            Kind::Fade => {
+                // A link gets worse and worse, and then dies for a while.
+                let ways: Vec<(NodeId, NodeId)> =
+                    self.network.links.keys().filter(|way| way.1 == MANAGER).copied().collect();
+                let Some(&(a, b)) = self.one_of(&ways) else { return };
+                let slowness = Duration::from_millis(2_000 + self.random.below(2_000));
+                if let Some(link) = self.network.links.get_mut(&(a, b)) {
+                    link.slowness = slowness;
+                }
+                let until = Duration::from_secs(6);
+                let stretch = Duration::from_millis(12_000 + self.random.below(8_000));
+                self.trouble(until + stretch);
+                self.schedule(until, Event::Die { way: (a, b), stretch });
+            }
+            Kind::Flap => {
+                let Some(way) = self.any_way() else { return };
+                self.break_link(way, Duration::ZERO);
+            }
+            Kind::Drain => {
+                let workers = self.hosts.values().filter(|host| host.role == Role::Worker);
+                // Someone must be left to do the work.
+                if workers.filter(|host| !host.is_leaving).count() < 2 {
+                    return;
+                }
+                let Some(node) = self.any_node(Some(Role::Worker)) else { return };
+                if let Some(host) = self.hosts.get_mut(&node) {
+                    host.is_leaving = true;
+                }
+                self.trouble(Duration::from_secs(65)); // It may finish what it runs.
+                self.stimulate(node, Stimulus::Drain);
+            }
+        }
+    }
+
+    pub(crate) fn die(&mut self, (a, b): (NodeId, NodeId), stretch: Duration) {
+        if self.is_calm {
+            return;
+        }
+        // What was on its way to the worker arrives, late, while nothing of the worker does.
+        let mut ways = vec![(a, b)];
+        if self.random.chance(0.3) {
+            ways.push((b, a));
+        }
+        self.network.cuts.extend(ways.iter().copied());
+        self.schedule(stretch, Event::Heal { ways });
+        self.schedule(stretch, Event::Quicken { way: (a, b) });
+        let patience = Duration::from_millis(4_000 + self.random.below(8_000));
+        self.break_link((a, b), patience);
+    }
+
+    fn ways_of(&self, node: NodeId) -> Vec<(NodeId, NodeId)> {
+        let ways = self.network.links.keys().copied();
+        ways.filter(|(a, b)| *a == node || *b == node).collect()
+    }
+
+    /// Breaks the connection of a link after a while; each end learns of it by itself.
+    fn break_link(&mut self, way: (NodeId, NodeId), after: Duration) {
+        let connection = self.network.links.get(&way).and_then(|link| link.connection);
+        if let Some(connection) = connection {
+            self.schedule(after, Event::Break { way, connection });
+        }
+    }
+
+    pub(crate) fn break_connection(&mut self, (a, b): (NodeId, NodeId), connection: u64) {
+        if !self.network.broken.insert(connection) {
+            return;
+        }
+        self.trouble_of(a, Duration::ZERO);
+        for (node, peer) in [(a, b), (b, a)] {
+            let delay = Duration::from_millis(self.random.below(3_000));
+            self.schedule(delay, Event::Closed { node, peer, connection });
+        }
+    }
+
+    /// Stops a node at once, and brings it back after a while.
+    pub(crate) fn crash(&mut self, node: NodeId) {
+        let Some(host) = self.hosts.get_mut(&node).filter(|host| host.is_up()) else { return };
+        host.crash();
+        self.after_crash(node);
+    }
+
+    /// What the others notice of a stopped node, and how it comes back.
+    pub(crate) fn after_crash(&mut self, node: NodeId) {
+        self.note(|| format!("{node} stops"));
+        if let Some(host) = self.hosts.get_mut(&node) {
+            host.open.clear();
+        }
+        for (a, b) in self.ways_of(node) {
+            let peer = if a == node { b } else { a };
+            let is_silent = self.random.chance(0.3);
+            // A dead process says so by its system; a dead machine does not.
+            let notice = if is_silent { 3_000 + self.random.below(9_000) } else { 20 };
+            if let Some(link) = self.network.links.get_mut(&(a, b)) {
+                if let Some(connection) = link.connection {
+                    let notice = Duration::from_millis(notice);
+                    self.schedule(notice, Event::Closed { node: peer, peer: node, connection });
+                }
+                if a == node
+                    && let Some(link) = self.network.links.get_mut(&(a, b))
+                {
+                    link.connection = None;
+                }
+            }
+        }
+        let is_leaving = self.hosts.get(&node).is_some_and(|host| host.is_leaving);
+        let is_worker = node != GATE && node != MANAGER;
+        if is_leaving {
+            self.retire(node);
+            return;
+        }
+        let pause = if self.is_calm { Duration::from_secs(1) } else { self.stretch() };
+        self.trouble_of(node, pause);
+        if is_worker && self.scenario.faults.lose_disk && self.random.chance(0.5) {
+            let cores = self.hosts.get(&node).map_or(1, |host| host.cores);
+            self.retire(node);
+            self.recruit(pause, cores);
+        } else {
+            self.schedule(pause, Event::Start { node });
+        }
+    }
+
+    /// The node never comes back.
+    pub(crate) fn retire(&mut self, node: NodeId) {
+        if let Some(host) = self.hosts.get_mut(&node) {
+            host.crash();
+            host.is_leaving = true;
+        }
+        for (a, b) in self.ways_of(node) {
+            let connection = self.network.links.remove(&(a, b)).and_then(|link| link.connection);
+            if let Some(connection) = connection {
+                let (node, peer) = if a == node { (b, a) } else { (a, b) };
+                let notice = Duration::from_millis(100);
+                self.schedule(notice, Event::Closed { node, peer, connection });
+            }
+        }
+    }
+
+    /// A new worker joins.
+    fn recruit(&mut self, after: Duration, cores: u32) {
+        let highest = self.hosts.keys().next_back().map_or(0, |id| id.0);
+        let node = NodeId(highest + 1);
+        self.add(node, Role::Worker, cores);
+        self.link(node, MANAGER);
+        self.schedule(after, Event::Start { node });
+    }
+
+    /// All faults end; what is down comes back.
+    pub(crate) fn calm(&mut self) {
+        self.is_calm = true;
+        self.trouble_of(GATE, Duration::ZERO);
+        self.note(|| "calm".to_owned());
+        self.network.cuts.clear();
+        self.network.loss = 0.0;
+        self.network.links.values_mut().for_each(|link| link.slowness = Duration::ZERO);
+        self.release();
+        for host in self.hosts.values_mut() {
+            host.crash_after = None;
+            host.disk.0.borrow_mut().writes_left = None;
+        }
+        let frozen: Vec<NodeId> =
+            self.hosts.values().filter(|host| host.is_frozen).map(|host| host.id).collect();
+        frozen.into_iter().for_each(|node| self.resume(node));
+    }
+}

@@ -1,0 +1,578 @@
+//! A node: a role with its ledger or engine, its clock and its disk. It does what a driver does,
+//! and may stop between any two things that it does.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyperscale_gate::{Gate, GateConfig, Reply, Request, RequestId};
+use hyperscale_ledger::{Ledger, LedgerConfig};
+use hyperscale_manager::{Manager, ManagerConfig};
+use hyperscale_model::{AttemptId, ClientId, DatacenterId, Incarnation, NodeId, Role, Time};
+use hyperscale_report::JobResult;
+use hyperscale_wire::Message;
+use hyperscale_worker::{EngineCommand, Worker, WorkerConfig};
+
+use crate::clock::Clock;
+use crate::disk::Disk;
+use crate::engine::{Engine, Sent};
+use crate::world::Event as Happening;
+
+/// Ticks in a row after which a deadline still lies in the past.
+const SPINS_MAX: u32 = 100;
+/// Rounds of one node that lead to nothing but more rounds.
+const ROUNDS_MAX: u32 = 10_000;
+
+/// What reaches a node.
+#[derive(Debug, Clone)]
+pub(crate) enum Stimulus {
+    Opened { peer: NodeId, incarnation: Incarnation },
+    Closed { peer: NodeId },
+    Message { from: NodeId, message: Message },
+    Request { id: RequestId, request: Request },
+    Abandoned { id: RequestId },
+    Drain,
+    Tick,
+}
+
+/// What a node did that others see.
+#[derive(Debug)]
+pub(crate) enum Effect {
+    Send {
+        to: NodeId,
+        message: Message,
+    },
+    Reply {
+        id: RequestId,
+        reply: Reply,
+    },
+    /// A result lies on the disk.
+    Stored(Arc<JobResult>),
+    /// Its ledger's state may have changed.
+    Decided,
+    Sent(Sent),
+    /// The engine was told about an attempt.
+    Prepared {
+        attempt: AttemptId,
+        cores: Vec<u32>,
+    },
+    /// The engine was told to start, stop or drop an attempt.
+    Commanded {
+        attempt: AttemptId,
+    },
+    /// The worker has nothing left to do and leaves.
+    Drained,
+    /// Something that must never happen.
+    Broken(String),
+}
+
+#[derive(Debug)]
+pub(crate) enum Node {
+    Gate { gate: Gate, ledger: Ledger },
+    Manager { manager: Manager, ledger: Ledger },
+    Worker { worker: Worker, engine: Engine },
+}
+
+/// What all lives of all nodes of a world are set to.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub(crate) window: Duration,
+    pub(crate) checkpoint: Duration,
+    pub(crate) retention: Duration,
+    pub(crate) snapshot_after: u64,
+    /// What the manager takes the execution lease for; the workers' is the default.
+    pub(crate) manager_lease: Duration,
+    /// Whether checkpoints are lost on their way to the disk.
+    pub(crate) loses_checkpoints: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct Host {
+    pub(crate) id: NodeId,
+    pub(crate) role: Role,
+    /// How often it has been started in this world.
+    pub(crate) life: u64,
+    pub(crate) cores: u32,
+    pub(crate) clock: Clock,
+    pub(crate) disk: Disk,
+    pub(crate) node: Option<Node>,
+    pub(crate) is_frozen: bool,
+    /// Its ends of links that are up, by peer, with the connection's number.
+    pub(crate) open: BTreeMap<NodeId, u64>,
+    /// When, in the world's time, it wants to be ticked.
+    pub(crate) due: Option<Time>,
+    /// After how many outputs it stops.
+    pub(crate) crash_after: Option<u32>,
+    /// Requests that it owes an answer, since when.
+    pub(crate) owed: BTreeMap<RequestId, Time>,
+    /// What came while it was frozen.
+    pub(crate) missed: Vec<Happening>,
+    /// It does not come back once it is down.
+    pub(crate) is_leaving: bool,
+    settings: Settings,
+    spins: u32,
+}
+
+impl Host {
+    pub(crate) fn new(id: NodeId, role: Role, cores: u32, settings: Settings) -> Self {
+        Self {
+            id,
+            role,
+            life: 0,
+            cores,
+            clock: Clock::new(Time::ZERO, 0),
+            disk: Disk::default(),
+            node: None,
+            is_frozen: false,
+            open: BTreeMap::new(),
+            due: None,
+            crash_after: None,
+            owed: BTreeMap::new(),
+            missed: Vec::new(),
+            is_leaving: false,
+            settings,
+            spins: 0,
+        }
+    }
+
+    pub(crate) fn incarnation(&self) -> Incarnation {
+        Incarnation(self.disk.0.borrow().incarnation)
+    }
+
+    pub(crate) const fn is_up(&self) -> bool {
+        self.node.is_some()
+    }
+
+    /// Starts the next life.
+    pub(crate) fn start(
+        &mut self,
+        world: Time,
+        clock: Clock,
+        seed: u64,
+        engine: Engine,
+    ) -> Vec<Effect> {
+        self.life += 1;
+        self.clock = clock;
+        self.disk.0.borrow_mut().incarnation += 1;
+        (self.spins, self.crash_after) = (0, None);
+        let mut effects = Vec::new();
+        let wall = self.clock.wall_at_zero();
+        let mut config = LedgerConfig::new(self.id);
+        config.snapshot_after = self.settings.snapshot_after;
+        match self.role {
+            Role::Gate => {
+                let mut settings = GateConfig::new(self.id, wall, [7; 32]);
+                settings.window = self.settings.window;
+                settings.checkpoint = self.settings.checkpoint;
+                settings.retention = self.settings.retention;
+                settings.part_wait = Duration::from_secs(100);
+                let mut gate = Gate::new(settings, seed);
+                let blobs: Vec<_> = self.disk.0.borrow().blobs.values().cloned().collect();
+                for bytes in blobs {
+                    gate.handle(Time::ZERO, hyperscale_gate::Input::Blob { bytes });
+                }
+                let checkpoints = self.disk.0.borrow().checkpoints.clone();
+                for (job, checkpoint) in checkpoints {
+                    let input = hyperscale_gate::Input::Checkpoint { job, checkpoint };
+                    gate.handle(Time::ZERO, input);
+                }
+                match Ledger::open(config, Box::new(self.disk.clone()), seed, Time::ZERO) {
+                    Ok(mut ledger) => {
+                        self.bootstrap(&mut ledger);
+                        self.node = Some(Node::Gate { gate, ledger });
+                    }
+                    Err(error) => effects.push(Effect::Broken(format!("the ledger: {error}"))),
+                }
+            }
+            Role::Manager => {
+                let datacenter = DatacenterId::from("local");
+                let mut settings = ManagerConfig::new(self.id, datacenter, wall);
+                settings.execution_lease = self.settings.manager_lease;
+                let mut manager = Manager::new(settings);
+                let blobs: Vec<_> = self.disk.0.borrow().blobs.values().cloned().collect();
+                for bytes in blobs {
+                    manager.handle(Time::ZERO, hyperscale_manager::Input::Blob { bytes });
+                }
+                match Ledger::open(config, Box::new(self.disk.clone()), seed, Time::ZERO) {
+                    Ok(mut ledger) => {
+                        self.bootstrap(&mut ledger);
+                        self.node = Some(Node::Manager { manager, ledger });
+                    }
+                    Err(error) => effects.push(Effect::Broken(format!("the ledger: {error}"))),
+                }
+            }
+            Role::Worker | Role::Client => {
+                let worker = Worker::new(WorkerConfig::new(self.cores));
+                self.node = Some(Node::Worker { worker, engine });
+            }
+        }
+        self.pump(Time::ZERO, &mut effects);
+        self.plan_tick(world);
+        effects
+    }
+
+    fn bootstrap(&self, ledger: &mut Ledger) {
+        if !self.disk.0.borrow().is_bootstrapped {
+            self.disk.0.borrow_mut().is_bootstrapped = true;
+            let voters = vec![self.id];
+            ledger.handle(Time::ZERO, hyperscale_ledger::Input::Bootstrap { voters });
+        }
+    }
+
+    /// Stops at once. The disk keeps what was written.
+    pub(crate) fn crash(&mut self) {
+        self.node = None;
+        self.due = None;
+        self.is_frozen = false;
+        self.crash_after = None;
+        self.missed.clear();
+        self.owed.clear();
+        self.disk.0.borrow_mut().crash();
+    }
+
+    /// Lets something happen to the node, and everything that follows from it.
+    pub(crate) fn handle(&mut self, world: Time, stimulus: Stimulus) -> Vec<Effect> {
+        let now = self.clock.local(world);
+        let mut effects = Vec::new();
+        let is_tick = matches!(stimulus, Stimulus::Tick);
+        match &mut self.node {
+            Some(Node::Gate { gate, ledger }) => {
+                use hyperscale_gate::Input as I;
+                match stimulus {
+                    Stimulus::Opened { peer, .. } => {
+                        gate.handle(now, I::ManagerConnected { manager: peer });
+                    }
+                    Stimulus::Closed { peer } => gate.handle(now, I::Disconnected { node: peer }),
+                    Stimulus::Message { from, message } => {
+                        gate.handle(now, I::Message { from, message });
+                    }
+                    Stimulus::Request { id, request } => {
+                        self.owed.insert(id, world);
+                        let client = ClientId::from("client");
+                        gate.handle(now, I::Request { id, client, request });
+                    }
+                    Stimulus::Abandoned { id } => {
+                        self.owed.remove(&id);
+                        gate.handle(now, I::RequestAbandoned { id });
+                    }
+                    Stimulus::Drain => {}
+                    Stimulus::Tick => {
+                        ledger.handle(now, hyperscale_ledger::Input::Tick);
+                        gate.handle(now, I::Tick);
+                    }
+                }
+            }
+            Some(Node::Manager { manager, ledger }) => {
+                use hyperscale_manager::Input as I;
+                match stimulus {
+                    Stimulus::Opened { peer, .. } if peer == crate::world::GATE => {
+                        manager.handle(now, I::GateConnected { gate: peer });
+                    }
+                    Stimulus::Opened { peer: worker, incarnation } => {
+                        manager.handle(now, I::WorkerConnected { worker, incarnation });
+                    }
+                    Stimulus::Closed { peer } => {
+                        manager.handle(now, I::Disconnected { node: peer });
+                    }
+                    Stimulus::Message { from, message } => {
+                        manager.handle(now, I::Message { from, message });
+                    }
+                    Stimulus::Request { .. } | Stimulus::Abandoned { .. } | Stimulus::Drain => {}
+                    Stimulus::Tick => {
+                        ledger.handle(now, hyperscale_ledger::Input::Tick);
+                        manager.handle(now, I::Tick);
+                    }
+                }
+            }
+            Some(Node::Worker { worker, engine }) => {
+                use hyperscale_worker::Input as I;
+                match stimulus {
+                    Stimulus::Opened { peer, .. } => {
+                        worker.handle(now, I::Connected { manager: peer });
+                    }
+                    Stimulus::Closed { peer } => {
+                        worker.handle(now, I::Disconnected { manager: peer });
+                    }
+                    Stimulus::Message { from, message } => {
+                        worker.handle(now, I::Message { from, message });
+                    }
+                    Stimulus::Request { .. } | Stimulus::Abandoned { .. } => {}
+                    Stimulus::Drain => worker.handle(now, I::Drain),
+                    Stimulus::Tick => {
+                        if worker.next_deadline().is_some_and(|at| at <= now) {
+                            worker.handle(now, I::Tick);
+                        }
+                        Self::obey(worker, engine, now, &mut effects);
+                        if engine.next_deadline().is_some_and(|at| at <= now) {
+                            engine.tick(now);
+                        }
+                    }
+                }
+            }
+            None => return effects,
+        }
+        self.pump(now, &mut effects);
+        if self.is_up() {
+            self.plan_tick(world);
+            self.watch_spinning(world, is_tick, &mut effects);
+        }
+        effects
+    }
+
+    fn plan_tick(&mut self, world: Time) {
+        let next = match &self.node {
+            Some(Node::Gate { gate, ledger }) => [gate.next_deadline(), ledger.next_deadline()],
+            Some(Node::Manager { manager, ledger }) => {
+                [manager.next_deadline(), ledger.next_deadline()]
+            }
+            Some(Node::Worker { worker, engine }) => {
+                [worker.next_deadline(), engine.next_deadline()]
+            }
+            None => [None, None],
+        };
+        let next = next.into_iter().flatten().min();
+        self.due = next.map(|local| self.clock.world(local).max(world));
+    }
+
+    /// A deadline that lies in the past after its tick would keep a real node busy for nothing.
+    fn watch_spinning(&mut self, world: Time, is_tick: bool, effects: &mut Vec<Effect>) {
+        let is_overdue = self.due.is_some_and(|due| due <= world);
+        if is_tick && is_overdue {
+            self.spins += 1;
+            self.due = Some(world + Duration::from_millis(1));
+            if self.spins >= SPINS_MAX {
+                let role = self.role;
+                let what = format!("the {role} spins: its deadline stays in the past");
+                effects.push(Effect::Broken(what));
+            }
+        } else if is_tick {
+            self.spins = 0;
+        }
+    }
+
+    /// Counts an output; true if the node stops after it.
+    fn stops_here(&mut self) -> bool {
+        let Some(left) = &mut self.crash_after else { return false };
+        *left = left.saturating_sub(1);
+        *left == 0
+    }
+
+    /// Passes on whatever the role and what is beside it want done, until neither wants anything.
+    fn pump(&mut self, now: Time, effects: &mut Vec<Effect>) {
+        for round in 0.. {
+            if round > ROUNDS_MAX {
+                effects.push(Effect::Broken(format!("the {} does not come to rest", self.role)));
+                return;
+            }
+            let Some(mut node) = self.node.take() else { return };
+            let outcome = match &mut node {
+                Node::Gate { gate, ledger } => self.pump_gate(now, gate, ledger, effects),
+                Node::Manager { manager, ledger } => {
+                    self.pump_manager(now, manager, ledger, effects)
+                }
+                Node::Worker { worker, engine } => self.pump_worker(now, worker, engine, effects),
+            };
+            self.node = Some(node);
+            match outcome {
+                Pumped::Moved => {}
+                Pumped::Rests => return,
+                Pumped::Stopped => {
+                    self.crash();
+                    return;
+                }
+            }
+        }
+    }
+
+    fn pump_gate(
+        &mut self,
+        now: Time,
+        gate: &mut Gate,
+        ledger: &mut Ledger,
+        effects: &mut Vec<Effect>,
+    ) -> Pumped {
+        use hyperscale_gate::{Event, Input as I, Output as O};
+        use hyperscale_ledger::Output as L;
+        let decided: Vec<L> = ledger.drain().collect();
+        let mut moved = !decided.is_empty();
+        for output in decided {
+            match output {
+                L::Committed { index, entry, proposal } => {
+                    gate.handle(now, I::Committed { index, entry, proposal });
+                    effects.push(Effect::Decided);
+                }
+                L::Refused { proposal } => gate.handle(now, I::Refused { proposal }),
+                L::Leadership { leads, .. } => gate.handle(now, I::Leadership { leads }),
+                L::TakeSnapshot { index } => gate.handle(now, I::TakeSnapshot { index }),
+                L::Restored { snapshot } => gate.handle(now, I::Restored { snapshot }),
+                L::Failed { .. } => return Pumped::Stopped,
+                L::Send { .. } | L::Confirmed { .. } => {}
+            }
+        }
+        let outputs: Vec<O> = gate.drain().collect();
+        moved |= !outputs.is_empty();
+        for output in outputs {
+            if self.stops_here() {
+                return Pumped::Stopped;
+            }
+            match output {
+                O::Send { to, message } => effects.push(Effect::Send { to, message }),
+                O::Propose { proposal, entry } => {
+                    ledger.handle(now, hyperscale_ledger::Input::Propose { proposal, entry });
+                }
+                O::Reply { id, reply } => {
+                    self.owed.remove(&id);
+                    effects.push(Effect::Reply { id, reply });
+                }
+                O::StoreBlob { hash, bytes } => {
+                    self.disk.0.borrow_mut().blobs.insert(hash, bytes);
+                }
+                O::DropBlobs { needed } => {
+                    self.disk.0.borrow_mut().blobs.retain(|hash, _| needed.contains(hash));
+                }
+                O::StoreCheckpoint { job, checkpoint } => {
+                    if !self.settings.loses_checkpoints {
+                        self.disk.0.borrow_mut().checkpoints.insert(job, checkpoint);
+                    }
+                }
+                O::DropCheckpoint { job } => {
+                    self.disk.0.borrow_mut().checkpoints.remove(&job);
+                }
+                O::StoreResult { result } => {
+                    let job = result.summary.job;
+                    self.disk.0.borrow_mut().results.insert(job, Arc::clone(&result));
+                    effects.push(Effect::Stored(result));
+                }
+                O::Snapshot { snapshot, .. } => {
+                    ledger.handle(now, hyperscale_ledger::Input::Snapshot { snapshot });
+                }
+                O::Event(Event::Malformed { what, error }) => {
+                    effects.push(Effect::Broken(format!("gate: {what}: {error}")));
+                }
+                O::Event(_) => {}
+            }
+        }
+        if moved { Pumped::Moved } else { Pumped::Rests }
+    }
+
+    fn pump_manager(
+        &mut self,
+        now: Time,
+        manager: &mut Manager,
+        ledger: &mut Ledger,
+        effects: &mut Vec<Effect>,
+    ) -> Pumped {
+        use hyperscale_ledger::Output as L;
+        use hyperscale_manager::{Event, Input as I, Output as O};
+        let decided: Vec<L> = ledger.drain().collect();
+        let mut moved = !decided.is_empty();
+        for output in decided {
+            match output {
+                L::Committed { index, entry, proposal } => {
+                    manager.handle(now, I::Committed { index, entry, proposal });
+                    effects.push(Effect::Decided);
+                }
+                L::Refused { proposal } => manager.handle(now, I::Refused { proposal }),
+                L::Leadership { leads, leader } => {
+                    manager.handle(now, I::Leadership { leads, leader });
+                }
+                L::Confirmed { until } => manager.handle(now, I::Confirmed { until }),
+                L::TakeSnapshot { index } => manager.handle(now, I::TakeSnapshot { index }),
+                L::Restored { snapshot } => manager.handle(now, I::Restored { snapshot }),
+                L::Failed { .. } => return Pumped::Stopped,
+                L::Send { .. } => {}
+            }
+        }
+        let outputs: Vec<O> = manager.drain().collect();
+        moved |= !outputs.is_empty();
+        for output in outputs {
+            if self.stops_here() {
+                return Pumped::Stopped;
+            }
+            match output {
+                O::Send { to, message } => effects.push(Effect::Send { to, message }),
+                O::Propose { proposal, entry } => {
+                    ledger.handle(now, hyperscale_ledger::Input::Propose { proposal, entry });
+                }
+                O::StoreBlob { hash, bytes } => {
+                    self.disk.0.borrow_mut().blobs.insert(hash, bytes);
+                }
+                O::DropBlobs { needed } => {
+                    self.disk.0.borrow_mut().blobs.retain(|hash, _| needed.contains(hash));
+                }
+                O::Snapshot { snapshot, .. } => {
+                    ledger.handle(now, hyperscale_ledger::Input::Snapshot { snapshot });
+                }
+                // The sender may have been given up while its answer was under way.
+                O::Event(Event::Malformed { what: "blob", .. }) => {}
+                O::Event(Event::Malformed { what, error }) => {
+                    effects.push(Effect::Broken(format!("manager: {what}: {error}")));
+                }
+                O::Event(_) => {}
+            }
+        }
+        if moved { Pumped::Moved } else { Pumped::Rests }
+    }
+
+    fn pump_worker(
+        &mut self,
+        now: Time,
+        worker: &mut Worker,
+        engine: &mut Engine,
+        effects: &mut Vec<Effect>,
+    ) -> Pumped {
+        let moved = Self::obey(worker, engine, now, effects);
+        if moved && self.stops_here() {
+            return Pumped::Stopped;
+        }
+        let (sent, events) = engine.drain();
+        effects.extend(sent.into_iter().map(Effect::Sent));
+        let has_news = !events.is_empty();
+        for event in events {
+            worker.handle(now, hyperscale_worker::Input::Engine(event));
+        }
+        if moved || has_news { Pumped::Moved } else { Pumped::Rests }
+    }
+
+    fn obey(
+        worker: &mut Worker,
+        engine: &mut Engine,
+        now: Time,
+        effects: &mut Vec<Effect>,
+    ) -> bool {
+        use hyperscale_worker::Output as O;
+        let outputs: Vec<O> = worker.drain().collect();
+        let moved = !outputs.is_empty();
+        for output in outputs {
+            match output {
+                O::Send { to, message } => effects.push(Effect::Send { to, message }),
+                O::Engine(command) => {
+                    match &command {
+                        EngineCommand::Prepare(preparation) => {
+                            let attempt = preparation.assignment.attempt;
+                            let cores = preparation.cores.clone();
+                            effects.push(Effect::Prepared { attempt, cores });
+                        }
+                        EngineCommand::Start { attempt, .. }
+                        | EngineCommand::Stop { attempt, .. }
+                        | EngineCommand::Discard { attempt } => {
+                            effects.push(Effect::Commanded { attempt: *attempt });
+                        }
+                        EngineCommand::Suspend { .. } | EngineCommand::Resume { .. } => {}
+                    }
+                    engine.command(now, command);
+                }
+                O::Event(_) => {}
+                O::Drained => effects.push(Effect::Drained),
+            }
+        }
+        moved
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Pumped {
+    Moved,
+    Rests,
+    Stopped,
+}

@@ -1,0 +1,89 @@
+//! `hyperscale-sim --seeds FROM..TO [--minutes M] [--world local|cluster] [--mutation NAME] [--trace]`
+
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line")]
+#![expect(clippy::disallowed_methods, reason = "its own speed is measured")]
+
+use std::ops::Range;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use hyperscale_sim::{Options, run};
+
+const USAGE: &str = "usage: hyperscale-sim --seeds FROM..TO [--minutes M] [--world local|cluster] \
+                     [--mutation NAME] [--trace]";
+
+struct Arguments {
+    seeds: Range<u64>,
+    limit: Option<Duration>,
+    options: Options,
+}
+
+fn main() -> ExitCode {
+    match arguments(std::env::args().skip(1)) {
+        Ok(arguments) => sweep(&arguments),
+        Err(message) => {
+            eprintln!("{message}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn arguments(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
+    let mut seeds = None;
+    let mut limit = None;
+    let mut options = Options { faults: true, ..Options::default() };
+    while let Some(word) = words.next() {
+        let mut value = || words.next().ok_or_else(|| format!("{word} wants a value\n{USAGE}"));
+        match word.as_str() {
+            "--seeds" => seeds = Some(range(&value()?)?),
+            "--minutes" => {
+                let minutes: f64 =
+                    value()?.parse().map_err(|error| format!("--minutes: {error}"))?;
+                limit = Some(Duration::from_secs_f64(minutes.clamp(0.0, 1e6) * 60.0));
+            }
+            "--world" => match value()?.as_str() {
+                "local" => {}
+                "cluster" => return Err("the world `cluster` does not exist yet".to_owned()),
+                other => return Err(format!("there is no world `{other}`\n{USAGE}")),
+            },
+            "--mutation" => options.mutation = Some(value()?.parse()?),
+            "--no-faults" => options.faults = false,
+            "--trace" => options.trace = true,
+            other => return Err(format!("`{other}` is not known\n{USAGE}")),
+        }
+    }
+    let seeds = seeds.ok_or_else(|| USAGE.to_owned())?;
+    Ok(Arguments { seeds, limit, options })
+}
+
+fn range(text: &str) -> Result<Range<u64>, String> {
+    let wrong = || format!("`{text}` is no range of seeds such as 0..200");
+    let (from, to) = text.split_once("..").ok_or_else(wrong)?;
+    match (from.parse(), to.parse()) {
+        (Ok(from), Ok(to)) => Ok(from..to),
+        _ => Err(wrong()),
+    }
+}
+
+fn sweep(arguments: &Arguments) -> ExitCode {
+    let start = Instant::now();
+    let (mut seeds, mut violations, mut lived) = (0u64, 0u64, Duration::ZERO);
+    for seed in arguments.seeds.clone() {
+        if arguments.limit.is_some_and(|limit| start.elapsed() >= limit) {
+            break;
+        }
+        let outcome = run(seed, &arguments.options);
+        seeds += 1;
+        lived += outcome.virtual_time;
+        if let Some(violation) = outcome.violation {
+            violations += 1;
+            println!("{violation}");
+        }
+        if arguments.options.trace {
+            println!("trace={:016x}", outcome.trace);
+        }
+    }
+    let speed = lived.as_secs_f64() / start.elapsed().as_secs_f64().max(1e-9);
+    println!("seeds={seeds} violations={violations} virtual_seconds_per_second={speed:.0}");
+    ExitCode::from(u8::from(violations > 0))
+}

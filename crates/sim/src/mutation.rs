@@ -1,0 +1,158 @@
+//! Deliberate faults of the system itself, to show that the invariants see them.
+//!
+//! The roles know nothing of these: the world lies to them, or for them, at their edges, so that
+//! they behave as if a rule were missing.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use hyperscale_model::{AttemptId, DeltaSeq, Fence, Time};
+use hyperscale_stats::WindowFigures;
+use hyperscale_wire::{Message, StopReason};
+
+macro_rules! mutations {
+    ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
+        /// A rule that the system is made to break.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Mutation {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl Mutation {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+
+            /// Its name on the command line.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $text,)* }
+            }
+        }
+    };
+}
+
+mutations! {
+    /// Receivers take a command whose fence is below one that they know.
+    AcceptLowerFence = "accept-lower-fence",
+    /// The manager takes the execution lease for shorter than workers do.
+    EarlyRedispatch = "early-redispatch",
+    /// Workers count their lease from its arrival.
+    StretchLease = "stretch-lease",
+    /// A delta that comes twice is counted twice.
+    CountDuplicates = "count-duplicates",
+    /// The stop that a broken threshold asks for is never told.
+    ForgetAbort = "forget-abort",
+    /// Each core is free twice.
+    ReleaseTwice = "release-twice",
+    /// A ledger's last write is gone after a crash.
+    LoseWrites = "lose-writes",
+    /// Statistics are acknowledged without a checkpoint.
+    LoseCheckpoints = "lose-checkpoints",
+}
+
+impl fmt::Display for Mutation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Mutation {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::ALL.iter().copied().find(|known| known.as_str() == text).ok_or_else(|| {
+            let names: Vec<&str> = Self::ALL.iter().map(|known| known.as_str()).collect();
+            format!("there is no mutation `{text}`; there are {}", names.join(", "))
+        })
+    }
+}
+
+/// What a mutation has to remember.
+#[derive(Debug, Default)]
+pub(crate) struct Tampering {
+    pub(crate) mutation: Option<Mutation>,
+    /// The last delta of each attempt that reached the gate, and figures that come again.
+    deltas: BTreeMap<AttemptId, (DeltaSeq, Option<WindowFigures>)>,
+}
+
+impl Tampering {
+    pub(crate) fn is(&self, mutation: Mutation) -> bool {
+        self.mutation == Some(mutation)
+    }
+
+    /// Changes a message on its way in; `None` if it is swallowed. `held` is the highest fence that
+    /// its receiver knows, `now` the receiver's clock.
+    pub(crate) fn tamper(
+        &mut self,
+        mut message: Message,
+        held: Option<Fence>,
+        now: Time,
+    ) -> Option<Message> {
+        match (self.mutation?, &mut message) {
+            (Mutation::AcceptLowerFence, message) => {
+                if let (Some(fence), Some(held)) = (fence_of(message), held)
+                    && *fence < held
+                {
+                    *fence = held;
+                }
+            }
+            (Mutation::EarlyRedispatch, Message::LeaseGranted { lease, .. }) => {
+                *lease = std::time::Duration::from_secs(10);
+            }
+            (Mutation::StretchLease, Message::LeaseGranted { sent_at, .. }) => *sent_at = now,
+            (Mutation::ForgetAbort, Message::StopPart { reason, .. }) => {
+                if matches!(reason, StopReason::Threshold { .. }) {
+                    return None;
+                }
+            }
+            (Mutation::ReleaseTwice, Message::RenewLease { report, .. }) => report.cores *= 2,
+            _ => {}
+        }
+        Some(message)
+    }
+
+    /// Has the gate count again what it is told again.
+    pub(crate) fn tamper_delta(&mut self, message: &mut Message) {
+        let Message::Delta(delta) = message else { return };
+        if !self.is(Mutation::CountDuplicates) {
+            return;
+        }
+        let (last, again) = self.deltas.entry(delta.attempt).or_default();
+        if delta.seq <= *last {
+            *again = Some(delta.figures.clone());
+        } else {
+            *last = delta.seq;
+            if let Some(figures) = again.take() {
+                delta.figures.join(figures, true);
+            }
+        }
+    }
+}
+
+/// The fence under which a message commands, if it does.
+pub(crate) fn fence_of(message: &mut Message) -> Option<&mut Fence> {
+    match message {
+        Message::OfferPart(offer) => Some(&mut offer.fence),
+        Message::OfferAttempt(assignment) => Some(&mut assignment.fence),
+        Message::StartPart { fence, .. }
+        | Message::StopPart { fence, .. }
+        | Message::StopWorkflow { fence, .. }
+        | Message::LeaseGranted { fence, .. }
+        | Message::StartAttempt { fence, .. }
+        | Message::StopAttempt { fence, .. } => Some(fence),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_name_is_read_as_it_is_written() {
+        for mutation in Mutation::ALL {
+            assert_eq!(mutation.to_string().parse(), Ok(*mutation));
+        }
+    }
+}

@@ -1,0 +1,519 @@
+//! What is true, kept apart from what the roles believe, and the invariants that tie the two.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use hyperscale_gate::state::{Job, JobEnd};
+use hyperscale_gate::{Reply, RequestId};
+use hyperscale_model::{AttemptId, Fence, JobId, NodeId, Role, Time};
+use hyperscale_plan::{LoadKind, Plan};
+use hyperscale_report::JobResult;
+use hyperscale_stats::Delta;
+use hyperscale_wire::Message;
+
+use crate::client::Learned;
+use crate::decided::{Decided, Trouble};
+use crate::engine::Sent;
+use crate::host::{Host, Node};
+use crate::mutation::fence_of;
+use crate::scenario::Scenario;
+use crate::world::{GATE, MANAGER};
+
+type Checked = Result<(), String>;
+
+/// How long any request may wait for its answer.
+const ANSWER: Duration = Duration::from_secs(60);
+/// How much later than its time something may be forgotten.
+const SLACK: Duration = Duration::from_secs(15);
+/// How long a datacenter must have been in reach before none of its parts may be given up.
+const MISSED: Duration = Duration::from_secs(45);
+/// How long load may overlap: an engine stops within this time.
+const TOLERANCE: Duration = Duration::from_millis(100);
+
+/// What one delta says.
+#[derive(Debug, Clone, PartialEq)]
+struct Told {
+    requests: u64,
+    iterations: u64,
+    delta: Box<Delta>,
+}
+
+/// The truth about an attempt.
+#[derive(Debug, Default)]
+struct Attempt {
+    requests: u64,
+    iterations: u64,
+    told: BTreeMap<u64, Told>,
+    /// The worker that was told to prepare it, and its life.
+    runs_on: Option<(NodeId, u64)>,
+    /// Its users until then.
+    active: Option<(Time, u64)>,
+    /// The load's time up to which it has sent.
+    load: Duration,
+}
+
+/// The truth about a job.
+#[derive(Debug, Default)]
+struct Truth {
+    plan: Option<Plan>,
+    first_seen: Time,
+    started: Option<Time>,
+    ended: Option<JobEnd>,
+    ended_at: Option<Time>,
+    is_acknowledged: bool,
+    /// Stops that the client was promised; of a workflow, or of all.
+    promised: Vec<Option<String>>,
+    result: Option<Box<JobResult>>,
+    /// What the client was shown last, in which life of the gate.
+    shown: Option<(u64, u64)>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Oracle {
+    plans: BTreeMap<String, Plan>,
+    jobs: BTreeMap<JobId, Truth>,
+    attempts: BTreeMap<AttemptId, Attempt>,
+    decided: Decided,
+    /// The highest fence that each life of each worker has heard.
+    fences: BTreeMap<(NodeId, u64), Fence>,
+    /// Until when each worker may send load, by its own clock.
+    leases: BTreeMap<NodeId, Time>,
+}
+
+impl Oracle {
+    pub(crate) fn new(scenario: &Scenario) -> Self {
+        let plans = scenario.tests.iter().map(|test| (test.plan.name.clone(), test.plan.clone()));
+        Self {
+            plans: plans.collect(),
+            jobs: BTreeMap::new(),
+            attempts: BTreeMap::new(),
+            decided: Decided::default(),
+            fences: BTreeMap::new(),
+            leases: BTreeMap::new(),
+        }
+    }
+
+    /// When all jobs must be over if nothing goes wrong from now on.
+    pub(crate) fn limit(&self, now: Time) -> Time {
+        let of = |truth: &Truth| {
+            let plan = truth.plan.as_ref()?;
+            let from = truth.started.unwrap_or(now);
+            // What runs whatever happened may follow the deadline.
+            let rest: Duration =
+                plan.workflows.iter().map(|w| w.load.duration() + w.graceful_stop).sum();
+            Some(from + plan.run.deadline + rest)
+        };
+        self.jobs.values().filter_map(of).max().unwrap_or(now).max(now)
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.jobs.values().all(|truth| truth.ended.is_some())
+    }
+
+    /// The jobs that are not over, in words.
+    pub(crate) fn open(&self) -> String {
+        let open = self.jobs.iter().filter(|(_, truth)| truth.ended.is_none());
+        open.map(|(job, _)| job.to_string()).collect::<Vec<_>>().join(", ")
+    }
+
+    pub(crate) fn on_send(&mut self, node: NodeId, message: &Message) -> Checked {
+        let Message::Delta(delta) = message else { return Ok(()) };
+        let truth = self.attempts.entry(delta.attempt).or_default();
+        if truth.runs_on.is_none_or(|(worker, _)| worker != node) {
+            return Ok(()); // The manager passes it on.
+        }
+        let figures = &delta.figures.figures;
+        let (requests, iterations) = (figures.requests(), figures.iterations);
+        if figures.outcomes().total() != requests {
+            return Err(format!("INV-16: {} does not add up", delta.attempt));
+        }
+        let told = Told { requests, iterations, delta: delta.clone() };
+        let known = truth.told.entry(delta.seq.0).or_insert_with(|| told.clone());
+        if *known != told {
+            return Err(format!("{} of {} changed after it was sent", delta.seq, delta.attempt));
+        }
+        Ok(())
+    }
+
+    /// Load was sent: never more than planned, by one attempt of a shard at a time.
+    pub(crate) fn on_load(&mut self, between: (Time, Time), sent: &Sent) -> Checked {
+        let shard = sent.attempt.shard;
+        let load = self
+            .jobs
+            .get(&shard.job)
+            .and_then(|truth| Some(truth.plan.as_ref()?.workflow(shard.workflow)?.load.clone()));
+        let Some(load) = load else { return Err(format!("{} has no plan", sent.attempt)) };
+        let truth = self.attempts.entry(sent.attempt).or_default();
+        truth.requests += sent.requests;
+        truth.iterations += sent.iterations;
+        if sent.users == 0 {
+            return Ok(());
+        }
+        truth.active = Some((between.1, sent.users));
+        truth.load = truth.load.max(sent.load.1);
+        let mut users = 0;
+        let of_workflow = self.attempts.iter().filter(|(id, _)| {
+            id.shard.part_id() == shard.part_id() && id.shard.workflow == shard.workflow
+        });
+        for (id, other) in of_workflow {
+            let Some((until, active)) = other.active else { continue };
+            let overlaps = until > between.0 + TOLERANCE;
+            users += if overlaps { active } else { 0 };
+            if *id == sent.attempt || id.shard != shard {
+                continue;
+            }
+            if overlaps {
+                return Err(format!(
+                    "INV-15: {} sends from {}, {id} until {until}",
+                    sent.attempt, between.0
+                ));
+            }
+            if load.kind() == LoadKind::Arrivals && other.load > sent.load.0 + TOLERANCE {
+                return Err(format!(
+                    "INV-15: {} sends from {:?} of its load, {id} has sent until {:?}",
+                    sent.attempt, sent.load.0, other.load
+                ));
+            }
+        }
+        if load.kind() != LoadKind::Arrivals && users > u64::from(load.vus_max()) {
+            let planned = load.vus_max();
+            return Err(format!("INV-15: {users} users for {}, {planned} planned", sent.attempt));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn on_prepared(
+        &mut self,
+        host: &Host,
+        attempt: AttemptId,
+        cores: &[u32],
+    ) -> Checked {
+        if let Some(Node::Worker { engine, .. }) = &host.node {
+            for (other, held) in engine.cores().filter(|(other, _)| *other != attempt) {
+                if held.iter().any(|core| cores.contains(core)) {
+                    return Err(format!(
+                        "INV-5: {attempt} and {other} share a core of {}",
+                        host.id
+                    ));
+                }
+            }
+        }
+        if cores.is_empty() || cores.iter().any(|core| *core >= host.cores) {
+            return Err(format!("INV-5: {attempt} got cores {cores:?} of {}", host.cores));
+        }
+        let truth = self.attempts.entry(attempt).or_default();
+        let place = (host.id, host.life);
+        // Prepared again after a refusal that was lost is well; run again, or elsewhere, is not.
+        if truth.runs_on.is_some_and(|known| known != place || truth.active.is_some()) {
+            return Err(format!("INV-4: {attempt} runs at {place:?} and at {:?}", truth.runs_on));
+        }
+        truth.runs_on = Some((host.id, host.life));
+        Ok(())
+    }
+
+    pub(crate) fn on_stored(&mut self, result: &JobResult) -> Checked {
+        let truth = self.jobs.entry(result.summary.job).or_default();
+        if truth.ended.is_some() {
+            return Err(format!("the result of {} changed after its end", result.summary.job));
+        }
+        truth.result = Some(Box::new(result.clone()));
+        Ok(())
+    }
+
+    pub(crate) fn on_decided(
+        &mut self,
+        now: Time,
+        trouble: Time,
+        host: &Host,
+        hosts: &BTreeMap<NodeId, Host>,
+    ) -> Checked {
+        match &host.node {
+            Some(Node::Gate { gate, .. }) => {
+                for (&id, job) in &gate.state().jobs {
+                    self.on_job(now, trouble, (id, job), hosts)?;
+                }
+                Ok(())
+            }
+            Some(Node::Manager { manager, .. }) => {
+                let jobs = &self.jobs;
+                let plans = |job: JobId| jobs.get(&job)?.plan.clone();
+                self.decided.on_manager(manager.state(), hosts, plans)
+            }
+            Some(Node::Worker { .. }) | None => Ok(()),
+        }
+    }
+
+    /// What must have happened by now, if nothing was in its way since `trouble`.
+    pub(crate) fn on_time(
+        &mut self,
+        now: Time,
+        trouble: Trouble,
+        retention: Duration,
+        hosts: &BTreeMap<NodeId, Host>,
+    ) -> Checked {
+        self.check_leases(now, hosts)?;
+        let gate_host = hosts.get(&GATE).filter(|host| !host.is_frozen);
+        let manager_host = hosts.get(&MANAGER).filter(|host| !host.is_frozen);
+        let Some(Node::Gate { gate, .. }) = gate_host.and_then(|host| host.node.as_ref()) else {
+            return Ok(());
+        };
+        for (id, since) in gate_host.iter().flat_map(|host| &host.owed) {
+            if now > *since + ANSWER {
+                return Err(format!("INV-14: {id:?} has waited for its answer since {since}"));
+            }
+        }
+        if !gate.leads() {
+            return Ok(());
+        }
+        for (id, truth) in &self.jobs {
+            let known = gate.state().jobs.get(id);
+            if known.is_none() && truth.is_acknowledged && truth.ended.is_none() {
+                return Err(format!("INV-12: {id} was accepted and is gone"));
+            }
+            let is_stale =
+                truth.ended_at.is_some_and(|at| now > at.max(trouble.all) + retention + SLACK);
+            if known.is_some() && is_stale {
+                return Err(format!("INV-9: {id} is not forgotten"));
+            }
+        }
+        let Some(Node::Manager { manager, .. }) = manager_host.and_then(|h| h.node.as_ref()) else {
+            return Ok(());
+        };
+        let jobs = &self.jobs;
+        let plans = |job: JobId| jobs.get(&job)?.plan.clone();
+        self.decided.on_time(now, trouble, gate, manager.state(), plans)
+    }
+
+    /// A worker was granted a lease until then, by its own clock.
+    pub(crate) fn on_lease(&mut self, worker: NodeId, until: Time) {
+        let known = self.leases.entry(worker).or_default();
+        *known = (*known).max(until);
+    }
+
+    /// A worker starts anew, with another clock.
+    pub(crate) fn on_start(&mut self, node: NodeId) {
+        self.leases.remove(&node);
+    }
+
+    /// No worker takes its lease for longer than it was granted.
+    fn check_leases(&self, now: Time, hosts: &BTreeMap<NodeId, Host>) -> Checked {
+        for host in hosts.values().filter(|host| !host.is_frozen) {
+            let Some(Node::Worker { worker, .. }) = &host.node else { continue };
+            let until = self.leases.get(&host.id).copied().unwrap_or_default();
+            let local = host.clock.local(now);
+            if worker.holds_lease(local) && local >= until {
+                return Err(format!("INV-15: {} takes its lease for longer", host.id));
+            }
+        }
+        Ok(())
+    }
+
+    /// The highest fence that the receiver of a command knows.
+    pub(crate) fn held(&self, host: &Host, message: &mut Message) -> Option<Fence> {
+        match (&host.node, &*message) {
+            (Some(Node::Worker { .. }), _) => self.fences.get(&(host.id, host.life)).copied(),
+            (Some(Node::Manager { manager, .. }), message) => {
+                let part = match message {
+                    Message::OfferPart(offer) => offer.part,
+                    Message::StartPart { part, .. }
+                    | Message::StopPart { part, .. }
+                    | Message::StopWorkflow { part, .. } => *part,
+                    _ => return None,
+                };
+                manager.leading()?;
+                manager.state().parts.get(&part).map(|part| part.fence)
+            }
+            (Some(Node::Gate { .. }) | None, _) => None,
+        }
+    }
+
+    /// Notes a command's fence; true if its receiver must refuse it.
+    pub(crate) fn is_stale(&mut self, host: &Host, message: &Message) -> bool {
+        let mut message = message.clone();
+        let held = self.held(host, &mut message);
+        let Some(fence) = fence_of(&mut message).map(|fence| *fence) else { return false };
+        if matches!(host.node, Some(Node::Worker { .. })) {
+            let known = self.fences.entry((host.id, host.life)).or_default();
+            *known = (*known).max(fence);
+        }
+        held.is_some_and(|held| fence < held)
+    }
+
+    fn on_job(
+        &mut self,
+        now: Time,
+        trouble: Time,
+        (id, job): (JobId, &Job),
+        hosts: &BTreeMap<NodeId, Host>,
+    ) -> Checked {
+        let plan = self.plans.get(&job.name);
+        let truth = self.jobs.entry(id).or_default();
+        if truth.plan.is_none() {
+            (truth.plan, truth.first_seen) = (plan.cloned(), now);
+        }
+        if job.started.is_some() {
+            truth.started.get_or_insert(now);
+        }
+        let has_stopped = |workflow: &Option<String>| match workflow {
+            None => job.cancel.is_some(),
+            Some(name) => job.stopped_workflows.iter().any(|(index, _)| {
+                let workflow = truth.plan.as_ref().and_then(|plan| plan.workflow(*index));
+                workflow.is_some_and(|workflow| workflow.name == *name)
+            }),
+        };
+        let is_missing =
+            job.parts.iter().any(|(_, end)| end.as_ref().is_some_and(|e| e.is_missing));
+        if is_missing && truth.ended.is_none() && now > trouble + MISSED {
+            return Err(format!("INV-6: a part of {id} is given up, and nothing was in its way"));
+        }
+        if job.ended.is_none() && !truth.promised.iter().all(has_stopped) {
+            return Err(format!("INV-12: {id} has forgotten a stop that was promised"));
+        }
+        match (&truth.ended, &job.ended) {
+            (Some(known), Some(end)) if known != end => {
+                return Err(format!("INV-2: {id} ended as {known:?}, then as {end:?}"));
+            }
+            (None, Some(end)) => {
+                truth.ended = Some(end.clone());
+                truth.ended_at = Some(now);
+                return self.check_result(id, job, hosts);
+            }
+            (Some(_) | None, _) => {}
+        }
+        Ok(())
+    }
+
+    /// The figures of a job that has ended.
+    fn check_result(&self, id: JobId, job: &Job, hosts: &BTreeMap<NodeId, Host>) -> Checked {
+        let Some(result) = self.jobs.get(&id).and_then(|truth| truth.result.as_ref()) else {
+            return Err(format!("INV-12: {id} ended without a stored result"));
+        };
+        let totals = &result.summary.totals;
+        let outcomes: u64 = totals.outcomes.values().sum();
+        let steps: u64 = result.summary.steps.iter().map(|step| step.totals.requests).sum();
+        let series: u64 = result.series.iter().map(|point| point.figures.requests()).sum();
+        let requests = totals.requests;
+        if [outcomes, steps, series] != [requests; 3] {
+            return Err(format!(
+                "INV-16: {id} has {requests} requests, {outcomes} by outcome, {steps} by step, \
+                 {series} over time"
+            ));
+        }
+        let of_job = self.attempts.iter().filter(|(attempt, _)| attempt.shard.job == id);
+        let executed: u64 = of_job.map(|(_, truth)| truth.requests).sum();
+        if requests > executed {
+            return Err(format!("INV-7: {id} counts {requests} requests, {executed} were sent"));
+        }
+        let mut accounted = 0;
+        let mut is_known = true;
+        let mut has_lost_workers = false;
+        for (_, end) in &job.parts {
+            let Some(end) = end else { return Err(format!("{id} ended before its parts")) };
+            is_known &= !end.is_missing;
+            for (attempt, last) in &end.attempts {
+                let Some(truth) = self.attempts.get(attempt) else { continue };
+                let told = truth.told.range(..=last.0).map(|(_, told)| told.requests);
+                accounted += told.sum::<u64>();
+                has_lost_workers |= truth.runs_on.is_some_and(|(node, life)| {
+                    hosts.get(&node).is_none_or(|host| !host.is_up() || host.life != life)
+                });
+            }
+        }
+        // A worker and the leader that had its last figures may die together: then they are
+        // missing, and the result says so.
+        let is_excused = has_lost_workers && result.summary.partial && requests < accounted;
+        if is_known && requests != accounted && !is_excused {
+            return Err(format!(
+                "INV-7: {id} counts {requests} requests, its attempts account for {accounted}"
+            ));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn on_reply(&mut self, host: &Host, _: RequestId, reply: &Reply) -> Checked {
+        if let Reply::Stored { job } = reply
+            && !host.disk.0.borrow().results.contains_key(job)
+        {
+            return Err(format!("INV-12: the result of {job} is not where it was stored"));
+        }
+        let Reply::News { view, is_over, .. } = reply else { return Ok(()) };
+        let Some(view) = view else { return Ok(()) };
+        let job = view.job;
+        let of_job = self.attempts.iter().filter(|(attempt, _)| attempt.shard.job == job);
+        let executed: u64 = of_job.map(|(_, truth)| truth.requests).sum();
+        if view.requests > executed {
+            let shown = view.requests;
+            return Err(format!("INV-7: {job} shows {shown} requests, {executed} were sent"));
+        }
+        let truth = self.jobs.entry(job).or_default();
+        if let Some((life, before)) = truth.shown
+            && life == host.life
+            && view.requests < before
+        {
+            let now = view.requests;
+            return Err(format!("INV-7: {job} showed {before} requests, then {now}"));
+        }
+        truth.shown = Some((host.life, view.requests));
+        if *is_over && truth.ended.is_none() {
+            return Err(format!("INV-3: {job} is said to be over, and is not"));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn on_learned(&mut self, learned: &Learned) -> Checked {
+        match learned {
+            Learned::Accepted(job) => {
+                let truth = self.jobs.entry(*job).or_default();
+                truth.is_acknowledged = true;
+                Ok(())
+            }
+            Learned::Final(job) => {
+                let is_over = self.jobs.get(job).is_some_and(|truth| truth.ended.is_some());
+                is_over.then_some(()).ok_or_else(|| format!("INV-3: {job} is not over"))
+            }
+            Learned::Cancelled { job, workflow } => {
+                self.jobs.entry(*job).or_default().promised.push(workflow.clone());
+                Ok(())
+            }
+            Learned::Nothing => Ok(()),
+        }
+    }
+
+    /// An attempt that its worker ended has told everything that it sent.
+    fn check_told(&self) -> Checked {
+        for (id, truth) in self.attempts.iter().filter(|(id, _)| self.decided.has_ended(**id)) {
+            let told: u64 = truth.told.values().map(|told| told.requests).sum();
+            let iterations: u64 = truth.told.values().map(|told| told.iterations).sum();
+            if told != truth.requests || iterations > truth.iterations {
+                let sent = truth.requests;
+                return Err(format!("INV-16: {id} sent {sent} requests and told of {told}"));
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn check_rest(&self, hosts: &BTreeMap<NodeId, Host>) -> Checked {
+        self.check_told()?;
+        for host in hosts.values() {
+            if let Some(Node::Manager { manager, .. }) = &host.node
+                && let Some(part) = manager.state().parts.keys().next()
+            {
+                return Err(format!("INV-9: the manager still holds part {part}"));
+            }
+            if let Some(Node::Worker { worker, .. }) = &host.node
+                && worker.outbox_bytes() > 0
+            {
+                let bytes = worker.outbox_bytes();
+                return Err(format!("INV-9: {} still holds {bytes} bytes of figures", host.id));
+            }
+            if let Some(Node::Worker { worker, .. }) = &host.node
+                && host.role == Role::Worker
+                && worker.free_cores() != host.cores
+            {
+                let (free, cores) = (worker.free_cores(), host.cores);
+                return Err(format!("INV-5: {} idles with {free} of {cores} cores free", host.id));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,278 @@
+//! What a seed draws: the nodes, the tests, the client's wishes, and which kinds of fault are on.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use hyperscale_model::{SplitMix, Time, WorkflowIndex};
+use hyperscale_plan::{
+    After, Aggregate, Comparison, Distribution, HttpSettings, Load, LocalIndex, PLAN_FORMAT, Plan,
+    Priority, Publish, RunSettings, Stage, StepName, Threshold, ThresholdMetric, Workflow,
+};
+use hyperscale_wire::StopMode;
+
+use crate::engine::Habits;
+
+/// A world as drawn from its seed.
+#[derive(Debug, Clone)]
+pub(crate) struct Scenario {
+    /// The cores of each worker.
+    pub(crate) workers: Vec<u32>,
+    pub(crate) tests: Vec<Test>,
+    pub(crate) habits: Habits,
+    pub(crate) faults: Faults,
+    /// When all faults end.
+    pub(crate) calm: Time,
+    pub(crate) window: Duration,
+    pub(crate) checkpoint: Duration,
+    pub(crate) retention: Duration,
+    pub(crate) snapshot_after: u64,
+    /// Clocks run fast or slow by up to so many millionths.
+    pub(crate) drift: u64,
+}
+
+/// A test that the client submits.
+#[derive(Debug, Clone)]
+pub(crate) struct Test {
+    pub(crate) plan: Plan,
+    pub(crate) submit_at: Time,
+    pub(crate) cancel: Option<Cancel>,
+    pub(crate) secret: bool,
+}
+
+/// A stop that the client asks for.
+#[derive(Debug, Clone)]
+pub(crate) struct Cancel {
+    /// How long after its submission.
+    pub(crate) after: Duration,
+    pub(crate) workflows: Vec<String>,
+    pub(crate) mode: StopMode,
+}
+
+/// Which kinds of fault happen.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Faults {
+    pub(crate) crash_gate: bool,
+    pub(crate) crash_manager: bool,
+    pub(crate) crash_worker: bool,
+    /// Nodes stop in the middle of what they do.
+    pub(crate) crash_between: bool,
+    /// Workers come back as new ones.
+    pub(crate) lose_disk: bool,
+    pub(crate) freeze: bool,
+    pub(crate) cut: bool,
+    pub(crate) cut_one_way: bool,
+    pub(crate) slow: bool,
+    pub(crate) lossy: bool,
+    pub(crate) flap: bool,
+    pub(crate) fade: bool,
+    /// Messages of a broken link arrive after all, late.
+    pub(crate) stragglers: bool,
+    /// Messages arrive again after a reconnect.
+    pub(crate) copies: bool,
+    pub(crate) drain: bool,
+    /// The mean time from one fault to the next, in milliseconds.
+    pub(crate) pause: u64,
+}
+
+impl Faults {
+    pub(crate) fn draw(random: &mut SplitMix) -> Self {
+        let mut on = |share| random.chance(share);
+        let mut faults = Self {
+            crash_gate: on(0.35),
+            crash_manager: on(0.35),
+            crash_worker: on(0.4),
+            crash_between: on(0.4),
+            lose_disk: on(0.3),
+            freeze: on(0.3),
+            cut: on(0.3),
+            cut_one_way: on(0.25),
+            slow: on(0.3),
+            lossy: on(0.3),
+            flap: on(0.35),
+            fade: on(0.35),
+            stragglers: on(0.4),
+            copies: on(0.3),
+            drain: on(0.2),
+            pause: 0,
+        };
+        faults.pause = [3_000, 8_000, 20_000][pick(random, 3)];
+        faults
+    }
+}
+
+fn pick(random: &mut SplitMix, of: usize) -> usize {
+    usize::try_from(random.below(of as u64)).unwrap_or(0)
+}
+
+fn between(random: &mut SplitMix, low: u64, high: u64) -> u64 {
+    low + random.below(high - low + 1)
+}
+
+fn small(random: &mut SplitMix, low: u64, high: u64) -> u32 {
+    u32::try_from(between(random, low, high)).unwrap_or(1)
+}
+
+impl Scenario {
+    pub(crate) fn draw(seed: u64, with_faults: bool) -> Self {
+        let mut random = SplitMix::new(seed);
+        let workers = between(&mut random, 1, 8);
+        let workers = (0..workers).map(|_| small(&mut random, 1, 4)).collect();
+        let habits = Habits {
+            pace: 0.5 + random.unit() * 3.0,
+            failures: if random.chance(0.4) { 0.2 } else { 0.01 },
+            core_loss: if with_faults && random.chance(0.2) { 0.002 } else { 0.0 },
+            abort: if with_faults && random.chance(0.1) { 0.002 } else { 0.0 },
+            unprepared: if with_faults && random.chance(0.1) { 0.1 } else { 0.0 },
+        };
+        let faults = if with_faults { Faults::draw(&mut random) } else { Faults::default() };
+        let tests = between(&mut random, 1, 4);
+        let tests = (0..tests).map(|number| Test::draw(&mut random, number)).collect();
+        Self {
+            workers,
+            tests,
+            habits,
+            faults,
+            calm: Time::from_secs(180),
+            window: Duration::from_millis([250, 1_000, 1_000][pick(&mut random, 3)]),
+            checkpoint: Duration::from_millis([250, 1_000, 3_000][pick(&mut random, 3)]),
+            retention: Duration::from_secs([20, 60, 300][pick(&mut random, 3)]),
+            snapshot_after: [20, 200, 10_000][pick(&mut random, 3)],
+            drift: if random.chance(0.5) { 300 } else { 0 },
+        }
+    }
+}
+
+impl Test {
+    fn draw(random: &mut SplitMix, number: u64) -> Self {
+        let count = pick(random, 4) + 1;
+        let mut steps = Vec::new();
+        let workflows: Vec<Workflow> =
+            (0..count).map(|index| workflow(random, index, &mut steps)).collect();
+        let thresholds = if random.chance(0.6) { vec![threshold(random)] } else { Vec::new() };
+        let priority = [Priority::Low, Priority::Normal, Priority::High][pick(random, 3)];
+        let deadline =
+            Duration::from_secs(if random.chance(0.3) { between(random, 5, 30) } else { 90 });
+        let cancel = random.chance(0.35).then(|| {
+            let all: Vec<String> = workflows.iter().map(|w| w.name.clone()).collect();
+            let few = random.chance(0.5);
+            Cancel {
+                after: Duration::from_millis(between(random, 0, 40_000)),
+                workflows: if few {
+                    all.into_iter().filter(|_| random.chance(0.5)).collect()
+                } else {
+                    Vec::new()
+                },
+                mode: if random.chance(0.3) { StopMode::Now } else { StopMode::Graceful },
+            }
+        });
+        let secret = random.chance(0.3);
+        let plan = Plan {
+            format: PLAN_FORMAT,
+            name: format!("test-{number}"),
+            description: None,
+            labels: BTreeMap::new(),
+            vars: BTreeMap::new(),
+            env: BTreeMap::new(),
+            secrets: if secret { vec!["token".to_owned()] } else { Vec::new() },
+            http: HttpSettings::default(),
+            data: Vec::new(),
+            workflows,
+            steps,
+            checks: Vec::new(),
+            metrics: Vec::new(),
+            thresholds,
+            run: RunSettings { deadline, priority, ..RunSettings::default() },
+            source: None,
+        };
+        let submit_at = Time::from_millis(between(random, 1_500, 120_000));
+        Self { plan, submit_at, cancel, secret }
+    }
+}
+
+fn workflow(random: &mut SplitMix, index: usize, steps: &mut Vec<StepName>) -> Workflow {
+    let number = u16::try_from(index).unwrap_or(0);
+    let name = format!("w{index}");
+    for step in 0..between(random, 1, 2) {
+        let (workflow, name) = (WorkflowIndex(number), format!("{name}/s{step}"));
+        steps.push(StepName { workflow, name });
+    }
+    let after: Vec<WorkflowIndex> =
+        (0..number).filter(|_| random.chance(0.5)).map(WorkflowIndex).collect();
+    let publishes = random.chance(0.3);
+    Workflow {
+        name,
+        after: After { workflows: after, any_end: random.chance(0.35) },
+        load: load(random),
+        steps: Vec::new(),
+        locals: if publishes { vec!["value".to_owned()] } else { Vec::new() },
+        publish: if publishes {
+            vec![Publish {
+                name: "value".to_owned(),
+                local: LocalIndex(0),
+                collect: if random.chance(0.5) { Some(4) } else { None },
+            }]
+        } else {
+            Vec::new()
+        },
+        start_after: Duration::from_millis(if random.chance(0.3) {
+            between(random, 0, 4_000)
+        } else {
+            0
+        }),
+        graceful_stop: Duration::from_millis(between(random, 0, 5_000)),
+        cores: random.chance(0.4).then(|| small(random, 1, 6)),
+        on_error: Default::default(),
+        vu_setup: Vec::new(),
+        vu_teardown: Vec::new(),
+        finally: Vec::new(),
+    }
+}
+
+fn load(random: &mut SplitMix) -> Load {
+    let duration = Duration::from_millis(between(random, 1_000, 25_000));
+    let vus = small(random, 1, 12);
+    let distribution = Distribution::Even;
+    let half = duration / 2;
+    match random.below(8) {
+        0 => Load::ConstantVus { vus, duration },
+        1 => {
+            let stages = [vus, small(random, 0, 12)];
+            let stages = stages.map(|to| Stage { to, over: half }).to_vec();
+            Load::RampingVus { start_vus: 1, stages, graceful_ramp_down: Duration::ZERO }
+        }
+        2 => {
+            let iterations = between(random, 1, 10);
+            Load::PerVuIterations { vus, iterations, max_duration: duration }
+        }
+        3 => {
+            let total = between(random, 1, 200);
+            Load::SharedIterations { vus, total, max_duration: duration }
+        }
+        4 => {
+            let rate = 1.0 + random.unit() * 20.0;
+            Load::ConstantArrivalRate { rate, duration, max_vus: vus, distribution }
+        }
+        5 => {
+            let stages = [random.unit() * 20.0, random.unit() * 10.0];
+            let stages = stages.map(|to| Stage { to, over: half }).to_vec();
+            Load::RampingArrivalRate { start_rate: 1.0, stages, max_vus: vus, distribution }
+        }
+        6 => Load::ExternallyControlled { vus, max_vus: vus, duration },
+        _ => Load::Once { max_duration: duration },
+    }
+}
+
+fn threshold(random: &mut SplitMix) -> Threshold {
+    Threshold {
+        expression: "failed.share < 0.1".to_owned(),
+        metric: ThresholdMetric::Failed,
+        aggregate: Aggregate::Share,
+        op: Comparison::Less,
+        value: 0.1,
+        filter: Default::default(),
+        abort: random.chance(0.7),
+        after: Duration::from_secs(between(random, 0, 3)),
+        during: None,
+        for_at_least: Duration::from_secs(between(random, 0, 2)),
+    }
+}

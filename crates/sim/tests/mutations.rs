@@ -1,0 +1,29 @@
+//! Rules that are broken on purpose are seen: else the invariants would prove nothing.
+
+use hyperscale_sim::{Mutation, Options, run};
+
+/// Whether one of these seeds shows the mutation.
+fn is_found(mutation: Mutation, mut seeds: impl Iterator<Item = u64>) -> bool {
+    let options = Options { faults: true, mutation: Some(mutation), ..Options::default() };
+    seeds.any(|seed| run(seed, &options).violation.is_some())
+}
+
+/// A seed that showed the mutation once, to begin with.
+const fn hint(mutation: Mutation) -> u64 {
+    match mutation {
+        Mutation::EarlyRedispatch => 1,
+        Mutation::StretchLease => 3,
+        Mutation::AcceptLowerFence | Mutation::LoseWrites => 5,
+        Mutation::LoseCheckpoints => 6,
+        Mutation::ForgetAbort => 27,
+        Mutation::CountDuplicates | Mutation::ReleaseTwice => 0,
+    }
+}
+
+#[test]
+fn chs_03_each_broken_rule_is_found() {
+    for &mutation in Mutation::ALL {
+        let seeds = std::iter::once(hint(mutation)).chain(0..200);
+        assert!(is_found(mutation, seeds), "nothing sees `{mutation}`");
+    }
+}

@@ -1,0 +1,41 @@
+//! A short sweep, and equal traces in equal processes.
+
+#![expect(clippy::unwrap_used, reason = "a test may fail")]
+
+use std::process::Command;
+
+use hyperscale_sim::{Options, run};
+
+#[test]
+fn chs_01_no_seed_breaks_an_invariant() {
+    let options = Options { faults: true, ..Options::default() };
+    for seed in 0..12 {
+        if let Some(violation) = run(seed, &options).violation {
+            panic!("{violation}");
+        }
+    }
+}
+
+#[test]
+fn chs_01_without_faults_everything_is_counted() {
+    for seed in 0..4 {
+        if let Some(violation) = run(seed, &Options::default()).violation {
+            panic!("{violation}");
+        }
+    }
+}
+
+/// The trace's hash, as a process of its own prints it.
+fn trace(seed: u64) -> String {
+    let seeds = format!("{seed}..{}", seed + 1);
+    let arguments = ["--seeds", &seeds, "--trace"];
+    let output = Command::new(env!("CARGO_BIN_EXE_hyperscale-sim")).args(arguments).output();
+    let text = String::from_utf8(output.unwrap().stdout).unwrap();
+    text.lines().find(|line| line.starts_with("trace=")).unwrap().to_owned()
+}
+
+#[test]
+fn chs_02_equal_seeds_give_equal_traces_in_two_processes() {
+    assert_eq!(trace(7), trace(7));
+    assert_ne!(trace(7), trace(8));
+}
