@@ -107,6 +107,16 @@ pub(crate) struct OutputArgs {
     /// Show only the summary
     #[arg(long, env = "HYPERSCALE_QUIET")]
     pub(crate) quiet: bool,
+    /// No colours; NO_COLOR says the same
+    #[arg(long, env = "HYPERSCALE_NO_COLOR")]
+    pub(crate) no_color: bool,
+}
+
+impl OutputArgs {
+    /// Whether colours are unwanted, by <https://no-color.org>.
+    pub(crate) fn is_colourless(&self) -> bool {
+        self.no_color || std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
+    }
 }
 
 /// Flags of `demo`.

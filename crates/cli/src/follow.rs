@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use hyperscale_gate::JobView;
 use hyperscale_model::JobId;
-use hyperscale_report::{LiveView, count, duration, rate, share};
+use hyperscale_report::{LiveView, count, duration, job_time, rate, share};
 use hyperscale_web::Cancellation;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -145,15 +145,5 @@ impl Lines {
             us(view.latency_us.p95),
             us(view.latency_us.p99),
         ));
-    }
-}
-
-/// A time of the job, as `+02:14`.
-pub(crate) fn job_time(millis: u64) -> String {
-    let seconds = millis / 1_000;
-    if seconds >= 3_600 {
-        format!("+{}:{:02}:{:02}", seconds / 3_600, seconds / 60 % 60, seconds % 60)
-    } else {
-        format!("+{:02}:{:02}", seconds / 60, seconds % 60)
     }
 }

@@ -60,7 +60,7 @@ pub(crate) async fn run_here(
     follow::follow(&api, job, outputs.quiet).await?;
     let result = api.results(job).await.map_err(|error| refused(&error))?;
     output::write(&outs, &result)?;
-    let exit = output::show(&result);
+    let exit = output::show(&outs, &result, outputs.is_colourless());
     node.stop().map_err(|error| Failure::internal("the local system failed", &error))?;
     exit
 }
