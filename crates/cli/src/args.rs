@@ -5,6 +5,9 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
+use crate::follow::Display;
+use crate::terminal;
+
 /// Distributed load testing: one test, on a laptop or over continents.
 #[derive(Debug, Parser)]
 #[command(name = "hyperscale", version, propagate_version = true)]
@@ -113,6 +116,17 @@ pub(crate) struct OutputArgs {
 }
 
 impl OutputArgs {
+    /// How a job is shown as it runs.
+    pub(crate) fn display(&self) -> Display {
+        if self.quiet {
+            Display::Quiet
+        } else if terminal::is_there(self.is_colourless()) {
+            Display::Screen
+        } else {
+            Display::Lines
+        }
+    }
+
     /// Whether colours are unwanted, by <https://no-color.org>.
     pub(crate) fn is_colourless(&self) -> bool {
         self.no_color || std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())

@@ -13,6 +13,7 @@ mod output;
 mod run;
 mod source;
 mod target;
+mod terminal;
 mod test_files;
 
 use std::process::ExitCode;

@@ -57,7 +57,7 @@ pub(crate) async fn run_here(
         }
     }
     let job = submit(&api, compiled).await?;
-    follow::follow(&api, job, outputs.quiet).await?;
+    follow::follow(&api, job, outputs.display()).await?;
     let result = api.results(job).await.map_err(|error| refused(&error))?;
     output::write(&outs, &result)?;
     let exit = output::show(&outs, &result, outputs.is_colourless());

@@ -208,7 +208,7 @@ function swatch(color, dash, isArea) {
 function drawChart(chart, columns) {
   const { spec, svg } = chart, W = Math.max(svg.clientWidth || chart.panel.clientWidth - 20, 240), H = 176;
   const series = spec.series(columns);
-  const left = 58, right = 10, top = 8, bottom = 20, width = W - left - right, height = H - top - bottom;
+  const left = 70, right = 10, top = 8, bottom = 20, width = W - left - right, height = H - top - bottom;
   const [from, to] = visible();
   let stackTop = columns.map(() => 0), max = 0, min = Infinity;
   for (const line of series) {
@@ -291,7 +291,7 @@ function showPick(a, b) {
 }
 /** Percentiles over the whole distribution: the tail gets as much room as the body. */
 function drawDistribution(sum) {
-  const svg = $("distribution"), W = Math.max(svg.clientWidth, 240), H = 220, left = 58, right = 14, top = 8, bottom = 22;
+  const svg = $("distribution"), W = Math.max(svg.clientWidth, 240), H = 220, left = 70, right = 14, top = 8, bottom = 22;
   const width = W - left - right, height = H - top - bottom, hist = sum.latency;
   svg.setAttribute("viewBox", `0 0 ${W} ${H}`); svg.setAttribute("height", H); svg.replaceChildren();
   if (!hist.count) { svg.append(s("text", { x: left, y: 40 }, "no latencies in this range")); return; }
@@ -303,7 +303,7 @@ function drawDistribution(sum) {
   const ceiling = ticks[ticks.length - 1];
   const y = v => top + height * (1 - (log ? (Math.log10(Math.max(v, 10 ** low)) - low) / (high - low) : v / ceiling));
   for (const v of ticks) svg.append(s("line", { class: "grid", x1: left, x2: W - right, y1: y(v), y2: y(v) }), s("text", { x: left - 6, y: y(v) + 4, "text-anchor": "end" }, time(v)));
-  for (const p of [0, 50, 90, 99, 99.9, 99.99, 99.999, 99.9999].filter(p => p === 0 || -Math.log10(1 - p / 100) < decades + .01))
+  for (const p of [0, 50, 90, 99, 99.9, 99.99, 99.999, 99.9999].filter(p => p === 0 || (-Math.log10(1 - p / 100) < decades + .01 && x(p / 100) - left > 34)))
     svg.append(s("line", { class: "grid", x1: x(p / 100), x2: x(p / 100), y1: top, y2: top + height }), s("text", { x: x(p / 100), y: H - 6, "text-anchor": p === 0 ? "start" : x(p / 100) > W - 30 ? "end" : "middle" }, p === 0 ? "min" : "p" + p));
   let seen = 0, d = "";
   for (const [bucket, count] of hist.entries()) {
@@ -318,7 +318,7 @@ function drawHeat(columns) {
   const canvas = $("heat"), W = Math.max(canvas.clientWidth, 240), H = 220, ratio = window.devicePixelRatio || 1, css = getComputedStyle(document.documentElement);
   canvas.width = W * ratio; canvas.height = H * ratio; canvas.style.height = H + "px";
   const g = canvas.getContext("2d"); g.scale(ratio, ratio); g.clearRect(0, 0, W, H);
-  const left = 58, right = 10, top = 8, bottom = 22, width = W - left - right, height = H - top - bottom, [from, to] = visible();
+  const left = 70, right = 10, top = 8, bottom = 22, width = W - left - right, height = H - top - bottom, [from, to] = visible();
   g.font = "11px system-ui, sans-serif"; g.fillStyle = css.getPropertyValue("--soft");
   const mins = columns.filter(c => c.latency.count).map(c => Math.max(c.latency.percentile(0), 1000)), maxs = columns.filter(c => c.latency.count).map(c => c.latency.max);
   if (!mins.length) { g.fillText("no latencies in this range", left, 40); return; }
@@ -375,19 +375,19 @@ function drawSteps(sum) {
   if (rows.some(r => few(r.own.latency.count))) $("steps").append(h("p", { class: "empty" }, "* fewer than 100 requests: such a percentile says little."));
 }
 function drawOutcomes(sum) {
-  const [from, to] = [sum.from, sum.to], statuses = [...sum.statuses].sort((a, b) => a[0] - b[0]).map(([status, count]) => status + " × " + grouped(count)).join("   ");
+  const [from, to] = [sum.from, sum.to], statuses = [...sum.statuses].sort((a, b) => a[0] - b[0]).map(([status, count]) => status + " × " + grouped(count)).join(" · ");
   const rows = outcomes.map((name, o) => ({ name, o, count: sum.outcomes[o] })).filter(r => r.count > 0);
   $("outcomes").replaceChildren(table([th("outcome"), th("requests", true), th("share", true), th("steps")], rows.map(r => h("tr", {}, h("th", { scope: "row", class: isFailure(r.o) ? "bad" : r.o === OK ? "good" : "" }, (r.o === OK ? "✓ " : isFailure(r.o) ? "✗ " : "– ") + r.name), n(grouped(r.count)), n(share(r.count, sum.requests)),
     td([...sum.steps].filter(([, own]) => own.outcomes[r.o]).map(([index, own]) => steps[index] + " " + grouped(own.outcomes[r.o])).join(", "), { class: "wrap" }))), "Outcomes"),
     h("p", { class: "soft" }, statuses ? "Answers by status: " + statuses : "No answers."));
   const shown = data.exchanges.filter(e => e.at >= from && e.at < to);
-  if (shown.length) $("outcomes").append(h("h3", {}, "Examples"), ...shown.map(e => h("details", {}, h("summary", {}, "✗ " + e.outcome + " in " + (steps[e.step] ?? e.step) + " at " + jobTime(e.at, true) + " after " + time(e.latency) + ": " + e.error), h("pre", { tabindex: 0 }, e.request), h("pre", { tabindex: 0 }, e.answer || "(no answer)"))));
+  if (shown.length) $("outcomes").append(h("h3", {}, "Examples"), ...shown.map(e => h("details", {}, h("summary", {}, "✗ " + e.outcome + " in " + (steps[e.step] ?? e.step) + " at " + jobTime(e.at, true) + " after " + time(e.latency) + (e.error ? ": " + e.error : "")), h("pre", { tabindex: 0 }, e.request), h("pre", { tabindex: 0 }, e.answer || "(no answer)"))));
   else if (failedOf(sum)) $("outcomes").append(h("p", { class: "empty" }, "No example of these failures was kept."));
 }
 function drawKeys(sum) {
-  const seconds = Math.max(sum.to - sum.from, 1) / 1000, p = percent => time(sum.latency.percentile(percent)) + few(sum.latency.count), failed = failedOf(sum);
+  const seconds = Math.max(sum.to - sum.from, 1) / 1000, p = percent => sum.latency.count ? time(sum.latency.percentile(percent)) + few(sum.latency.count) : "none", failed = failedOf(sum);
   const key = (name, value, note) => h("div", {}, h("dt", {}, name), h("dd", {}, value, note && h("small", {}, note)));
-  $("keys").replaceChildren(key("Requests", grouped(sum.requests), rate(sum.requests / seconds) + " over " + seconds.toFixed(1) + " s"), key("Failed", (failed ? "✗ " : "✓ ") + share(failed, sum.requests), grouped(failed) + " requests"),
+  $("keys").replaceChildren(key("Requests", grouped(sum.requests), rate(sum.requests / seconds) + " over " + seconds.toFixed(1) + " s"), key("Failed", sum.requests ? (failed ? "✗ " : "✓ ") + share(failed, sum.requests) : "none", grouped(failed) + " requests"),
     key("Iterations", grouped(sum.iterations), sum.planned !== null ? "planned starts " + grouped(sum.planned) + ", dropped " + grouped(sum.dropped) : rate(sum.iterations / seconds)),
     key("Latency p50", p(50), "of " + grouped(sum.latency.count) + " requests"), key("p90", p(90)), key("p95", p(95)), key("p99", p(99)), key("p99.9", p(99.9), "max " + time(sum.latency.max)),
     key("Users", "up to " + grouped(sum.vus)), key("Received", bytes(sum.bytesIn), bytes(sum.bytesIn / seconds) + "/s"), key("Sent", bytes(sum.bytesOut), bytes(sum.bytesOut / seconds) + "/s"),

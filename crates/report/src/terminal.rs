@@ -318,7 +318,12 @@ fn write_failures(text: &mut String, result: &JobResult) -> std::fmt::Result {
         let example = example.map_or_else(String::new, |exchange| {
             let step = result.plan.steps.get(exchange.step.get());
             let step = step.map_or("", |step| step.name.as_str());
-            format!(": {} in {}", plain(&exchange.error), plain(step))
+            // Without words of its own an exchange tells by the first line of its answer.
+            let error = match exchange.error.as_str() {
+                "" => exchange.answer.lines().next().unwrap_or_default(),
+                error => error,
+            };
+            format!(": {} in {}", plain(error), plain(step))
         });
         let line = format!("{} {} ({part}){example}", outcome.as_str(), count(failed));
         writeln!(text, " ✗ {}", shortened(&line, 160))?;
