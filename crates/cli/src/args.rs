@@ -8,9 +8,23 @@ use clap::{Parser, Subcommand};
 use crate::follow::Display;
 use crate::terminal;
 
+/// The exit codes as the help shows them; `docs/exit-codes.md` says more.
+pub(crate) const EXIT_CODES: &str = "Exit codes:
+    0  all well
+   99  a threshold is broken
+  102  the job's time was over
+  104  the test, a flag or a setting is invalid
+  105  somebody stopped it
+  106  the API could not start
+  108  the test stopped itself
+  111  the job failed
+  112  the gate cannot be reached, or refuses
+  113  a file or directory cannot be used
+  120  something that should not happen: please report it";
+
 /// Distributed load testing: one test, on a laptop or over continents.
 #[derive(Debug, Parser)]
-#[command(name = "hyperscale", version, propagate_version = true)]
+#[command(name = "hyperscale", version, propagate_version = true, after_long_help = EXIT_CODES)]
 pub(crate) struct Args {
     #[command(flatten)]
     pub(crate) log: LogArgs,

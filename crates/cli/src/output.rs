@@ -43,7 +43,21 @@ pub(crate) fn parse(outs: &[String]) -> Result<Vec<Out>, Failure> {
                 let message = format!("--out `{out}` has no path");
                 return Err(Failure::new(Exit::Invalid, message));
             }
-            Ok(Out { kind, path: PathBuf::from(path) })
+            let path = PathBuf::from(path);
+            // Found out now, not after an hour of load.
+            let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
+            if let Some(directory) = directory.filter(|directory| !directory.is_dir()) {
+                let message = format!(
+                    "--out `{out}`: there is no directory {}; create it first",
+                    directory.display()
+                );
+                return Err(Failure::new(Exit::Io, message));
+            }
+            if path.is_dir() {
+                let message = format!("--out `{out}` names a directory; name a file in it");
+                return Err(Failure::new(Exit::Io, message));
+            }
+            Ok(Out { kind, path })
         })
         .collect()
 }
@@ -181,5 +195,11 @@ mod tests {
         assert!(parse(&["html=a.html".to_owned(), "junit=b.xml".to_owned()]).is_ok());
         assert!(parse(&["pdf=a.pdf".to_owned()]).is_err());
         assert!(parse(&["html=".to_owned()]).is_err());
+    }
+
+    #[test]
+    fn a_place_that_cannot_be_written_is_refused_before_the_test() {
+        assert!(parse(&["html=/no/such/directory/report.html".to_owned()]).is_err());
+        assert!(parse(&["html=/".to_owned()]).is_err());
     }
 }

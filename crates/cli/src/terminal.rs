@@ -19,7 +19,7 @@ use ratatui::crossterm::cursor::Show;
 use ratatui::crossterm::event::{self, Event, KeyEvent, KeyEventKind};
 use ratatui::crossterm::execute;
 use ratatui::crossterm::terminal::{
-    EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode,
+    Clear, ClearType, EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode,
 };
 use tokio::sync::mpsc;
 
@@ -71,9 +71,9 @@ impl Screen {
     }
 
     fn on_raw_terminal() -> std::io::Result<Self> {
-        execute!(std::io::stderr(), EnterAlternateScreen)?;
-        let mut terminal = Terminal::new(CrosstermBackend::new(std::io::stderr()))?;
-        terminal.clear()?;
+        // Not the backend's `clear`: it asks the terminal for its cursor, which not every one answers.
+        execute!(std::io::stderr(), EnterAlternateScreen, Clear(ClearType::All))?;
+        let terminal = Terminal::new(CrosstermBackend::new(std::io::stderr()))?;
         let (sender, keys) = mpsc::channel(KEYS_MAX);
         let stop = Arc::new(AtomicBool::new(false));
         let until = Arc::clone(&stop);

@@ -425,6 +425,8 @@ function setRange(from, to) {
     if (inside.length) range = [inside[0].at, Math.max(Math.min(inside[inside.length - 1].at + inside[inside.length - 1].len, duration), inside[0].at + 1)];
   }
   setCursor(null); draw();
+  // A range can be linked to. Some browsers forbid this for local files: the page works without.
+  try { history.replaceState(null, "", range ? `#t=${range[0] / 1000},${range[1] / 1000}` : "#"); } catch { /* see above */ }
 }
 function readTime(text) {
   const parts = text.trim().replace(/^\+/, "").split(":").map(Number);
@@ -459,6 +461,7 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
 addEventListener("beforeprint", () => { document.querySelectorAll("details").forEach(d => { d.open = true; }); draw(); });
 const known = windows.reduce((sum, w) => sum + w.steps.reduce((all, step) => all + step.outcomes.reduce((a, b) => a + b, 0), 0), 0);
 if (known < summary.totals.requests) $("notes").append(h("li", {}, "The windows of this page hold " + grouped(known) + " of " + grouped(summary.totals.requests) + " requests: older ones are only in the totals."));
-draw();
+const linked = /^#t=([0-9.]+),([0-9.]+)$/.exec(location.hash);
+if (linked) setRange(Number(linked[1]) * 1000, Number(linked[2]) * 1000); else draw();
 })();
 if (typeof module !== "undefined") module.exports = { Histogram, highestOf };

@@ -260,6 +260,9 @@ fn write_totals(text: &mut String, summary: &Summary) -> std::fmt::Result {
         bytes(totals.bytes_in),
         bytes(totals.bytes_out),
     )?;
+    if samples == 0 {
+        return writeln!(text, " latency none: no request ended by itself");
+    }
     writeln!(
         text,
         " latency p50 {}   p90 {}   p95 {}\n         p99 {}   p99.9 {}   max {}{}",
@@ -277,6 +280,9 @@ fn write_steps(text: &mut String, summary: &Summary) -> std::fmt::Result {
     let names = summary.steps.iter().map(|step| step.name.chars().count());
     let width = names.max().unwrap_or(4).clamp(4, 40);
     let (p50, p95, p99) = ("p50   ", "p95   ", "p99   ");
+    if summary.steps.is_empty() {
+        return Ok(());
+    }
     writeln!(text)?;
     writeln!(
         text,
@@ -287,6 +293,7 @@ fn write_steps(text: &mut String, summary: &Summary) -> std::fmt::Result {
     for step in &summary.steps {
         let latency = &step.latency_us;
         let few = if (1..100).contains(&latency.count) { "*" } else { "" };
+        let aligned = |us: f64| if latency.count == 0 { String::new() } else { aligned(us) };
         let row = format!(
             " {:width$} {:>10} {:>7} {} {} {} {}{few}",
             shortened(&plain(&step.name), width),

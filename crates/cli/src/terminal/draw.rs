@@ -283,7 +283,10 @@ fn steps(steps: &[LiveStep], width: usize, room: usize) -> Vec<Line<'static>> {
         let Latency { p50, p90, p95, p99, p99_9, max, count: samples, .. } = step.latency_us;
         let all = [p50, p90, p95, p99, p99_9, max];
         let values: &[f64] = if is_wide { &all } else { &[p50, p95, p99] };
-        let mut times: String = values.iter().map(|us| format!(" {}", aligned(*us))).collect();
+        // As many blanks where there is nothing to show.
+        let time =
+            |us: &f64| if samples == 0 { " ".repeat(10) } else { format!(" {}", aligned(*us)) };
+        let mut times: String = values.iter().map(time).collect();
         if (1..100).contains(&samples) {
             times.push('*');
         }
