@@ -5,6 +5,7 @@
 //! It gives the terminal back on every way out: by `Drop`, and by a hook if something panics.
 
 mod draw;
+mod log;
 mod state;
 
 use std::io::{IsTerminal as _, Stderr};
@@ -24,6 +25,7 @@ use ratatui::crossterm::terminal::{
 use tokio::sync::mpsc;
 
 pub(crate) use draw::draw;
+pub(crate) use log::Log;
 pub(crate) use state::{Command, State};
 
 /// How often the keyboard's thread looks whether it should end: the longest that leaving takes.
@@ -72,6 +74,7 @@ impl Screen {
 
     fn on_raw_terminal() -> std::io::Result<Self> {
         // Not the backend's `clear`: it asks the terminal for its cursor, which not every one answers.
+        log::hold();
         execute!(std::io::stderr(), EnterAlternateScreen, Clear(ClearType::All))?;
         let terminal = Terminal::new(CrosstermBackend::new(std::io::stderr()))?;
         let (sender, keys) = mpsc::channel(KEYS_MAX);
@@ -130,6 +133,7 @@ fn read_keys(sender: &mpsc::Sender<Act>, until: &AtomicBool) {
 fn give_back() {
     drop(execute!(std::io::stderr(), LeaveAlternateScreen, Show));
     drop(disable_raw_mode());
+    log::release();
 }
 
 fn restore_on_panic() {

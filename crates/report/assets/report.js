@@ -257,7 +257,9 @@ function drawChart(chart, columns) {
         d += (open ? "L" : "M") + mid(c).toFixed(1) + " " + y(v).toFixed(1); open = true;
       });
       group.append(s("path", { d, fill: "none", stroke: line.color, "stroke-width": line.thin ? 1.2 : 1.8, "stroke-dasharray": line.dash, "stroke-linejoin": "round" }));
-      if (columns.length === 1 && line.shown[0] !== null) group.append(s("circle", { cx: mid(columns[0]), cy: y(line.shown[0]), r: 3, fill: line.color }));
+      // A point without neighbours makes no line.
+      const isThere = i => i >= 0 && i < columns.length && line.shown[i] !== null && isFinite(line.shown[i]);
+      columns.forEach((c, i) => { if (isThere(i) && !isThere(i - 1) && !isThere(i + 1)) group.append(s("circle", { cx: mid(c).toFixed(1), cy: y(line.shown[i]).toFixed(1), r: columns.length > 1 ? 1.6 : 3, fill: line.color })); });
     }
   }
   svg.append(group, s("line", { class: "axis", x1: left, x2: W - right, y1: top + height, y2: top + height }));
@@ -334,7 +336,7 @@ function drawHeat(columns) {
     if (!n) return;
     g.globalAlpha = .14 + .86 * Math.log(1 + n) / Math.log(1 + top1);
     const x0 = left + (Math.max(columns[i].at, from) - from) / (to - from) * width, x1 = left + (Math.min(columns[i].end, to) - from) / (to - from) * width;
-    g.fillRect(x0, top + height * (1 - (band + 1) / bands), Math.max(x1 - x0, 1), height / bands + .3);
+    g.fillRect(Math.floor(x0), top + height * (1 - (band + 1) / bands), Math.max(Math.floor(x1) - Math.floor(x0), 1), height / bands + .3);
   }));
   g.globalAlpha = 1; g.fillStyle = css.getPropertyValue("--soft"); g.textAlign = "right";
   for (let i = 0; i <= 4; i++) g.fillText(time(10 ** (low + (high - low) * i / 4)), left - 6, top + height * (1 - i / 4) + 4);
@@ -461,6 +463,10 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
 addEventListener("beforeprint", () => { document.querySelectorAll("details").forEach(d => { d.open = true; }); draw(); });
 const known = windows.reduce((sum, w) => sum + w.steps.reduce((all, step) => all + step.outcomes.reduce((a, b) => a + b, 0), 0), 0);
 if (known < summary.totals.requests) $("notes").append(h("li", {}, "The windows of this page hold " + grouped(known) + " of " + grouped(summary.totals.requests) + " requests: older ones are only in the totals."));
+// A tail that is far from the body would press the body flat.
+const whole = merged(-Infinity, Infinity).latency;
+isLog = whole.count > 0 && whole.max > 50 * whole.percentile(50);
+$("log").checked = isLog;
 const linked = /^#t=([0-9.]+),([0-9.]+)$/.exec(location.hash);
 if (linked) setRange(Number(linked[1]) * 1000, Number(linked[2]) * 1000); else draw();
 })();

@@ -71,7 +71,7 @@ pub fn html(result: &JobResult) -> String {
         "<h2>Distribution of latency</h2><div class=\"charts\">",
         "<div class=\"chart\"><h3>Percentiles</h3><svg id=\"distribution\" role=\"img\" ",
         "aria-label=\"Latency by percentile\"></svg></div>",
-        "<div class=\"chart\"><h3>Over time: darker is more requests</h3><canvas id=\"heat\" ",
+        "<div class=\"chart\"><h3>Over time: a stronger colour is more requests</h3><canvas id=\"heat\" ",
         "role=\"img\" aria-label=\"Heat map of latency over time\"></canvas></div></div>",
         "<h2>Steps</h2><div id=\"steps\"></div>",
         "<h2>Outcomes</h2><div id=\"outcomes\"></div>",
@@ -176,7 +176,7 @@ fn thresholds(result: &JobResult) -> String {
     if result.summary.thresholds.is_empty() {
         return "<p class=\"soft\">The test has no thresholds: nothing was judged.</p>".to_owned();
     }
-    let mut text = "<h2>Thresholds</h2><div class=\"scroll\"><table><thead><tr><th>verdict</th>\
+    let mut text = "<h2>Thresholds</h2><div class=\"scroll\"><table class=\"thresholds\"><thead><tr><th>verdict</th>\
                     <th>must hold</th><th class=\"n\">was</th><th>broken since</th></tr></thead>\
                     <tbody>"
         .to_owned();

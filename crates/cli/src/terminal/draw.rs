@@ -113,13 +113,7 @@ fn headline(view: &LiveView, state: &State, width: usize) -> Line<'static> {
         spans.push(Span::styled("  display paused", WARN));
     }
     let used = |spans: &[Span<'_>]| spans.iter().map(Span::width).sum::<usize>();
-    let stage = match view.workflows.iter().find(|(_, state)| state == "running") {
-        Some((name, state)) => format!("   {} ▸ {state}", plain(name)),
-        None => view
-            .workflows
-            .first()
-            .map_or_else(String::new, |(name, state)| format!("   {} ▸ {state}", plain(name))),
-    };
+    let stage = stage(view);
     let room = width.saturating_sub(used(&spans) + 4);
     let stage = shortened(&stage, room.saturating_sub(10));
     let bar = room.saturating_sub(stage.chars().count()).min(60);
@@ -128,6 +122,17 @@ fn headline(view: &LiveView, state: &State, width: usize) -> Line<'static> {
     }
     spans.push(Span::raw(stage));
     Line::from(spans)
+}
+
+/// The workflows that run; the first one if none does.
+fn stage(view: &LiveView) -> String {
+    let running = view.workflows.iter().filter(|(_, state)| state == "running");
+    let running: Vec<String> = running.map(|(name, _)| plain(name)).collect();
+    match (running.is_empty(), view.workflows.first()) {
+        (false, _) => format!("   {} ▸ running", running.join(", ")),
+        (true, Some((name, state))) => format!("   {} ▸ {state}", plain(name)),
+        (true, None) => String::new(),
+    }
 }
 
 fn progress(view: &LiveView, width: usize) -> String {
