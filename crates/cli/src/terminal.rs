@@ -30,6 +30,8 @@ pub(crate) use state::{Command, State};
 
 /// How often the keyboard's thread looks whether it should end: the longest that leaving takes.
 const POLL: Duration = Duration::from_millis(50);
+/// In which steps leaving waits for it.
+const LEAVE_STEP: Duration = Duration::from_millis(5);
 /// Keys that wait to be handled; whoever types faster than that is holding a key down.
 const KEYS_MAX: usize = 64;
 
@@ -57,7 +59,7 @@ pub(crate) struct Screen {
     terminal: Terminal<CrosstermBackend<Stderr>>,
     keys: mpsc::Receiver<Act>,
     stop: Arc<AtomicBool>,
-    reader: Option<JoinHandle<()>>,
+    reader: JoinHandle<()>,
 }
 
 impl Screen {
@@ -83,7 +85,7 @@ impl Screen {
         let reader = std::thread::Builder::new()
             .name("keyboard".to_owned())
             .spawn(move || read_keys(&sender, &until))?;
-        Ok(Self { terminal, keys, stop, reader: Some(reader) })
+        Ok(Self { terminal, keys, stop, reader })
     }
 
     /// The next act; never, once the keyboard is gone.
@@ -102,8 +104,14 @@ impl Screen {
 impl Drop for Screen {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        if let Some(reader) = self.reader.take() {
-            drop(reader.join()); // A panic of it was reported by the hook.
+        // Not joined without a limit: if the terminal is closed while crossterm polls it, the poll
+        // never returns. Such a thread ends with the process.
+        let tries = 2 * POLL.as_millis() / LEAVE_STEP.as_millis();
+        for _ in 0..tries {
+            if self.reader.is_finished() {
+                break;
+            }
+            std::thread::sleep(LEAVE_STEP);
         }
         give_back();
     }
