@@ -11,7 +11,7 @@ mod state;
 use std::io::{IsTerminal as _, Stderr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 
 use ratatui::Terminal;
@@ -30,8 +30,6 @@ pub(crate) use state::{Command, State};
 
 /// How often the keyboard's thread looks whether it should end: the longest that leaving takes.
 const POLL: Duration = Duration::from_millis(50);
-/// In which steps leaving waits for it.
-const LEAVE_STEP: Duration = Duration::from_millis(5);
 /// Keys that wait to be handled; whoever types faster than that is holding a key down.
 const KEYS_MAX: usize = 64;
 
@@ -59,7 +57,8 @@ pub(crate) struct Screen {
     terminal: Terminal<CrosstermBackend<Stderr>>,
     keys: mpsc::Receiver<Act>,
     stop: Arc<AtomicBool>,
-    reader: JoinHandle<()>,
+    /// Disconnects when the keyboard's thread ends; nothing is ever sent.
+    ended: std::sync::mpsc::Receiver<()>,
 }
 
 impl Screen {
@@ -82,10 +81,12 @@ impl Screen {
         let (sender, keys) = mpsc::channel(KEYS_MAX);
         let stop = Arc::new(AtomicBool::new(false));
         let until = Arc::clone(&stop);
-        let reader = std::thread::Builder::new()
-            .name("keyboard".to_owned())
-            .spawn(move || read_keys(&sender, &until))?;
-        Ok(Self { terminal, keys, stop, reader })
+        let (alive, ended) = std::sync::mpsc::sync_channel(1);
+        std::thread::Builder::new().name("keyboard".to_owned()).spawn(move || {
+            read_keys(&sender, &until);
+            drop(alive);
+        })?;
+        Ok(Self { terminal, keys, stop, ended })
     }
 
     /// The next act; never, once the keyboard is gone.
@@ -104,14 +105,10 @@ impl Screen {
 impl Drop for Screen {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        // Not joined without a limit: if the terminal is closed while crossterm polls it, the poll
+        // Waited for with a limit: if the terminal is closed while crossterm polls it, the poll
         // never returns. Such a thread ends with the process.
-        let tries = 2 * POLL.as_millis() / LEAVE_STEP.as_millis();
-        for _ in 0..tries {
-            if self.reader.is_finished() {
-                break;
-            }
-            std::thread::sleep(LEAVE_STEP);
+        if self.ended.recv_timeout(2 * POLL) == Err(RecvTimeoutError::Timeout) {
+            tracing::debug!("the keyboard's thread hangs: the terminal is gone");
         }
         give_back();
     }

@@ -176,17 +176,20 @@ fn thresholds(result: &JobResult) -> String {
     if result.summary.thresholds.is_empty() {
         return "<p class=\"soft\">The test has no thresholds: nothing was judged.</p>".to_owned();
     }
-    let mut text = "<h2>Thresholds</h2><div class=\"scroll\"><table class=\"thresholds\"><thead><tr><th>verdict</th>\
-                    <th>must hold</th><th class=\"n\">was</th><th>broken since</th></tr></thead>\
-                    <tbody>"
+    let mut text = "<h2>Thresholds, over the whole test</h2><div class=\"scroll\"><table \
+                    class=\"thresholds\"><thead><tr><th>must hold</th><th class=\"n\">was</th>\
+                    <th>verdict</th></tr></thead><tbody>"
         .to_owned();
     for threshold in &result.summary.thresholds {
         let (class, word) =
             if threshold.passed { ("good", "✓ held") } else { ("bad", "✗ broken") };
-        let since = threshold.broken_since_ms.map_or_else(String::new, job_time);
+        let since = match threshold.broken_since_ms {
+            Some(at) if !threshold.passed => format!(" since {}", job_time(at)),
+            _ => String::new(),
+        };
         text.push_str(&format!(
-            "<tr><td class=\"{class}\">{word}</td><td class=\"wrap\">{}</td><td class=\"n\">{}</td>\
-             <td>{since}</td></tr>",
+            "<tr><td class=\"wrap\">{}</td><td class=\"n\">{}</td>\
+             <td class=\"{class} wrap\">{word}{since}</td></tr>",
             escape(&threshold.expression),
             escape(&threshold_value(threshold)),
         ));
