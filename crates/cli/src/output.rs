@@ -122,6 +122,9 @@ pub(crate) fn show(outs: &[Out], result: &JobResult, no_color: bool) -> Result<E
         let path = std::path::absolute(&out.path).unwrap_or_else(|_unknown| out.path.clone());
         text.push_str(&format!(" {kind}: {}\n", path.display()));
     }
+    if !outs.iter().any(|out| out.kind == Kind::Html) && stdout.is_terminal() {
+        text.push_str(" charts: run it with --out html=report.html\n");
+    }
     if !no_color && stdout.is_terminal() {
         text = coloured(&text, summary.verdict, summary.status == "completed");
     }

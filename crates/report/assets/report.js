@@ -365,7 +365,11 @@ function drawSteps(sum) {
   const by = COLUMNS.find(column => column[0] === sortBy.key);
   if (by) rows.sort((a, b) => { const [x, y] = [by[2](a), by[2](b)]; return (x < y ? -1 : x > y ? 1 : 0) * (sortBy.down ? -1 : 1); });
   const heads = COLUMNS.map(([key, name]) => h("th", { scope: "col", class: key !== "step" && "n", "aria-sort": sortBy.key === key ? (sortBy.down ? "descending" : "ascending") : null },
-    h("button", { onclick: () => { sortBy = { key, down: sortBy.key === key ? !sortBy.down : key !== "step" }; drawSteps(sum); } }, name + (sortBy.key === key ? (sortBy.down ? " ↓" : " ↑") : ""))));
+    h("button", { "data-key": key, onclick: () => {
+      sortBy = { key, down: sortBy.key === key ? !sortBy.down : key !== "step" };
+      drawSteps(sum);
+      document.querySelector(`#steps button[data-key="${key}"]`).focus(); // The table is a new one.
+    } }, name + (sortBy.key === key ? (sortBy.down ? " ↓" : " ↑") : ""))));
   const binned = index => {
     const bins = new Array(Math.min(Math.max(view.columns.length, 1), 30)).fill(0), [from, to] = visible();
     for (const w of windows) if (w.at >= from && w.at < to) for (const step of w.steps) if (step.step === index) bins[Math.min(Math.floor((w.at - from) / (to - from) * bins.length), bins.length - 1)] += step.outcomes.reduce((a, b) => a + b, 0);

@@ -449,7 +449,7 @@ mod tests {
         assert_eq!(utc(1_795_486_185_000), "2026-11-24 02:09:45 UTC");
     }
 
-    /// Runs the page's histogram where node is at hand; CI without it has the table below.
+    /// Runs the page's histogram in node; a machine without node cannot tell and passes.
     #[test]
     fn the_script_computes_percentiles_as_the_histogram_does() {
         let histograms = sample::histograms();
