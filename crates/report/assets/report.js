@@ -27,6 +27,16 @@ class Histogram {
     this.sorted = null;
     return this;
   }
+  add(other) {
+    if (!other.count) return this;
+    for (const [bucket, count] of other.buckets) this.buckets.set(bucket, (this.buckets.get(bucket) || 0) + count);
+    this.min = this.count === 0 ? other.min : Math.min(this.min, other.min);
+    this.max = Math.max(this.max, other.max);
+    this.sum += other.sum;
+    this.count += other.count;
+    this.sorted = null;
+    return this;
+  }
   entries() { return this.sorted ||= [...this.buckets].sort((a, b) => a[0] - b[0]); }
   /** In ns: the smallest value that at least `percent` per cent of all do not exceed. */
   percentile(percent) {
@@ -95,6 +105,7 @@ function merged(from, to) {
   const sum = { from, to, requests: 0, outcomes: outcomes.map(() => 0), iterations: 0, cut: 0, dropped: 0, planned: null, bytesIn: 0, bytesOut: 0,
     retries: 0, latency: new Histogram(), lag: new Histogram(), steps: new Map(), checks: new Map(), statuses: new Map(), vus: 0, busy: 0 };
   for (const w of windows) if (w.at >= from && w.at < to) addWindow(sum, w, true);
+  for (const own of sum.steps.values()) sum.latency.add(own.latency);
   return sum;
 }
 function addWindow(sum, w, withSteps) {
@@ -115,7 +126,7 @@ function addWindow(sum, w, withSteps) {
     sum.requests += requests; sum.bytesIn += step.in; sum.bytesOut += step.out; sum.retries += step.retries;
     step.outcomes.forEach((n, o) => { sum.outcomes[o] += n; });
     for (const [status, n] of step.statuses) sum.statuses.set(status, (sum.statuses.get(status) || 0) + n);
-    sum.latency.merge(step.latency);
+    if (!withSteps) sum.latency.merge(step.latency);
   }
   for (const [check, passed, failed] of w.checks) {
     const own = sum.checks.get(check) || [0, 0];
@@ -413,10 +424,15 @@ function drawTimeline(sum) {
 // ---- All together. ----
 const view = { columns: [] };
 function draw() {
-  const [from, to] = visible();
+  const [from, to] = visible(), isFirst = !view.columns.length;
   view.columns = columnsOf([from, to]);
   const sum = merged(range ? from : -Infinity, range ? to : Infinity);
   sum.from = from; sum.to = to;
+  if (isFirst) {
+    // A tail that is far from the body would press the body flat.
+    isLog = sum.latency.count > 0 && sum.latency.max > 50 * sum.latency.percentile(50);
+    $("log").checked = isLog;
+  }
   const ofStep = { ...sum };
   if (only >= 0) ofStep.latency = sum.steps.get(only) ? sum.steps.get(only).latency : new Histogram();
   drawKeys(sum); charts.forEach(chart => drawChart(chart, view.columns)); drawDistribution(ofStep); drawHeat(view.columns); drawSteps(sum); drawOutcomes(sum); drawChecks(sum); drawTimeline(sum);
@@ -467,10 +483,6 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
 addEventListener("beforeprint", () => { document.querySelectorAll("details").forEach(d => { d.open = true; }); draw(); });
 const known = windows.reduce((sum, w) => sum + w.steps.reduce((all, step) => all + step.outcomes.reduce((a, b) => a + b, 0), 0), 0);
 if (known < summary.totals.requests) $("notes").append(h("li", {}, "The windows of this page hold " + grouped(known) + " of " + grouped(summary.totals.requests) + " requests: older ones are only in the totals."));
-// A tail that is far from the body would press the body flat.
-const whole = merged(-Infinity, Infinity).latency;
-isLog = whole.count > 0 && whole.max > 50 * whole.percentile(50);
-$("log").checked = isLog;
 const linked = /^#t=([0-9.]+),([0-9.]+)$/.exec(location.hash);
 if (linked) setRange(Number(linked[1]) * 1000, Number(linked[2]) * 1000); else draw();
 })();

@@ -408,6 +408,8 @@ fn marks(result: &JobResult, planned: Option<&Planned<'_>>) -> Vec<Value> {
 
 #[cfg(test)]
 mod tests {
+    use hyperscale_stats::Histogram;
+
     use super::*;
     use crate::sample;
 
@@ -454,16 +456,21 @@ mod tests {
     fn the_script_computes_percentiles_as_the_histogram_does() {
         let histograms = sample::histograms();
         let percents = [0.0, 1.0, 50.0, 90.0, 95.0, 99.0, 99.9, 100.0];
-        let expected: Vec<Vec<u64>> = (histograms.iter())
+        let mut all = Histogram::new();
+        histograms.iter().for_each(|histogram| all.merge_dense(histogram));
+        let expected: Vec<Vec<u64>> = (histograms.iter().chain([&all]))
             .map(|histogram| percents.iter().map(|p| nanos(histogram.percentile(*p))).collect())
             .collect();
         let input: Vec<Vec<u64>> =
             histograms.iter().map(|dense| histogram(&dense.to_sparse())).collect();
         let program = format!(
-            "{SCRIPT}\nconst input = {}, percents = {};\nconsole.log(JSON.stringify(input.map(one \
-             => percents.map(p => new Histogram().merge(one).percentile(p)))));",
-            json!(input),
+            "{SCRIPT}
+            const percents = {}, each = {}.map(one => new Histogram().merge(one));
+            each.push(each.reduce((all, one) => all.add(one), new Histogram()));
+            const found = each.map(one => percents.map(p => one.percentile(p)));
+            console.log(JSON.stringify(found));",
             json!(percents),
+            json!(input),
         );
         let Ok(output) = std::process::Command::new("node").arg("-e").arg(program).output() else {
             return; // No node here.
