@@ -381,9 +381,14 @@ function drawSteps(sum) {
       drawSteps(sum);
       document.querySelector(`#steps button[data-key="${key}"]`).focus(); // The table is a new one.
     } }, name + (sortBy.key === key ? (sortBy.down ? " ↓" : " ↑") : ""))));
+  // Per second of each column: the same windows as in the charts, so that no window counts double.
   const binned = index => {
-    const bins = new Array(Math.min(Math.max(view.columns.length, 1), 30)).fill(0), [from, to] = visible();
-    for (const w of windows) if (w.at >= from && w.at < to) for (const step of w.steps) if (step.step === index) bins[Math.min(Math.floor((w.at - from) / (to - from) * bins.length), bins.length - 1)] += step.outcomes.reduce((a, b) => a + b, 0);
+    const bins = view.columns.map(() => 0);
+    let column = 0;
+    for (const w of windows) if (w.at >= sum.from && w.at < sum.to) {
+      while (column + 1 < bins.length && view.columns[column + 1].at <= w.at) column++;
+      for (const step of w.steps) if (step.step === index && column < bins.length) bins[column] += step.outcomes.reduce((a, b) => a + b, 0) / view.columns[column].seconds;
+    }
     return bins;
   };
   $("steps").replaceChildren(rows.length ? table([...heads, th("requests over time"), th("what failed")], rows.map(r => h("tr", {}, h("th", { scope: "row" }, r.name), n(grouped(r.own.requests)), n(rate(r.own.requests / seconds)),
