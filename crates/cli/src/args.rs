@@ -5,9 +5,26 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
+use crate::follow::Display;
+use crate::terminal;
+
+/// The exit codes as the help shows them; `docs/exit-codes.md` says more.
+pub(crate) const EXIT_CODES: &str = "Exit codes:
+    0  all well
+   99  a threshold is broken
+  102  the job's time was over
+  104  the test, a flag or a setting is invalid
+  105  somebody stopped it
+  106  the API could not start
+  108  the test stopped itself
+  111  the job failed
+  112  the gate cannot be reached, or refuses
+  113  a file or directory cannot be used
+  120  something that should not happen: please report it";
+
 /// Distributed load testing: one test, on a laptop or over continents.
 #[derive(Debug, Parser)]
-#[command(name = "hyperscale", version, propagate_version = true)]
+#[command(name = "hyperscale", version, propagate_version = true, after_long_help = EXIT_CODES)]
 pub(crate) struct Args {
     #[command(flatten)]
     pub(crate) log: LogArgs,
@@ -130,6 +147,27 @@ pub(crate) struct OutputArgs {
     /// Show only the summary
     #[arg(long, env = "HYPERSCALE_QUIET")]
     pub(crate) quiet: bool,
+    /// No colours; NO_COLOR says the same
+    #[arg(long, env = "HYPERSCALE_NO_COLOR")]
+    pub(crate) no_color: bool,
+}
+
+impl OutputArgs {
+    /// How a job is shown as it runs.
+    pub(crate) fn display(&self) -> Display {
+        if self.quiet {
+            Display::Quiet
+        } else if terminal::is_there(self.is_colourless()) {
+            Display::Screen
+        } else {
+            Display::Lines
+        }
+    }
+
+    /// Whether colours are unwanted, by <https://no-color.org>.
+    pub(crate) fn is_colourless(&self) -> bool {
+        self.no_color || std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
+    }
 }
 
 /// Flags of `demo`.

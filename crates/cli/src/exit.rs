@@ -81,3 +81,34 @@ pub(crate) fn usage(error: &clap::Error) -> ExitCode {
     drop(error.print());
     if error.use_stderr() { Exit::Invalid.into() } else { ExitCode::SUCCESS }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_is_documented_in_the_page_and_in_the_help() {
+        let all = [
+            Exit::Passed,
+            Exit::Broken,
+            Exit::TimedOut,
+            Exit::Invalid,
+            Exit::Interrupted,
+            Exit::ApiFailed,
+            Exit::Aborted,
+            Exit::Failed,
+            Exit::Refused,
+            Exit::Io,
+            Exit::Internal,
+        ];
+        let page = include_str!("../../../docs/exit-codes.md");
+
+        for exit in all {
+            let code = exit as u8;
+            assert!(page.contains(&format!("| {code} |")), "docs/exit-codes.md lacks {code}");
+            let help = crate::args::EXIT_CODES;
+            let mut words = help.split(|c: char| !c.is_ascii_digit());
+            assert!(words.any(|word| word == code.to_string()), "the help lacks {code}");
+        }
+    }
+}

@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use hyperscale_gate::JobView;
 use hyperscale_model::JobId;
-use hyperscale_report::{LiveView, count, duration, rate, share};
+use hyperscale_report::{LiveView, count, duration, job_time, plain, rate, share};
 use hyperscale_web::Cancellation;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::api::{Api, ApiError, Events, News};
 use crate::exit::Failure;
 use crate::run::refused;
+use crate::terminal::{Act, Command, Screen, State};
 
 /// How often a line is written where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(5);
@@ -25,10 +26,26 @@ pub(crate) fn say(text: &str) {
     drop(writeln!(std::io::stderr(), "{text}"));
 }
 
+/// How often the screen is drawn at most, and the connection to a terminal is looked at.
+const DRAW_EVERY: Duration = Duration::from_millis(100);
+
+/// How a job is shown as it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Display {
+    /// Not at all.
+    Quiet,
+    /// A line every few seconds, and one for every event.
+    Lines,
+    /// A screen, for a person before a terminal.
+    Screen,
+}
+
 /// Follows a job to its end. The first interrupt stops it gracefully, the second at once.
-pub(crate) async fn follow(api: &Api, job: JobId, is_quiet: bool) -> Result<(), Failure> {
+pub(crate) async fn follow(api: &Api, job: JobId, display: Display) -> Result<(), Failure> {
     let mut signals = Signals::new()?;
-    let mut shown = Lines { is_quiet, last_ms: 0 };
+    let mut shown = Shown::open(display);
+    let mut redraw = tokio::time::interval(DRAW_EVERY);
+    redraw.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let (mut last_event, mut failures) = (0, 0);
     let mut events: Option<Events> = None;
     loop {
@@ -38,44 +55,145 @@ pub(crate) async fn follow(api: &Api, job: JobId, is_quiet: bool) -> Result<(), 
                 Ok(stream) => events.insert(stream),
                 Err(error) if error.is_transient() && failures < RETRIES => {
                     failures += 1;
+                    shown.trouble(&error.to_string());
+                    shown.redraw();
                     tokio::time::sleep(RETRY_EVERY).await;
                     continue;
                 }
                 Err(error) => return Err(refused(&error)),
             },
         };
-        tokio::select! {
-            news = stream.next() => match news {
-                Ok(Some(News::Event(event))) => {
-                    failures = 0;
-                    last_event = event.id;
-                    shown.event(&event.text, event.at_ms);
+        let stop = tokio::select! {
+            news = stream.next() => {
+                match news {
+                    Ok(Some(News::Event(event))) => {
+                        failures = 0;
+                        last_event = event.id;
+                        shown.event(&event.text, event.at_ms);
+                    }
+                    Ok(Some(News::View(view))) => shown.view(*view),
+                    Ok(Some(News::End)) => return Ok(()),
+                    // The gate went away: another stream goes on after the last event.
+                    Ok(None) => events = None,
+                    Err(error) if error.is_transient() => events = None,
+                    Err(error) => return Err(refused(&error)),
                 }
-                Ok(Some(News::View(view))) => shown.view(&view),
-                Ok(Some(News::End)) => return Ok(()),
-                // The gate went away: another stream goes on after the last event.
-                Ok(None) => events = None,
-                Err(error) if error.is_transient() => events = None,
-                Err(error) => return Err(refused(&error)),
-            },
-            count = signals.next() => {
-                let now = count > 1;
-                say(if now { "stopping at once" } else { "stopping; interrupt again to stop at once" });
-                cancel(api, job, now).await?;
+                None
             }
+            () = signals.next() => Some(shown.stop()),
+            act = shown.act() => shown.on_act(act),
+            _ = redraw.tick() => {
+                shown.redraw();
+                None
+            }
+        };
+        if let Some(Command::Stop { now }) = stop
+            && let Err(text) = cancel(api, job, now).await?
+        {
+            shown.trouble(&text);
         }
     }
 }
 
-async fn cancel(api: &Api, job: JobId, now: bool) -> Result<(), Failure> {
+/// Asks for a stop. What went wrong on the way is told, not fatal: the stream of events will find
+/// out what became of the gate.
+async fn cancel(api: &Api, job: JobId, now: bool) -> Result<Result<(), String>, Failure> {
     let cancellation = Cancellation { workflow: None, now };
     match api.post::<JobView>(&format!("/jobs/{job}/cancel"), &cancellation).await {
-        Ok(_) => Ok(()),
+        Ok(_) => Ok(Ok(())),
         Err(error @ ApiError::Refused(_)) => Err(refused(&error)),
-        // The stream will find out what became of the gate.
-        Err(error) => {
-            say(&format!("the job could not be stopped: {error}"));
-            Ok(())
+        Err(error) => Ok(Err(format!("the job could not be stopped: {error}"))),
+    }
+}
+
+/// Where a job is shown.
+enum Shown {
+    Lines(Lines),
+    Screen { screen: Box<Screen>, state: Box<State>, is_dirty: bool },
+}
+
+impl Shown {
+    fn open(display: Display) -> Self {
+        let is_quiet = display == Display::Quiet;
+        let lines = Self::Lines(Lines { is_quiet, last_ms: 0, interrupts: 0 });
+        if display != Display::Screen {
+            return lines;
+        }
+        match Screen::open() {
+            Ok(screen) => {
+                Self::Screen { screen: Box::new(screen), state: Box::default(), is_dirty: true }
+            }
+            Err(error) => {
+                say(&format!("the terminal takes no screen, lines follow: {error}"));
+                lines
+            }
+        }
+    }
+
+    fn event(&mut self, text: &str, at_ms: u64) {
+        match self {
+            Self::Lines(lines) => lines.event(text, at_ms),
+            Self::Screen { state, is_dirty, .. } => {
+                state.on_event(at_ms, text.to_owned());
+                *is_dirty = true;
+            }
+        }
+    }
+
+    fn view(&mut self, view: LiveView) {
+        match self {
+            Self::Lines(lines) => lines.view(&view),
+            Self::Screen { state, is_dirty, .. } => {
+                state.on_view(view);
+                *is_dirty = true;
+            }
+        }
+    }
+
+    fn trouble(&mut self, text: &str) {
+        match self {
+            Self::Lines(lines) if lines.is_quiet => {}
+            Self::Lines(_) => say(text),
+            Self::Screen { state, is_dirty, .. } => {
+                state.trouble = Some(text.to_owned());
+                *is_dirty = true;
+            }
+        }
+    }
+
+    /// An interrupt: asks for a stop, or for a faster one.
+    fn stop(&mut self) -> Command {
+        match self {
+            Self::Lines(lines) => lines.stop(),
+            Self::Screen { state, is_dirty, .. } => {
+                *is_dirty = true;
+                state.stop()
+            }
+        }
+    }
+
+    /// What a person does; never, where there is no screen.
+    async fn act(&mut self) -> Act {
+        match self {
+            Self::Lines(_) => std::future::pending().await,
+            Self::Screen { screen, .. } => screen.act().await,
+        }
+    }
+
+    fn on_act(&mut self, act: Act) -> Option<Command> {
+        let Self::Screen { state, is_dirty, .. } = self else { return None };
+        *is_dirty = true;
+        match act {
+            Act::Resized => None,
+            Act::Key(key) => state.on_key(key),
+        }
+    }
+
+    /// Draws what has changed. A terminal that is gone is given up: the test goes on without it.
+    fn redraw(&mut self) {
+        let Self::Screen { screen, state, is_dirty } = self else { return };
+        if std::mem::take(is_dirty) && screen.show(state).is_err() {
+            *self = Self::Lines(Lines { is_quiet: true, last_ms: 0, interrupts: 0 });
         }
     }
 }
@@ -84,7 +202,6 @@ pub(crate) struct Signals {
     interrupt: Signal,
     terminate: Signal,
     hangup: Signal,
-    count: u32,
 }
 
 impl Signals {
@@ -96,19 +213,16 @@ impl Signals {
             interrupt: listen(SignalKind::interrupt())?,
             terminate: listen(SignalKind::terminate())?,
             hangup: listen(SignalKind::hangup())?,
-            count: 0,
         })
     }
 
-    /// Waits for a signal; returns how many there were.
-    pub(crate) async fn next(&mut self) -> u32 {
+    /// Waits for a signal that asks to stop.
+    pub(crate) async fn next(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
             _ = self.hangup.recv() => {}
         }
-        self.count += 1;
-        self.count
     }
 }
 
@@ -116,12 +230,20 @@ impl Signals {
 struct Lines {
     is_quiet: bool,
     last_ms: u64,
+    interrupts: u32,
 }
 
 impl Lines {
+    fn stop(&mut self) -> Command {
+        self.interrupts += 1;
+        let now = self.interrupts > 1;
+        say(if now { "stopping at once" } else { "stopping; interrupt again to stop at once" });
+        Command::Stop { now }
+    }
+
     fn event(&self, text: &str, at_ms: u64) {
         if !self.is_quiet {
-            say(&format!("{} {text}", job_time(at_ms)));
+            say(&format!("{} {}", job_time(at_ms), plain(text)));
         }
     }
 
@@ -135,7 +257,7 @@ impl Lines {
         say(&format!(
             "{} of {}  users {}/{}  requests {} ({})  failed {}  p50 {}  p95 {}  p99 {}",
             job_time(view.elapsed_ms),
-            job_time(view.planned_ms),
+            &job_time(view.planned_ms)[1..],
             view.vus,
             view.vus_max,
             count(view.requests),
@@ -145,15 +267,5 @@ impl Lines {
             us(view.latency_us.p95),
             us(view.latency_us.p99),
         ));
-    }
-}
-
-/// A time of the job, as `+02:14`.
-pub(crate) fn job_time(millis: u64) -> String {
-    let seconds = millis / 1_000;
-    if seconds >= 3_600 {
-        format!("+{}:{:02}:{:02}", seconds / 3_600, seconds / 60 % 60, seconds % 60)
-    } else {
-        format!("+{:02}:{:02}", seconds / 60, seconds % 60)
     }
 }

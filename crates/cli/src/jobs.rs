@@ -8,7 +8,7 @@ use hyperscale_web::Cancellation;
 use serde::Serialize;
 
 use crate::api::Api;
-use crate::args::{CancelArgs, GateArgs, JobArgs, ListArgs, SubmitArgs, WatchArgs};
+use crate::args::{CancelArgs, GateArgs, JobArgs, ListArgs, OutputArgs, SubmitArgs, WatchArgs};
 use crate::exit::{Exit, Failure};
 use crate::run::refused;
 use crate::{follow, output, run, source};
@@ -51,32 +51,42 @@ pub(crate) async fn submit(args: Box<SubmitArgs>) -> Result<Exit, Failure> {
         return Ok(Exit::Passed);
     }
     follow::say(&job.to_string());
-    finish(&api, job, args.outputs.quiet, &outs).await
+    finish(&api, job, &args.outputs, outs).await
 }
 
 pub(crate) async fn watch(args: WatchArgs) -> Result<Exit, Failure> {
     let outs = output::parse(&args.outputs.outs)?;
-    finish(&api(&args.gate), parse(&args.job)?, args.outputs.quiet, &outs).await
+    finish(&api(&args.gate), parse(&args.job)?, &args.outputs, outs).await
 }
 
 async fn finish(
     api: &Api,
     job: JobId,
-    is_quiet: bool,
-    outs: &[output::Out],
+    outputs: &OutputArgs,
+    outs: Vec<output::Out>,
 ) -> Result<Exit, Failure> {
-    follow::follow(api, job, is_quiet).await?;
-    let result = api.results(job).await.map_err(|error| refused(&error))?;
-    output::write(outs, &result)?;
-    output::show(&result)
+    follow::follow(api, job, outputs.display()).await?;
+    show(api, job, outputs, outs).await
 }
 
 pub(crate) async fn results(args: WatchArgs) -> Result<Exit, Failure> {
     let outs = output::parse(&args.outputs.outs)?;
-    let result = api(&args.gate).results(parse(&args.job)?).await;
-    let result = result.map_err(|error| refused(&error))?;
-    output::write(&outs, &result)?;
-    output::show(&result)
+    show(&api(&args.gate), parse(&args.job)?, &args.outputs, outs).await
+}
+
+async fn show(
+    api: &Api,
+    job: JobId,
+    outputs: &OutputArgs,
+    outs: Vec<output::Out>,
+) -> Result<Exit, Failure> {
+    let result = api.results(job).await.map_err(|error| refused(&error))?;
+    // Whatever becomes of the files, the figures are shown.
+    let written = output::write(&outs, &result);
+    let outs = if written.is_ok() { outs } else { Vec::new() };
+    let exit = output::show(&outs, &result, outputs.is_colourless());
+    written?;
+    exit
 }
 
 pub(crate) async fn list(args: ListArgs) -> Result<Exit, Failure> {

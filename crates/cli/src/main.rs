@@ -15,6 +15,7 @@ mod run;
 mod serve;
 mod source;
 mod target;
+mod terminal;
 mod test_files;
 
 use std::process::ExitCode;

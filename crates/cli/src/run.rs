@@ -57,11 +57,14 @@ pub(crate) async fn run_here(
         }
     }
     let job = submit(&api, compiled).await?;
-    follow::follow(&api, job, outputs.quiet).await?;
+    follow::follow(&api, job, outputs.display()).await?;
     let result = api.results(job).await.map_err(|error| refused(&error))?;
-    output::write(&outs, &result)?;
-    let exit = output::show(&result);
+    // Whatever becomes of the files, the figures are shown.
+    let written = output::write(&outs, &result);
+    let outs = if written.is_ok() { outs } else { Vec::new() };
+    let exit = output::show(&outs, &result, outputs.is_colourless());
     node.stop().map_err(|error| Failure::internal("the local system failed", &error))?;
+    written?;
     exit
 }
 

@@ -79,15 +79,17 @@ pub(crate) async fn serve(args: Box<ServeArgs>, by_command: &[&str]) -> Result<E
         });
     }
     let mut signals = Signals::new()?;
+    let mut is_draining = false;
     loop {
         tokio::select! {
             () = node.left() => break,
-            count = signals.next() => {
-                if count > 1 {
+            () = signals.next() => {
+                if is_draining {
                     say("leaving at once");
                     break;
                 }
                 say("finishing what runs, then leaving; again to leave at once");
+                is_draining = true;
                 node.drain();
             }
         }

@@ -732,6 +732,7 @@ impl Gate {
                 .collect(),
             lag_p99_us: Latency::of(&merged.lag).p99,
             busy_share: f64::from(busiest) / 1e3,
+            examples: statistics.live_examples(plan),
         })
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use hyperscale_model::{AttemptId, DeltaSeq, Outcome, PartIndex};
 use hyperscale_plan::{Plan, StepIndex, Threshold};
-use hyperscale_report::{Latency, LiveStep, ThresholdView};
+use hyperscale_report::{ExampleView, Latency, LiveStep, ThresholdView};
 use hyperscale_stats::{
     Arrival, Delta, Exchange, Figures, Histogram, Scoped, Series, SparseHistogram, Watermark, judge,
 };
@@ -172,6 +172,29 @@ impl Statistics {
 
     pub(crate) fn exchanges(&self) -> &[Exchange] {
         &self.exchanges
+    }
+
+    /// An example of each step and outcome that failed: the latest.
+    pub(crate) fn live_examples(&self, plan: &Plan) -> Vec<ExampleView> {
+        let mut latest: BTreeMap<(StepIndex, &str), &Exchange> = BTreeMap::new();
+        for exchange in &self.exchanges {
+            latest.insert((exchange.step, exchange.outcome.as_str()), exchange);
+        }
+        let mut latest: Vec<&Exchange> = latest.into_values().collect();
+        latest.sort_by_key(|exchange| exchange.at);
+        let first_line = |text: &str| text.lines().next().unwrap_or_default().to_owned();
+        (latest.into_iter())
+            .map(|exchange| ExampleView {
+                step: (plan.steps.get(exchange.step.get()))
+                    .map_or_else(String::new, |step| step.name.clone()),
+                outcome: exchange.outcome.as_str().to_owned(),
+                at_ms: u64::try_from(exchange.at.as_millis()).unwrap_or(u64::MAX),
+                error: match first_line(&exchange.error) {
+                    error if error.is_empty() => first_line(&exchange.answer),
+                    error => error,
+                },
+            })
+            .collect()
     }
 
     pub(crate) const fn busiest_core(&self) -> u16 {

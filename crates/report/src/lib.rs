@@ -3,15 +3,26 @@
 //! [`Summary`] is what scripts read (schema 1), [`JobResult`] holds everything that a report shows,
 //! [`LiveView`] is the job as it runs. All of them are data: whoever shows them needs no cluster.
 
+mod csv;
+mod html;
+mod junit;
 mod live;
 mod result;
+#[cfg(test)]
+mod sample;
 mod summary;
 mod terminal;
 
-pub use live::{LiveStep, LiveView, ThresholdView};
+pub use csv::csv;
+pub use html::html;
+pub use junit::junit;
+pub use live::{ExampleView, LiveStep, LiveView, ThresholdView};
 pub use result::{EventRecord, JobResult, SeriesPoint};
 pub use summary::{
     CheckSummary, GapView, GeneratorView, Latency, SUMMARY_SCHEMA, StepSummary, Summary,
     SummaryInput, Totals, gap_view,
 };
-pub use terminal::{count, duration, rate, share, summary_text};
+pub use terminal::{
+    aligned_duration, bytes, count, duration, job_time, plain, rate, share, shortened,
+    summary_text, threshold_value,
+};

@@ -54,6 +54,22 @@ pub struct LiveView {
     pub lag_p99_us: f64,
     /// The busiest core of the last second, from 0 to 1.
     pub busy_share: f64,
+    /// Some of the exchanges that failed, the latest last.
+    #[serde(default)]
+    pub examples: Vec<ExampleView>,
+}
+
+/// An exchange that failed, in a line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExampleView {
+    /// `workflow/step`.
+    pub step: String,
+    /// How the request ended.
+    pub outcome: String,
+    /// When it started, in the job's time.
+    pub at_ms: u64,
+    /// The failure in words, or the first line of the answer.
+    pub error: String,
 }
 
 /// A step as it runs.
