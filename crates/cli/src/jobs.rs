@@ -36,11 +36,7 @@ fn print_json(value: &impl Serialize) -> Result<(), Failure> {
 
 pub(crate) async fn submit(args: Box<SubmitArgs>) -> Result<Exit, Failure> {
     let outs = output::parse(&args.outputs.outs)?;
-    let compiled = if source::is_url(&args.source) {
-        source::of_url(&args.source, &args.load)?
-    } else {
-        source::of_file(&args.source, &args.load.sets)?
-    };
+    let compiled = source::of(&args.source, &args.load)?;
     for warning in &compiled.warnings {
         follow::say(&format!("{warning}\n"));
     }

@@ -21,11 +21,7 @@ use crate::{follow, output, source};
 const READY_WITHIN: Duration = Duration::from_secs(10);
 
 pub(crate) async fn run(args: Box<RunArgs>) -> Result<Exit, Failure> {
-    let compiled = if source::is_url(&args.source) {
-        source::of_url(&args.source, &args.load)?
-    } else {
-        source::of_file(&args.source, &args.load.sets)?
-    };
+    let compiled = source::of(&args.source, &args.load)?;
     run_here(compiled, args.load.cores, &args.outputs).await
 }
 

@@ -14,7 +14,7 @@ use crate::exit::{Exit, Failure};
 const FILE_BYTES_READ: u64 = 2 << 20;
 
 /// Whether the argument is a URL and not a file.
-pub(crate) fn is_url(source: &str) -> bool {
+fn is_url(source: &str) -> bool {
     source.starts_with("http://") || source.starts_with("https://")
 }
 
@@ -82,6 +82,30 @@ pub(crate) fn of_url(source: &str, args: &LoadArgs) -> Result<Compiled, Failure>
     let mut compiled = compiled(test.to_string().as_bytes(), source, Path::new("."), &args.sets)?;
     compiled.plan.source = None;
     Ok(compiled)
+}
+
+/// The test that a command names.
+pub(crate) fn of(source: &str, args: &LoadArgs) -> Result<Compiled, Failure> {
+    if is_url(source) {
+        return of_url(source, args);
+    }
+    let given = [
+        ("--vus", args.vus.is_some()),
+        ("--duration", args.duration.is_some()),
+        ("--rate", args.rate.is_some()),
+        ("--iterations", args.iterations.is_some()),
+        ("--header", !args.headers.is_empty()),
+        ("--body", args.body.is_some()),
+        ("--insecure", args.insecure),
+    ];
+    if let Some((flag, _)) = given.iter().find(|(_, is_given)| *is_given) {
+        let message = format!(
+            "{flag} is for a URL; {source} is a file, whose values are overridden by \
+             --set PATH=VALUE, such as --set workflows.NAME.load.vus=50"
+        );
+        return Err(Failure::new(Exit::Invalid, message));
+    }
+    of_file(source, &args.sets)
 }
 
 /// The test in a file.
