@@ -14,7 +14,7 @@ mod steps;
 mod threshold;
 mod workflows;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use hyperscale_model::BlobHash;
@@ -196,9 +196,9 @@ struct Compiler<'n> {
     runtime: Runtime,
     steps: Vec<StepName>,
     /// Steps by workflow and name, with the place of the first of that name.
-    step_places: HashMap<(u16, String), (StepIndex, Span)>,
+    step_places: BTreeMap<(u16, String), (StepIndex, Span)>,
     checks: Vec<CheckName>,
-    check_places: HashMap<(StepIndex, String), CheckIndex>,
+    check_places: BTreeMap<(StepIndex, String), CheckIndex>,
     /// Steps so far, blocks written out.
     step_count: usize,
     /// Declared variables without a value, as expressions name them.
@@ -224,9 +224,9 @@ impl<'n> Compiler<'n> {
             used_blocks: BTreeSet::new(),
             runtime: Runtime::default(),
             steps: Vec::new(),
-            step_places: HashMap::new(),
+            step_places: BTreeMap::new(),
             checks: Vec::new(),
-            check_places: HashMap::new(),
+            check_places: BTreeMap::new(),
             step_count: 0,
             unset: Vec::new(),
         }

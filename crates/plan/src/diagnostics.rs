@@ -3,7 +3,7 @@
 //! A diagnostic stands for itself: it holds the line that it points at, so whoever prints it needs
 //! no file. All of a file come together, sorted by position, at most [`DIAGNOSTICS_MAX`].
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::fmt::{self, Write as _};
 
 /// Most errors that are shown of one file.
@@ -307,7 +307,7 @@ impl Draft {
 pub(crate) struct Collector {
     errors: Vec<Draft>,
     warnings: Vec<Draft>,
-    wrong: HashSet<Span>,
+    wrong: BTreeSet<Span>,
     overflown: usize,
 }
 
@@ -376,7 +376,7 @@ impl Collector {
         let sorted = |mut drafts: Vec<Draft>| {
             drafts.sort_by_key(|draft| draft.span.unwrap_or_default());
             // A block that is used twice says the same thing twice, but not always in a row.
-            let mut seen = HashSet::new();
+            let mut seen = BTreeSet::new();
             drafts.retain(|draft| seen.insert((draft.span, draft.message.clone())));
             drafts
         };

@@ -4,7 +4,7 @@
 //! text are counted as if aliases were written out, so a file that explodes is refused before it
 //! does.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use saphyr_parser::{Event, Parser, ScalarStyle, StrInput};
@@ -138,7 +138,7 @@ struct Open {
     node: Node,
     /// The key that waits for its value.
     key: Option<Node>,
-    keys: HashSet<Arc<str>>,
+    keys: BTreeSet<Arc<str>>,
     anchor: usize,
     cost: Cost,
 }
@@ -298,7 +298,7 @@ impl<'a> Builder<'a> {
         }
         let cost = Cost { nodes: 1, text: 0, depth: 1 };
         let node = Node { span, kind };
-        self.stack.push(Open { node, key: None, keys: HashSet::new(), anchor, cost });
+        self.stack.push(Open { node, key: None, keys: BTreeSet::new(), anchor, cost });
         Ok(())
     }
 

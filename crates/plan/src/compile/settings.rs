@@ -1,7 +1,7 @@
 //! Settings of requests and of the job: `defaults` and `run`.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::IpAddr; // An address as a value; nothing here opens a socket.
 use std::time::Duration;
 
 use super::{Compiler, Fields};

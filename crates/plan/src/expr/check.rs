@@ -1,7 +1,7 @@
 //! From a tree to a compiled expression: names resolved, types checked, constants folded.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use hyperscale_model::{SplitMix, WorkflowIndex};
@@ -21,7 +21,7 @@ use crate::ir::{DataIndex, LocalIndex};
 const FOLDED_BYTES_MAX: usize = 16 << 10;
 
 /// What a pattern is written in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum PatternKind {
     Json,
     Regex,
@@ -32,7 +32,7 @@ pub(crate) enum PatternKind {
 pub(crate) struct Budget {
     bytes: Cell<usize>,
     /// Regular expressions and JSONPaths that were looked at.
-    patterns: RefCell<HashMap<PatternKind, HashSet<String>>>,
+    patterns: RefCell<BTreeMap<PatternKind, BTreeSet<String>>>,
 }
 
 impl Budget {

@@ -195,10 +195,9 @@ fn string(rest: &str, at: usize, quote: char) -> Result<(Token, usize), ExprErro
                     '\\' | '"' | '\'' | '/' => Some(escaped),
                     'u' | 'x' => {
                         let count = if escaped == 'u' { 4 } else { 2 };
-                        let digits: String = chars.by_ref().take(count).map(|(_, c)| c).collect();
-                        let code = u32::from_str_radix(&digits, 16).ok();
-                        code.filter(|_| digits.len() == count && !digits.starts_with('+'))
-                            .and_then(char::from_u32)
+                        let code = (0..count)
+                            .try_fold(0, |code, _| Some(code << 4 | chars.next()?.1.to_digit(16)?));
+                        code.and_then(char::from_u32)
                     }
                     _ => None,
                 };

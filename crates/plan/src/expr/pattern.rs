@@ -2,7 +2,7 @@
 //! they come from test files and from other nodes.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use regex::{Regex, RegexBuilder};
@@ -124,13 +124,13 @@ pub(crate) fn select(
 }
 
 thread_local! {
-    static REGEXES: RefCell<HashMap<String, Rc<Regex>>> = RefCell::default();
-    static PATHS: RefCell<HashMap<String, Rc<Path>>> = RefCell::default();
+    static REGEXES: RefCell<BTreeMap<String, Rc<Regex>>> = RefCell::default();
+    static PATHS: RefCell<BTreeMap<String, Rc<Path>>> = RefCell::default();
 }
 
 /// Keeps what was compiled; starts over when there is too much of it.
 fn kept<T>(
-    map: &RefCell<HashMap<String, Rc<T>>>,
+    map: &RefCell<BTreeMap<String, Rc<T>>>,
     pattern: &str,
     max: usize,
     compile: impl Fn(&str) -> Result<T, String>,
