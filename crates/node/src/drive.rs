@@ -97,3 +97,10 @@ pub(crate) async fn drive<H: Host>(
         }
     }
 }
+
+/// Tells a role something; one that has left needs to hear nothing.
+pub(crate) async fn ask<T>(asks: &mpsc::Sender<T>, ask: T) {
+    if asks.send(ask).await.is_err() {
+        tracing::debug!("a role has left already");
+    }
+}

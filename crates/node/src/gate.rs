@@ -9,7 +9,7 @@ use hyperscale_gate::{
     RequestId,
 };
 use hyperscale_ledger::{Input as LedgerInput, Ledger, LedgerConfig, Output as LedgerOutput};
-use hyperscale_model::{ClientId, NodeId, Time};
+use hyperscale_model::{ClientId, NodeId, Role, Time};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::drive::{Host, NodeError, Progress};
@@ -63,12 +63,6 @@ impl GateHandle {
         waiting.is_answered = true;
         answer
     }
-
-    pub(crate) async fn leave(&self) {
-        if self.asks.send(Ask::Leave).await.is_err() {
-            tracing::debug!("the gate has left already");
-        }
-    }
 }
 
 pub(crate) struct GateHost {
@@ -84,7 +78,7 @@ impl GateHost {
     pub(crate) fn open(config: GateConfig, storage: Storage, now: Time) -> Result<Self, NodeError> {
         let node = config.node;
         let mut gate = Gate::new(config, random()?);
-        for bytes in storage.blobs()? {
+        for bytes in storage.blobs(Role::Gate)? {
             gate.handle(now, Input::Blob { bytes });
         }
         for (job, checkpoint) in storage.checkpoints()? {
@@ -136,8 +130,8 @@ impl GateHost {
                     tracing::debug!(request = id.0, "nobody waits for this reply any more");
                 }
             }
-            Output::StoreBlob { hash, bytes } => self.storage.put_blob(hash, &bytes)?,
-            Output::DropBlobs { needed } => self.storage.drop_blobs(&needed)?,
+            Output::StoreBlob { hash, bytes } => self.storage.put_blob(Role::Gate, hash, &bytes)?,
+            Output::DropBlobs { needed } => self.storage.drop_blobs(Role::Gate, &needed)?,
             Output::StoreCheckpoint { job, checkpoint } => {
                 self.storage.put_checkpoint(job, &checkpoint)?;
             }

@@ -40,7 +40,7 @@ pub use crate::gate::GateHandle;
 pub use crate::storage::Storage;
 pub use crate::tls::{Certificates, make_authority, make_node};
 
-use crate::drive::drive;
+use crate::drive::{ask, drive};
 use crate::gate::GateHost;
 use crate::manager::ManagerHost;
 use crate::storage::Identity;
@@ -379,16 +379,16 @@ impl Roles {
         let leaving = async move {
             let told = leave.recv().await;
             if let (Some(Leave::Drained), Some(left)) = (told, &mut worker_left) {
-                worker::ask(&worker_ask, worker::Ask::Drain).await;
+                ask(&worker_ask, worker::Ask::Drain).await;
                 // A second word means: at once.
                 tokio::select! {
                     _ = left => {}
                     _ = leave.recv() => {}
                 }
             }
-            worker::ask(&worker_ask, worker::Ask::Leave).await;
-            worker::ask(&manager_ask, manager::Ask::Leave).await;
-            handle.leave().await;
+            ask(&worker_ask, worker::Ask::Leave).await;
+            ask(&manager_ask, manager::Ask::Leave).await;
+            ask(&handle.asks, gate::Ask::Leave).await;
             std::future::pending::<()>().await;
         };
         let all = async move {

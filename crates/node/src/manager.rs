@@ -32,7 +32,7 @@ impl ManagerHost {
     ) -> Result<Self, NodeError> {
         let node = config.node;
         let mut manager = Manager::new(config);
-        for bytes in storage.blobs()? {
+        for bytes in storage.blobs(Role::Manager)? {
             manager.handle(now, Input::Blob { bytes });
         }
         let ledger = open_ledger(&storage, "manager", node, now)?;
@@ -62,8 +62,10 @@ impl ManagerHost {
             Output::Propose { proposal, entry } => {
                 self.ledger.handle(now, LedgerInput::Propose { proposal, entry });
             }
-            Output::StoreBlob { hash, bytes } => self.storage.put_blob(hash, &bytes)?,
-            Output::DropBlobs { needed } => self.storage.drop_blobs(&needed)?,
+            Output::StoreBlob { hash, bytes } => {
+                self.storage.put_blob(Role::Manager, hash, &bytes)?
+            }
+            Output::DropBlobs { needed } => self.storage.drop_blobs(Role::Manager, &needed)?,
             Output::Snapshot { snapshot, .. } => {
                 self.ledger.handle(now, LedgerInput::Snapshot { snapshot });
             }

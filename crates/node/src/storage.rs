@@ -1,13 +1,16 @@
 //! What a node keeps on its disk, if it has one.
 //!
 //! ```text
-//! node.json      who this node is, and how often it has started
+//! ROLE.json      who this node is in a role, and how often it has started
 //! secret.key     seals the secrets of jobs in the ledger
-//! ledger.redb    the log
-//! blobs/         plans and data, by hash
+//! ROLE.redb      the log of a role
+//! ROLE-blobs/    plans and data that a role needs, by hash
 //! checkpoints/   statistics of running jobs
 //! results/       ended jobs
 //! ```
+//!
+//! Roles share a directory, but no file that one of them may drop: what a manager is done with, the
+//! gate beside it may still need.
 //!
 //! Every file is written whole beside its place, synced, and moved there: a crash leaves the old
 //! one or the new one.
@@ -19,7 +22,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hyperscale_ledger::{DiskStore, MemoryStore, Store};
-use hyperscale_model::{BlobHash, Incarnation, JobId, NodeId};
+use hyperscale_model::{BlobHash, Incarnation, JobId, NodeId, Role};
 use hyperscale_report::JobResult;
 use serde::{Deserialize, Serialize};
 
@@ -47,7 +50,7 @@ impl Storage {
     ///
     /// If it cannot be made or written.
     pub fn at(root: &Path) -> Result<Self, NodeError> {
-        for part in ["blobs", "checkpoints", "results"] {
+        for part in ["gate-blobs", "manager-blobs", "checkpoints", "results"] {
             let path = root.join(part);
             fs::create_dir_all(&path).map_err(disk(&path, "this directory cannot be made"))?;
         }
@@ -124,14 +127,23 @@ impl Storage {
         }
     }
 
-    pub(crate) fn put_blob(&self, hash: BlobHash, bytes: &[u8]) -> Result<(), NodeError> {
+    pub(crate) fn put_blob(
+        &self,
+        role: Role,
+        hash: BlobHash,
+        bytes: &[u8],
+    ) -> Result<(), NodeError> {
         let Some(root) = &self.root else { return Ok(()) };
-        let path = root.join("blobs").join(hash.to_string());
+        let path = root.join(blobs_of(role)).join(hash.to_string());
         if path.exists() { Ok(()) } else { put(&path, bytes) }
     }
 
-    pub(crate) fn drop_blobs(&self, needed: &BTreeSet<BlobHash>) -> Result<(), NodeError> {
-        for (name, path) in self.files("blobs")? {
+    pub(crate) fn drop_blobs(
+        &self,
+        role: Role,
+        needed: &BTreeSet<BlobHash>,
+    ) -> Result<(), NodeError> {
+        for (name, path) in self.files(&blobs_of(role))? {
             if !needed.iter().any(|hash| hash.to_string() == name) {
                 remove(&path)?;
             }
@@ -139,11 +151,11 @@ impl Storage {
         Ok(())
     }
 
-    pub(crate) fn blobs(&self) -> Result<Vec<Arc<[u8]>>, NodeError> {
+    pub(crate) fn blobs(&self, role: Role) -> Result<Vec<Arc<[u8]>>, NodeError> {
         let read = |(_, path): (String, PathBuf)| {
             fs::read(&path).map(Arc::from).map_err(disk(&path, "this file cannot be read"))
         };
-        self.files("blobs")?.into_iter().map(read).collect()
+        self.files(&blobs_of(role))?.into_iter().map(read).collect()
     }
 
     pub(crate) fn put_checkpoint(&self, job: JobId, bytes: &[u8]) -> Result<(), NodeError> {
@@ -209,6 +221,10 @@ impl Storage {
     }
 }
 
+fn blobs_of(role: Role) -> String {
+    format!("{}-blobs", role.as_str())
+}
+
 /// A random number from the system.
 pub(crate) fn random() -> Result<u64, NodeError> {
     let mut bytes = [0; 8];
@@ -223,7 +239,8 @@ fn fill(bytes: &mut [u8]) -> Result<(), NodeError> {
     })
 }
 
-fn disk(path: &Path, what: &'static str) -> impl FnOnce(io::Error) -> NodeError {
+/// What to say of a file that cannot be used.
+pub(crate) fn disk(path: &Path, what: &'static str) -> impl FnOnce(io::Error) -> NodeError {
     let path = path.display().to_string();
     move |source| NodeError::Disk { path, what, source }
 }
@@ -251,5 +268,37 @@ fn remove(path: &Path) -> Result<(), NodeError> {
             Err(disk(path, "this file cannot be removed")(error))
         }
         Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_one_role_drops_the_other_still_finds() {
+        let directory = tempfile::tempdir().unwrap();
+        let storage = Storage::at(directory.path()).unwrap();
+        let hash = BlobHash([7; 32]);
+        for role in [Role::Gate, Role::Manager] {
+            storage.put_blob(role, hash, b"plan").unwrap();
+        }
+
+        storage.drop_blobs(Role::Manager, &BTreeSet::new()).unwrap();
+
+        assert!(storage.blobs(Role::Manager).unwrap().is_empty());
+        assert_eq!(storage.blobs(Role::Gate).unwrap(), [Arc::from(*b"plan")]);
+    }
+
+    #[test]
+    fn a_node_is_the_same_in_each_life_and_counts_them() {
+        let directory = tempfile::tempdir().unwrap();
+        let lives: Vec<Identity> = (0..3)
+            .map(|_| Storage::at(directory.path()).unwrap().identity("gate").unwrap())
+            .collect();
+
+        assert!(lives.iter().all(|life| life.node == lives[0].node));
+        let incarnations: Vec<u64> = lives.iter().map(|life| life.incarnation.0).collect();
+        assert_eq!(incarnations, [1, 2, 3]);
     }
 }

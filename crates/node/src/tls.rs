@@ -24,6 +24,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
 use crate::drive::NodeError;
+use crate::storage::disk;
 
 /// The name that every node's certificate has beside its URI: nodes are known by what they may be,
 /// not by where they are.
@@ -246,11 +247,6 @@ fn certified(chain: Option<&[CertificateDer<'_>]>) -> io::Result<Certified> {
 
 fn made(what: &str, error: &dyn std::fmt::Display) -> NodeError {
     NodeError::Config(format!("{what} cannot be made or read: {error}"))
-}
-
-fn disk(path: &Path, what: &'static str) -> impl FnOnce(io::Error) -> NodeError {
-    let path = path.display().to_string();
-    move |source| NodeError::Disk { path, what, source }
 }
 
 /// Writes a key that only its owner may read.

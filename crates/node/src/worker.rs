@@ -9,8 +9,6 @@ use hyperscale_worker::{
     EngineCommand, EngineEvent, Event, Input, Output, Preparation, Worker, WorkerConfig,
 };
 
-use tokio::sync::mpsc;
-
 use crate::drive::{Host, NodeError, Progress};
 use crate::link::LinkEvent;
 use crate::links::{Change, Links};
@@ -26,13 +24,6 @@ pub(crate) enum Ask {
     Drain,
     /// Leave now.
     Leave,
-}
-
-/// Tells a role something; one that has left needs to hear nothing.
-pub(crate) async fn ask<T>(asks: &mpsc::Sender<T>, ask: T) {
-    if asks.send(ask).await.is_err() {
-        tracing::debug!("a role has left already");
-    }
 }
 
 pub(crate) struct WorkerHost {
