@@ -301,7 +301,8 @@ impl Roles {
         let worker = if has(Role::Worker) {
             let identity = storage.identity("worker")?;
             let (engine, cores) = Engine::start(config.cores)?;
-            Some((WorkerHost::new(WorkerConfig::new(config.cores), engine), identity, cores))
+            let settings = WorkerConfig::new(config.cores);
+            Some((WorkerHost::new(settings, engine, clock), identity, cores))
         } else {
             None
         };

@@ -9,6 +9,7 @@ use hyperscale_worker::{
     EngineCommand, EngineEvent, Event, Input, Output, Preparation, Worker, WorkerConfig,
 };
 
+use crate::clock::Clock;
 use crate::drive::{Host, NodeError, Progress};
 use crate::link::LinkEvent;
 use crate::links::{Change, Links};
@@ -30,14 +31,21 @@ pub(crate) struct WorkerHost {
     worker: Worker,
     engine: Engine,
     links: Links,
+    clock: Clock,
     next_check: Time,
     has_left: bool,
 }
 
 impl WorkerHost {
-    pub(crate) fn new(config: WorkerConfig, engine: Engine) -> Self {
-        let links = Links::default();
-        Self { worker: Worker::new(config), engine, links, next_check: Time::ZERO, has_left: false }
+    pub(crate) fn new(config: WorkerConfig, engine: Engine, clock: Clock) -> Self {
+        Self {
+            worker: Worker::new(config),
+            engine,
+            links: Links::default(),
+            clock,
+            next_check: Time::ZERO,
+            has_left: false,
+        }
     }
 
     fn tell(&mut self, now: Time, event: EngineEvent) {
@@ -78,8 +86,10 @@ impl WorkerHost {
             EngineCommand::Start { attempt, start_in, job_elapsed, load_elapsed } => {
                 (attempt, self.engine.run(attempt, start_in, job_elapsed, load_elapsed))
             }
-            EngineCommand::Suspend { attempt } => (attempt, self.engine.suspend(attempt, true)),
-            EngineCommand::Resume { attempt } => (attempt, self.engine.suspend(attempt, false)),
+            EngineCommand::Lease { until } => {
+                self.engine.lease(self.clock.instant(until));
+                return;
+            }
             EngineCommand::Stop { attempt, mode } => {
                 let stop = match mode {
                     StopMode::Graceful => Stop::Graceful,
