@@ -254,9 +254,7 @@ impl Crew {
                 run.recorder.borrow_mut().drop_starts(1);
             } else if lag > LATE_MAX {
                 // The core was away. Sent now, these starts would be a burst that nobody planned.
-                let mut recorder = run.recorder.borrow_mut();
-                recorder.drop_starts(1);
-                recorder.start(lag);
+                run.recorder.borrow_mut().drop_late_start(lag);
             } else if let Some(idle) = run.idle.borrow_mut().pop() {
                 idle.assign(due);
             } else if (self.users.len() as u64) < users_max {

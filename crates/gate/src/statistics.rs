@@ -286,6 +286,7 @@ fn sparse(figures: &Figures<Histogram>) -> Figures<SparseHistogram> {
         iterations: figures.iterations,
         iterations_cut: figures.iterations_cut,
         dropped: figures.dropped,
+        dropped_late: figures.dropped_late,
         lag: figures.lag.to_sparse(),
     }
 }

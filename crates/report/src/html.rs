@@ -157,8 +157,16 @@ fn notes(result: &JobResult) -> Vec<String> {
         let late = crate::count(summary.late_requests);
         notes.push(format!("{late} requests were reported too late to be counted."));
     }
-    if summary.totals.dropped > 0 {
-        let dropped = crate::count(summary.totals.dropped);
+    if summary.totals.dropped_late > 0 {
+        let late = crate::count(summary.totals.dropped_late);
+        notes.push(format!(
+            "{late} planned starts were dropped because the generator came to them too late: its \
+             machine was busy or stood still."
+        ));
+    }
+    let no_user = summary.totals.dropped.saturating_sub(summary.totals.dropped_late);
+    if no_user > 0 {
+        let dropped = crate::count(no_user);
         notes.push(format!(
             "{dropped} planned starts found no free user and were dropped: raise max_vus, or the \
              target is slower than the plan assumes."

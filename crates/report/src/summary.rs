@@ -105,8 +105,11 @@ pub struct Totals {
     pub iterations: u64,
     /// Iterations that a stop cut.
     pub iterations_cut: u64,
-    /// Starts that found no free user.
+    /// Starts that were dropped: no user was free, or the generator came to them too late.
     pub dropped: u64,
+    /// Those of them that the generator came to too late.
+    #[serde(default)]
+    pub dropped_late: u64,
     /// Further tries of requests.
     pub retries: u64,
     /// Bytes received.
@@ -250,6 +253,7 @@ impl Summary {
             iterations: figures.iterations,
             iterations_cut: figures.iterations_cut,
             dropped: figures.dropped,
+            dropped_late: figures.dropped_late,
             ..Totals::default()
         };
         totals.add(&OutcomeCounts::default(), &[]); // Every outcome is listed, if only with 0.

@@ -252,9 +252,14 @@ fn write_totals(text: &mut String, summary: &Summary) -> std::fmt::Result {
     } else {
         String::new()
     };
+    let late = if totals.dropped_late > 0 {
+        format!(" ({} by a late generator)", count(totals.dropped_late))
+    } else {
+        String::new()
+    };
     writeln!(
         text,
-        " iterations {}{cut}   dropped {}   received {}   sent {}",
+        " iterations {}{cut}   dropped {}{late}   received {}   sent {}",
         count(totals.iterations),
         count(totals.dropped),
         bytes(totals.bytes_in),

@@ -39,6 +39,8 @@ mutations! {
     EarlyRedispatch = "early-redispatch",
     /// Workers count their lease from its arrival.
     StretchLease = "stretch-lease",
+    /// Cores send load without a lease.
+    IgnoreLease = "ignore-lease",
     /// A delta that comes twice is counted twice.
     CountDuplicates = "count-duplicates",
     /// The stop that a broken threshold asks for is never told.

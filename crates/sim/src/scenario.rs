@@ -123,6 +123,7 @@ impl Scenario {
             core_loss: if with_faults && random.chance(0.2) { 0.002 } else { 0.0 },
             abort: if with_faults && random.chance(0.1) { 0.002 } else { 0.0 },
             unprepared: if with_faults && random.chance(0.1) { 0.1 } else { 0.0 },
+            ignores_lease: false,
         };
         let faults = if with_faults { Faults::draw(&mut random) } else { Faults::default() };
         let tests = between(&mut random, 1, 4);

@@ -80,7 +80,8 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new(seed: u64, options: &Options) -> Self {
-        let scenario = Scenario::draw(seed, options.faults);
+        let mut scenario = Scenario::draw(seed, options.faults);
+        scenario.habits.ignores_lease = options.mutation == Some(Mutation::IgnoreLease);
         let mut random = SplitMix::new(!seed);
         let settings = Settings {
             window: scenario.window,

@@ -16,7 +16,7 @@ const fn hint(mutation: Mutation) -> u64 {
         Mutation::AcceptLowerFence | Mutation::LoseWrites => 5,
         Mutation::LoseCheckpoints => 6,
         Mutation::ForgetAbort => 27,
-        Mutation::CountDuplicates | Mutation::ReleaseTwice => 0,
+        Mutation::CountDuplicates | Mutation::ReleaseTwice | Mutation::IgnoreLease => 0,
     }
 }
 

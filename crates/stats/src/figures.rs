@@ -94,8 +94,11 @@ pub struct Figures<H> {
     pub iterations: u64,
     /// Iterations that were cut by a stop.
     pub iterations_cut: u64,
-    /// Starts that found no free user.
+    /// Starts that were dropped: no user was free, or the generator came to them too late.
     pub dropped: u64,
+    /// Those of them that the generator came to too late.
+    #[serde(default)]
+    pub dropped_late: u64,
     /// From the intended to the real start of iterations.
     pub lag: H,
 }
@@ -252,6 +255,7 @@ impl<H: Merge> Figures<H> {
         self.iterations += other.iterations;
         self.iterations_cut += other.iterations_cut;
         self.dropped += other.dropped;
+        self.dropped_late += other.dropped_late;
         self.lag.merge_sparse(&other.lag);
     }
 }

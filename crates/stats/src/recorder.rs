@@ -16,6 +16,7 @@ pub struct Recorder {
     iterations: u64,
     iterations_cut: u64,
     dropped: u64,
+    dropped_late: u64,
     lag: Histogram,
 }
 
@@ -67,6 +68,13 @@ impl Recorder {
         self.dropped += count;
     }
 
+    /// Counts a start that was dropped because the generator came to it so late.
+    pub fn drop_late_start(&mut self, lag: Duration) {
+        self.dropped += 1;
+        self.dropped_late += 1;
+        self.lag.record(lag);
+    }
+
     /// Takes what was counted and starts at zero.
     #[expect(clippy::cast_possible_truncation, reason = "a plan has fewer than 2^16 of each")]
     pub fn take(&mut self) -> Figures<SparseHistogram> {
@@ -86,6 +94,7 @@ impl Recorder {
             iterations: std::mem::take(&mut self.iterations),
             iterations_cut: std::mem::take(&mut self.iterations_cut),
             dropped: std::mem::take(&mut self.dropped),
+            dropped_late: std::mem::take(&mut self.dropped_late),
             lag: self.lag.take_sparse(),
         }
     }
