@@ -540,7 +540,7 @@ impl Manager {
     }
 
     /// Cores of a worker that are given away, or are about to be.
-    fn given_away(&self, worker: NodeId) -> u32 {
+    pub(crate) fn given_away(&self, worker: NodeId) -> u32 {
         let used: u32 = (self.state.open_attempts())
             .filter(|(_, attempt)| attempt.worker == worker)
             .map(|(_, attempt)| attempt.cores)
