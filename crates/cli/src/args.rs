@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
@@ -20,6 +21,7 @@ pub(crate) const EXIT_CODES: &str = "Exit codes:
   111  the job failed
   112  the gate cannot be reached, or refuses
   113  a file or directory cannot be used
+  114  ping got no answer
   120  something that should not happen: please report it";
 
 /// Distributed load testing: one test, on a laptop or over continents.
@@ -28,6 +30,8 @@ pub(crate) const EXIT_CODES: &str = "Exit codes:
 pub(crate) struct Args {
     #[command(flatten)]
     pub(crate) log: LogArgs,
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -42,6 +46,17 @@ pub(crate) struct LogArgs {
     #[arg(long, global = true, env = "HYPERSCALE_LOG_FORMAT", default_value = "text",
           value_parser = ["text", "json"])]
     pub(crate) log_format: String,
+}
+
+/// Where settings come from that are no flags.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ConfigArgs {
+    /// A TOML file with settings; variables go before it, flags before both
+    #[arg(long, global = true, value_name = "FILE", env = "HYPERSCALE_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
+    /// Print the effective settings with the origin of each, and do nothing else
+    #[arg(long, global = true)]
+    pub(crate) print_config: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -77,8 +92,18 @@ pub(crate) enum Command {
     Results(WatchArgs),
     /// Check a test file
     Validate(ValidateArgs),
+    /// List the nodes that a gate knows of
+    Nodes(ListArgs),
     /// Print the JSON Schema of test files
     Schema,
+    /// Write a first test file from a template
+    New(NewArgs),
+    /// Show what a test would do, without doing it
+    Plan(PlanArgs),
+    /// Send one request and show every detail of it
+    Ping(PingArgs),
+    /// Print what a shell needs to complete this command's words
+    Completions(CompletionsArgs),
 }
 
 /// Flags of `run`.
@@ -97,13 +122,13 @@ pub(crate) struct RunArgs {
     pub(crate) outputs: OutputArgs,
 }
 
-/// The load of a test that is a URL.
+/// The load of a test that is a URL; for a file, what these flags say goes before what it says.
 #[derive(Debug, clap::Args)]
 pub(crate) struct LoadArgs {
-    /// Users at once [default: 10]
+    /// Users at once [default: 10; the file's]
     #[arg(long, short = 'c', value_name = "N", env = "HYPERSCALE_VUS")]
     pub(crate) vus: Option<u32>,
-    /// How long [default: 10s]
+    /// How long [default: 10s; the file's]
     #[arg(
         long,
         short = 'd',
@@ -118,13 +143,13 @@ pub(crate) struct LoadArgs {
     /// So many requests in all, instead of for a time
     #[arg(long, short = 'n', value_name = "N", env = "HYPERSCALE_ITERATIONS")]
     pub(crate) iterations: Option<u64>,
-    /// The method
-    #[arg(long, short = 'm', value_name = "METHOD", default_value = "GET")]
-    pub(crate) method: String,
+    /// The method, of a URL [default: GET]
+    #[arg(long, short = 'm', value_name = "METHOD")]
+    pub(crate) method: Option<String>,
     /// A header, such as 'accept: text/html'; may be repeated
     #[arg(long = "header", short = 'H', value_name = "NAME: VALUE")]
     pub(crate) headers: Vec<String>,
-    /// The body
+    /// The body, of a URL
     #[arg(long, short = 'b', value_name = "TEXT")]
     pub(crate) body: Option<String>,
     /// Take any certificate
@@ -258,6 +283,70 @@ pub(crate) struct ServeArgs {
     /// Cores that its worker offers [default: all]
     #[arg(long, value_name = "N", env = "HYPERSCALE_CORES")]
     pub(crate) cores: Option<u32>,
+    #[command(flatten)]
+    pub(crate) timers: TimerArgs,
+    #[command(flatten)]
+    pub(crate) limits: LimitArgs,
+}
+
+/// Times of a node. They are checked together at start.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Times")]
+pub(crate) struct TimerArgs {
+    /// The length of a window of statistics
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = duration,
+          env = "HYPERSCALE_WINDOW")]
+    pub(crate) window: Duration,
+    /// How long a worker sends load without hearing from its leader
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration,
+          env = "HYPERSCALE_EXECUTION_LEASE")]
+    pub(crate) execution_lease: Duration,
+    /// How often a worker asks for that lease
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = duration,
+          env = "HYPERSCALE_RENEWAL")]
+    pub(crate) renewal: Duration,
+    /// How long a leader's authority outlives its last contact with a majority
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration,
+          env = "HYPERSCALE_LEADER_LEASE")]
+    pub(crate) leader_lease: Duration,
+    /// The shortest silence before an election; the longest is twice that
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = duration,
+          env = "HYPERSCALE_ELECTION")]
+    pub(crate) election: Duration,
+    /// How long an ended job stays at hand
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration,
+          env = "HYPERSCALE_RETENTION")]
+    pub(crate) retention: Duration,
+    /// How long running load may go on once the node is told to leave
+    #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = duration,
+          env = "HYPERSCALE_DRAIN")]
+    pub(crate) drain: Duration,
+}
+
+/// What clients of the API may cost.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Limits of the API")]
+pub(crate) struct LimitArgs {
+    /// Requests per second for ever, for each client and operation
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..),
+          env = "HYPERSCALE_API_RATE")]
+    pub(crate) api_rate: u32,
+    /// Requests at once after a rest, for each client and operation
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..),
+          env = "HYPERSCALE_API_BURST")]
+    pub(crate) api_burst: u32,
+    /// Connections of clients at once
+    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..),
+          env = "HYPERSCALE_API_CONNECTIONS")]
+    pub(crate) api_connections: u32,
+}
+
+/// A duration as test files have them.
+fn duration(text: &str) -> Result<Duration, String> {
+    hyperscale_plan::parse_duration(text).map_err(|error| match error.hint() {
+        Some(hint) => format!("{error}; {hint}"),
+        None => error.to_string(),
+    })
 }
 
 /// What `cert` makes.
@@ -351,13 +440,97 @@ pub(crate) struct WatchArgs {
     pub(crate) outputs: OutputArgs,
 }
 
+/// Flags of `new`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  hyperscale new                                   lists the templates
+  hyperscale new smallest > test.yaml
+  hyperscale new api-with-login --out shop.yaml")]
+pub(crate) struct NewArgs {
+    /// The template; without one they are listed
+    #[arg(value_name = "TEMPLATE")]
+    pub(crate) template: Option<String>,
+    /// Where it is written; what is there already is left alone [default: standard output]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
+    /// How templates are listed: text or json
+    #[arg(long, default_value = "text", value_parser = ["text", "json"])]
+    pub(crate) output: String,
+}
+
+/// Flags of `plan`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  hyperscale plan test.yaml
+  hyperscale plan test.yaml --set workflows.browse.load.vus=500 --cores-per-worker 4
+  hyperscale plan test.yaml --output json")]
+pub(crate) struct PlanArgs {
+    /// A test file, or a URL to send GET requests to
+    #[arg(value_name = "FILE|URL")]
+    pub(crate) source: String,
+    #[command(flatten)]
+    pub(crate) load: LoadArgs,
+    /// Cores that a worker is taken to have
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) cores_per_worker: u32,
+    /// How long a request is taken to last
+    #[arg(long, value_name = "DURATION", default_value = "100ms", value_parser = duration)]
+    pub(crate) latency: Duration,
+    /// How: text or json
+    #[arg(long, default_value = "text", value_parser = ["text", "json"])]
+    pub(crate) output: String,
+}
+
+/// Flags of `ping`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  hyperscale ping https://127.0.0.1:8443/ --insecure
+  hyperscale ping http://127.0.0.1:8080/orders -m POST -b '{\"id\":1}' -H 'content-type: application/json'
+  hyperscale ping http://127.0.0.1:8080/ --follow --output json")]
+pub(crate) struct PingArgs {
+    /// The URL
+    pub(crate) url: String,
+    /// The method
+    #[arg(long, short = 'm', value_name = "METHOD", default_value = "GET")]
+    pub(crate) method: String,
+    /// A header, such as 'accept: text/html'; may be repeated
+    #[arg(long = "header", short = 'H', value_name = "NAME: VALUE")]
+    pub(crate) headers: Vec<String>,
+    /// The body
+    #[arg(long, short = 'b', value_name = "TEXT")]
+    pub(crate) body: Option<String>,
+    /// Take any certificate
+    #[arg(long)]
+    pub(crate) insecure: bool,
+    /// Follow redirects, ten at most
+    #[arg(long)]
+    pub(crate) follow: bool,
+    /// How long each phase may take
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    pub(crate) timeout: Duration,
+    /// How: text or json
+    #[arg(long, default_value = "text", value_parser = ["text", "json"])]
+    pub(crate) output: String,
+}
+
+/// Flags of `completions`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  hyperscale completions bash > ~/.local/share/bash-completion/completions/hyperscale
+  hyperscale completions zsh > ~/.zfunc/_hyperscale
+  hyperscale completions fish > ~/.config/fish/completions/hyperscale.fish")]
+pub(crate) struct CompletionsArgs {
+    /// The shell
+    pub(crate) shell: clap_complete::Shell,
+}
+
 /// Flags of `cancel`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct CancelArgs {
     /// The job
     pub(crate) job: String,
     #[command(flatten)]
-    pub(crate) gate: GateArgs,
+    pub(crate) list: ListArgs,
     /// One workflow instead of the whole job
     #[arg(long, value_name = "NAME")]
     pub(crate) workflow: Option<String>,

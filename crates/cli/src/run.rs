@@ -9,7 +9,7 @@ use hyperscale_gate::DatacenterView;
 use hyperscale_model::{ClientId, JobId};
 use hyperscale_node::{Node, NodeConfig};
 use hyperscale_plan::Compiled;
-use hyperscale_web::{Accepted, Access, Submission, Token, Tokens};
+use hyperscale_web::{Accepted, Access, Limits, Submission, Token, Tokens};
 use tokio::net::TcpListener;
 
 use crate::api::{Api, ApiError};
@@ -79,7 +79,9 @@ async fn serve(node: &Node) -> Result<Api, Failure> {
     let tokens = Tokens(vec![Token { client, access, secret: secret.clone() }]);
     let gate = node.gate().ok_or_else(|| Failure::new(Exit::Internal, "the node has no gate"))?;
     tokio::spawn(async move {
-        if let Err(error) = hyperscale_web::serve(listener, gate, tokens).await {
+        // Nobody else has the token.
+        let limits = Limits { rate: None, ..Limits::DEFAULT };
+        if let Err(error) = hyperscale_web::serve(listener, gate, tokens, limits).await {
             tracing::error!(%error, "the local API ended");
         }
     });

@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hyperscale_model::{ClientId, DatacenterId, Role};
-use hyperscale_node::{Certificates, Node, NodeConfig, NodeError, make_authority, make_node};
-use hyperscale_web::{Access, Token, Tokens};
+use hyperscale_node::{
+    Certificates, Node, NodeConfig, NodeError, Timers, make_authority, make_node,
+};
+use hyperscale_web::{Access, Limits, Rate, Token, Tokens};
 use tokio::net::TcpListener;
 
 use crate::args::{CertCommand, ServeArgs};
@@ -30,6 +32,10 @@ pub(crate) async fn serve(args: Box<ServeArgs>, by_command: &[&str]) -> Result<E
             "this node has no manager of its own: say which one it calls with --join ADDRESS";
         return Err(Failure::new(Exit::Invalid, message));
     }
+    let timers = timers(&args);
+    // Before anything is made that would be left behind.
+    timers.check().map_err(|error| failed(&error))?;
+    let tokens = tokens(&args.tokens)?;
     let certificates = if is_alone { None } else { Some(certificates(&args, &roles)?) };
     let cores = args.cores.unwrap_or_else(|| {
         u32::try_from(std::thread::available_parallelism().map_or(1, usize::from)).unwrap_or(1)
@@ -45,10 +51,10 @@ pub(crate) async fn serve(args: Box<ServeArgs>, by_command: &[&str]) -> Result<E
         data_dir: args.data_dir.clone(),
         results_dir: None,
         cores: cores.max(1),
-        window: Duration::from_secs(1),
+        timers,
         start_margin: Duration::from_millis(200),
     };
-    let tokens = tokens(&args.tokens)?;
+    let limits = limits(&args);
     // Before anything is started: a port in use must leave nothing behind.
     let listener = if roles.contains(&Role::Gate) {
         let address = args.api.unwrap_or_else(|| API.into());
@@ -73,7 +79,7 @@ pub(crate) async fn serve(args: Box<ServeArgs>, by_command: &[&str]) -> Result<E
             announce(&format!("API on http://{address}/api/v1"));
         }
         tokio::spawn(async move {
-            if let Err(error) = hyperscale_web::serve(listener, gate, tokens).await {
+            if let Err(error) = hyperscale_web::serve(listener, gate, tokens, limits).await {
                 tracing::error!(%error, "the API ended");
             }
         });
@@ -96,6 +102,28 @@ pub(crate) async fn serve(args: Box<ServeArgs>, by_command: &[&str]) -> Result<E
     }
     node.stop().map_err(|error| failed(&error))?;
     Ok(Exit::Passed)
+}
+
+fn timers(args: &ServeArgs) -> Timers {
+    let args = &args.timers;
+    Timers {
+        window: args.window,
+        execution_lease: args.execution_lease,
+        renewal: args.renewal,
+        leader_lease: args.leader_lease,
+        election: args.election,
+        retention: args.retention,
+        drain: args.drain,
+    }
+}
+
+fn limits(args: &ServeArgs) -> Limits {
+    let args = &args.limits;
+    Limits {
+        rate: Some(Rate { burst: args.api_burst, per_second: args.api_rate }),
+        connections: usize::try_from(args.api_connections).unwrap_or(usize::MAX),
+        ..Limits::DEFAULT
+    }
 }
 
 fn failed(error: &NodeError) -> Failure {
