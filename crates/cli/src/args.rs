@@ -158,7 +158,7 @@ pub(crate) struct LoadArgs {
     /// Override a value of the test, such as workflows.browse.load.vus=50; may be repeated
     #[arg(long = "set", value_name = "PATH=VALUE")]
     pub(crate) sets: Vec<String>,
-    /// Cores that send load [default: all]
+    /// Cores that send load, of one worker [default: all of this machine]
     #[arg(long, value_name = "N", env = "HYPERSCALE_CORES")]
     pub(crate) cores: Option<u32>,
 }
@@ -462,7 +462,7 @@ pub(crate) struct NewArgs {
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   hyperscale plan test.yaml
-  hyperscale plan test.yaml --set workflows.browse.load.vus=500 --cores-per-worker 4
+  hyperscale plan test.yaml --vus 500 --latency 20ms --cores 8
   hyperscale plan test.yaml --output json")]
 pub(crate) struct PlanArgs {
     /// A test file, or a URL to send GET requests to
@@ -470,9 +470,6 @@ pub(crate) struct PlanArgs {
     pub(crate) source: String,
     #[command(flatten)]
     pub(crate) load: LoadArgs,
-    /// Cores that a worker is taken to have
-    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
-    pub(crate) cores_per_worker: u32,
     /// How long a request is taken to last
     #[arg(long, value_name = "DURATION", default_value = "100ms", value_parser = duration)]
     pub(crate) latency: Duration,

@@ -13,7 +13,7 @@ use serde::Serialize;
 use crate::args::PlanArgs;
 use crate::exit::{Exit, Failure};
 use crate::jobs::{print, print_json};
-use crate::{follow, source};
+use crate::{follow, run, source};
 
 /// Requests per second that a core is taken to send: what a small exchange over a kept connection
 /// leaves room for beside checks and captures.
@@ -99,7 +99,7 @@ pub(crate) fn plan(args: &PlanArgs) -> Result<Exit, Failure> {
         latency_ms: millis(latency),
         requests_per_core_and_second: CORE_RATE,
         users_per_core: CORE_USERS,
-        cores_per_worker: args.load.cores.unwrap_or(args.cores_per_worker).max(1),
+        cores_per_worker: run::cores(args.load.cores),
     };
     let outline = outline(&compiled.plan, assumptions, latency);
     if args.output == "json" {

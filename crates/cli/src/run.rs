@@ -35,16 +35,13 @@ pub(crate) async fn run_here(
     for warning in &compiled.warnings {
         follow::say(&format!("{warning}\n"));
     }
-    let cores = cores.unwrap_or_else(|| {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        u32::try_from(cores).unwrap_or(1)
-    });
-    let mut config = NodeConfig::local(cores.max(1));
+    let cores = self::cores(cores);
+    let mut config = NodeConfig::local(cores);
     config.results_dir = state_dir();
     let node = Node::start(config)
         .map_err(|error| Failure::caused(Exit::Io, "the local system does not start", &error))?;
     let api = serve(&node).await?;
-    let until_ready = ready(&api, cores.max(1));
+    let until_ready = ready(&api, cores);
     match tokio::time::timeout(READY_WITHIN, until_ready).await {
         Ok(ready) => ready?,
         Err(_) => {
@@ -62,6 +59,12 @@ pub(crate) async fn run_here(
     node.stop().map_err(|error| Failure::internal("the local system failed", &error))?;
     written?;
     exit
+}
+
+/// The cores of a worker: those that were asked for, or all of this machine.
+pub(crate) fn cores(asked: Option<u32>) -> u32 {
+    let all = || std::thread::available_parallelism().map_or(1, usize::from);
+    asked.unwrap_or_else(|| u32::try_from(all()).unwrap_or(1)).max(1)
 }
 
 /// Serves the node's API to this process only: the port is local, the token random.

@@ -15,6 +15,7 @@ use tokio::net::TcpListener;
 use crate::args::{CertCommand, ServeArgs};
 use crate::exit::{Exit, Failure};
 use crate::follow::{Signals, say};
+use crate::run;
 
 /// Where a gate's API listens unless told otherwise.
 const API: ([u8; 4], u16) = ([127, 0, 0, 1], 7780);
@@ -37,9 +38,6 @@ pub(crate) async fn serve(args: Box<ServeArgs>, by_command: &[&str]) -> Result<E
     timers.check().map_err(|error| failed(&error))?;
     let tokens = tokens(&args.tokens)?;
     let certificates = if is_alone { None } else { Some(certificates(&args, &roles)?) };
-    let cores = args.cores.unwrap_or_else(|| {
-        u32::try_from(std::thread::available_parallelism().map_or(1, usize::from)).unwrap_or(1)
-    });
     let config = NodeConfig {
         roles: roles.clone(),
         listen: args.listen,
@@ -50,7 +48,7 @@ pub(crate) async fn serve(args: Box<ServeArgs>, by_command: &[&str]) -> Result<E
         datacenter: DatacenterId::from(args.datacenter.as_str()),
         data_dir: args.data_dir.clone(),
         results_dir: None,
-        cores: cores.max(1),
+        cores: run::cores(args.cores),
         timers,
         start_margin: Duration::from_millis(200),
     };

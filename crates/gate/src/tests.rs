@@ -410,7 +410,7 @@ fn api_01_nodes_are_listed_as_their_leader_told_them() {
 
     let rows: Vec<_> =
         list(&mut desk).iter().map(|n| (n.node, n.role, n.state, n.is_fresh)).collect();
-    desk.now = desk.now + Duration::from_secs(60);
+    desk.now += Duration::from_secs(60);
     let later = list(&mut desk);
 
     let gate = (GATE, Role::Gate, NodeState::Leading, true);

@@ -115,10 +115,10 @@ pub(crate) async fn listen(
         let (config, events) = (Rc::clone(&config), events.clone());
         let observer = Arc::clone(&observer);
         tokio::task::spawn_local(async move {
-            if let Err(message) = answer(&config, stream, identity, &events).await {
-                if let Some(held_back) = observer.trouble(Part::Link, "link ended", from.ip()) {
-                    tracing::warn!(%from, error = message, held_back, "a link ended");
-                }
+            if let Err(message) = answer(&config, stream, identity, &events).await
+                && let Some(held_back) = observer.trouble(Part::Link, "link ended", from.ip())
+            {
+                tracing::warn!(%from, error = message, held_back, "a link ended");
             }
         });
     }

@@ -198,7 +198,7 @@ mod tests {
             let mut now = Time::ZERO;
             for _ in 0..requests {
                 if let Err(wait) = limiter.take(now, ann(), "list") {
-                    now = now + wait;
+                    now += wait;
                     prop_assert_eq!(limiter.take(now, ann(), "list"), Ok(()));
                 }
             }
