@@ -35,6 +35,11 @@ pub(crate) enum ApiError {
 }
 
 impl ApiError {
+    /// Whether the gate said when to come again: then it was waited for already.
+    pub(crate) const fn was_waited_for(&self) -> bool {
+        matches!(self, Self::Refused(Problem { retry_after_seconds: Some(_), .. }))
+    }
+
     /// Whether the same request may succeed later or at another gate.
     pub(crate) fn is_transient(&self) -> bool {
         match self {

@@ -95,6 +95,8 @@ pub(crate) enum Command {
     /// List the nodes that a gate knows of
     Nodes(ListArgs),
     /// Print the JSON Schema of test files
+    #[command(after_help = "Examples:
+  hyperscale schema > hyperscale.schema.json")]
     Schema,
     /// Write a first test file from a template
     New(NewArgs),
@@ -111,6 +113,7 @@ pub(crate) enum Command {
 #[command(after_help = "Examples:
   hyperscale run http://127.0.0.1:8080 --vus 50 --duration 30s
   hyperscale run http://127.0.0.1:8080 --rate 500/s --duration 1m --out html=report.html
+  hyperscale run test.yaml --vus 5 --duration 10s
   hyperscale run test.yaml --set workflows.browse.load.max_vus=50")]
 pub(crate) struct RunArgs {
     /// A test file, or a URL to send GET requests to
@@ -197,6 +200,9 @@ impl OutputArgs {
 
 /// Flags of `demo`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  hyperscale demo
+  hyperscale demo --duration 5s --out html=demo.html")]
 pub(crate) struct DemoArgs {
     /// How long
     #[arg(long, short = 'd', value_name = "DURATION", default_value = "20s")]
@@ -207,6 +213,9 @@ pub(crate) struct DemoArgs {
 
 /// Flags of `target`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  hyperscale target
+  hyperscale target --listen 127.0.0.1:8443 --tls --tls-ca ca.pem")]
 pub(crate) struct TargetArgs {
     /// Where it listens
     #[arg(
@@ -229,6 +238,9 @@ pub(crate) struct TargetArgs {
 
 /// Flags of `validate`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  hyperscale validate test.yaml
+  hyperscale validate test.yaml --set workflows.browse.load.vus=50")]
 pub(crate) struct ValidateArgs {
     /// The test file
     pub(crate) file: PathBuf,
@@ -241,7 +253,8 @@ pub(crate) struct ValidateArgs {
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   hyperscale serve --listen 0.0.0.0:7700 --api 127.0.0.1:7780 --data-dir /var/lib/hyperscale
-  hyperscale worker --join 10.0.0.5:7700 --certs /etc/hyperscale/certs")]
+  hyperscale worker --join 10.0.0.5:7700 --certs /etc/hyperscale/certs
+  hyperscale serve --config hyperscale.toml --print-config")]
 pub(crate) struct ServeArgs {
     /// What this process is: gate, manager, worker [default: by the command; all for serve]
     #[arg(long, value_name = "ROLES", value_delimiter = ',', env = "HYPERSCALE_ROLES",
@@ -256,6 +269,9 @@ pub(crate) struct ServeArgs {
     /// Where the HTTP API listens [default: 127.0.0.1:7780 for a gate]
     #[arg(long, value_name = "ADDRESS", env = "HYPERSCALE_API")]
     pub(crate) api: Option<SocketAddr>,
+    /// Where metrics are shown, for a node without a gate; a gate's API has them at /metrics
+    #[arg(long, value_name = "ADDRESS", env = "HYPERSCALE_METRICS")]
+    pub(crate) metrics: Option<SocketAddr>,
     /// Who may use the API, as NAME:ROLE:TOKEN with the roles view, run and admin; may be repeated
     #[arg(
         long = "token",
@@ -351,6 +367,9 @@ fn duration(text: &str) -> Result<Duration, String> {
 
 /// What `cert` makes.
 #[derive(Debug, Subcommand)]
+#[command(after_help = "Examples:
+  hyperscale cert init --out ca --cluster blue
+  hyperscale cert node --ca ca --out eu-1 --roles manager,worker --datacenter eu --cluster blue")]
 pub(crate) enum CertCommand {
     /// Make the cluster's certificate authority
     Init {
@@ -395,6 +414,9 @@ pub(crate) struct GateArgs {
 
 /// Flags of `submit`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  hyperscale submit test.yaml --watch
+  hyperscale submit test.yaml --gate 10.0.0.5:7780 --vus 200 --duration 5m")]
 pub(crate) struct SubmitArgs {
     /// A test file, or a URL to send GET requests to
     #[arg(value_name = "FILE|URL")]
@@ -412,6 +434,9 @@ pub(crate) struct SubmitArgs {
 
 /// Flags of `jobs`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  hyperscale jobs --gate 10.0.0.5:7780
+  hyperscale nodes --output json")]
 pub(crate) struct ListArgs {
     #[command(flatten)]
     pub(crate) gate: GateArgs,
@@ -422,6 +447,8 @@ pub(crate) struct ListArgs {
 
 /// Flags of `status`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  hyperscale status job_01m8a17v99eebbzvsdzyjrxshv --output json")]
 pub(crate) struct JobArgs {
     /// The job
     pub(crate) job: String,
@@ -431,6 +458,9 @@ pub(crate) struct JobArgs {
 
 /// Flags of `watch` and `results`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  hyperscale watch job_01m8a17v99eebbzvsdzyjrxshv
+  hyperscale results job_01m8a17v99eebbzvsdzyjrxshv --out html=report.html --out junit=report.xml")]
 pub(crate) struct WatchArgs {
     /// The job
     pub(crate) job: String,
@@ -523,6 +553,9 @@ pub(crate) struct CompletionsArgs {
 
 /// Flags of `cancel`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  hyperscale cancel job_01m8a17v99eebbzvsdzyjrxshv
+  hyperscale cancel job_01m8a17v99eebbzvsdzyjrxshv --workflow browse --now")]
 pub(crate) struct CancelArgs {
     /// The job
     pub(crate) job: String,

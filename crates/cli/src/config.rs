@@ -46,6 +46,7 @@ const SETTINGS: &[Setting] = &[
     setting("listen", Kind::Text),
     setting("join", Kind::List),
     setting("api", Kind::Text),
+    setting("metrics", Kind::Text),
     setting("tokens", Kind::Tokens),
     setting("certs", Kind::Text),
     setting("data_dir", Kind::Text),

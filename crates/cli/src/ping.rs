@@ -399,9 +399,9 @@ fn shown(hop: &Hop) -> String {
         row("resolve", &hop.addresses.join(", "), us(hop.resolve_us));
     }
     for refused in &hop.refused {
-        row("connect", &format!("{refused}: the next is tried"), String::new());
+        row("connect", refused, String::new());
     }
-    if let (Some(address), Some(_)) = (&hop.address, hop.connect_us) {
+    if let Some(address) = &hop.address {
         row("connect", address, us(hop.connect_us));
     }
     if let Some(tls) = &hop.tls {

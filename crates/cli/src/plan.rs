@@ -54,8 +54,11 @@ struct Assumptions {
 struct WorkflowOutline {
     name: String,
     after: Vec<String>,
+    /// At the latest.
     starts_at_ms: u64,
     duration_ms: u64,
+    /// Whether it may end before: its iterations are counted.
+    ends_early: bool,
     executor: &'static str,
     /// The line that users or starts per second follow.
     line: Vec<Point>,
@@ -255,6 +258,7 @@ fn of_workflow(
             .collect(),
         starts_at_ms: millis(start),
         duration_ms: millis(load.duration()),
+        ends_early: load.iterations().is_some(),
         executor: executor(load),
         line: line(load),
         vus_max: load.vus_max(),
@@ -451,6 +455,17 @@ fn about(estimate: Estimate) -> String {
     format!("{sign}{}", count(estimate.count))
 }
 
+/// A count with its noun.
+fn of(many: u64, noun: &str) -> String {
+    let plural = if many == 1 { "" } else { "s" };
+    format!("{} {noun}{plural}", count(many))
+}
+
+fn of_about(estimate: Estimate, noun: &str) -> String {
+    let sign = if estimate.exact { "" } else { "~" };
+    format!("{sign}{}", of(estimate.count, noun))
+}
+
 fn shown_line(workflow: &WorkflowOutline) -> String {
     let value = |point: &Point| match (point.rate, point.vus) {
         (Some(rate), _) => format!("{rate}/s"),
@@ -470,10 +485,10 @@ fn shown_line(workflow: &WorkflowOutline) -> String {
 
 fn shown(outline: &Outline) -> String {
     let mut lines = vec![format!(
-        "{}: {} workflows, {} requests, at most {} (deadline {})",
+        "{}: {}, {}, at most {} (deadline {})",
         outline.name,
-        outline.workflows.len(),
-        about(outline.requests),
+        of(outline.workflows.len() as u64, "workflow"),
+        of_about(outline.requests, "request"),
         time(outline.planned_ms),
         time(outline.deadline_ms)
     )];
@@ -489,18 +504,20 @@ fn shown(outline: &Outline) -> String {
             after => format!(", after {}", after.join(" and ")),
         };
         lines.push(format!("{name}  ({}{after})", workflow.executor));
+        let latest = if workflow.after.is_empty() { "" } else { ", or as soon as it may" };
+        let most = if workflow.ends_early { " at most" } else { "" };
         lines.push(format!(
-            "  when        +{} for {}",
+            "  when        +{} for {}{most}{latest}",
             time(workflow.starts_at_ms),
             time(workflow.duration_ms)
         ));
         lines.push(format!("  load        {}", shown_line(workflow)));
         lines.push(format!("  users       {} at most", count(u64::from(workflow.vus_max))));
         lines.push(format!(
-            "  iterations  {} of {} requests: {} requests",
+            "  iterations  {}, with {} each: {}",
             about(workflow.iterations),
             (workflow.requests_per_iteration * 100.0).round() / 100.0,
-            about(workflow.requests)
+            of_about(workflow.requests, "request")
         ));
         lines.push(format!("  cores       ~{}", workflow.cores));
     }
@@ -519,8 +536,10 @@ fn shown(outline: &Outline) -> String {
     lines.push(format!("datacenters   {}; split {}", outline.datacenters, outline.split));
     let Assumptions { latency_ms, cores_per_worker, .. } = outline.assumptions;
     lines.push(format!(
-        "needs         ~{} cores at its fullest: {} workers of {cores_per_worker} cores",
-        outline.cores, outline.workers
+        "needs         ~{} at its fullest: {} of {}",
+        of(u64::from(outline.cores), "core"),
+        of(u64::from(outline.workers), "worker"),
+        of(u64::from(cores_per_worker), "core")
     ));
     lines.push(format!(
         "~ estimated, if a request takes {latency_ms} ms (--latency) and a core sends {} requests \
@@ -538,7 +557,7 @@ mod tests {
 
     use super::*;
 
-    fn of(test: &str) -> Outline {
+    fn outline_of(test: &str) -> Outline {
         let options = CompileOptions {
             name: "test.yaml",
             sets: &[],
@@ -557,10 +576,12 @@ mod tests {
 
     #[test]
     fn pln_01_what_the_file_says_is_exact() {
-        let outline = of("target: http://a\nworkflows:\n  \
+        let outline = outline_of(
+            "target: http://a\nworkflows:\n  \
             login: { load: once, steps: [ { get: /l } ] }\n  \
             browse:\n    after: [ login ]\n    load: { rate: 50/s, duration: 1m, max_vus: 100 }\n    \
-            steps: [ { get: /a }, { repeat: { times: 2, steps: [ { get: /b } ] } } ]\n");
+            steps: [ { get: /a }, { repeat: { times: 2, steps: [ { get: /b } ] } } ]\n",
+        );
 
         let browse = &outline.workflows[1];
         assert_eq!((browse.iterations.count, browse.iterations.exact), (3_000, true));
@@ -572,14 +593,20 @@ mod tests {
 
     #[test]
     fn pln_01_what_depends_on_the_target_is_an_estimate() {
-        let outline = of("target: http://a\nworkflows:\n  \
+        let outline = outline_of(
+            "target: http://a\nworkflows:\n  \
             browse:\n    load: { vus: 10, duration: 100s }\n    \
-            steps: [ { get: /a }, { pause: 900ms } ]\n");
+            steps: [ { get: /a }, { pause: 900ms } ]\n",
+        );
 
         let browse = &outline.workflows[0];
         assert_eq!((browse.iterations.count, browse.iterations.exact), (1_000, false));
         assert_eq!(browse.line[0], Point { at_ms: 0, vus: Some(10), rate: None });
-        assert!(shown(&outline).contains("~1,000 of 1 requests"), "{}", shown(&outline));
+        assert!(
+            shown(&outline).contains("~1,000, with 1 each: ~1,000 requests"),
+            "{}",
+            shown(&outline)
+        );
     }
 
     #[test]
@@ -592,7 +619,7 @@ mod tests {
             )
         };
 
-        let (at_once, in_turn) = (of(&test("")), of(&test("after: [ one ],")));
+        let (at_once, in_turn) = (outline_of(&test("")), outline_of(&test("after: [ one ],")));
 
         assert_eq!((at_once.cores, at_once.workers), (5, 3));
         assert_eq!((in_turn.cores, in_turn.workers), (3, 2));
@@ -600,9 +627,11 @@ mod tests {
 
     #[test]
     fn pln_03_a_rate_that_users_cannot_carry_is_said_beforehand() {
-        let outline = of("target: http://a\nworkflows:\n  \
+        let outline = outline_of(
+            "target: http://a\nworkflows:\n  \
             slow:\n    load: { rate: 100/s, duration: 1m, max_vus: 50 }\n    \
-            steps: [ { get: /a }, { pause: 1s } ]\n");
+            steps: [ { get: /a }, { pause: 1s } ]\n",
+        );
 
         assert!(outline.notes[0].contains("about 110 users"), "{:?}", outline.notes);
     }

@@ -120,7 +120,7 @@ pub(crate) async fn submit(api: &Api, compiled: Compiled) -> Result<JobId, Failu
     for tries in 1.. {
         match api.post::<Accepted>("/jobs", &submission).await {
             Ok(accepted) => return Ok(accepted.job),
-            Err(error) if error.is_transient() && tries < 10 => {
+            Err(error) if error.is_transient() && !error.was_waited_for() && tries < 10 => {
                 tokio::time::sleep(Duration::from_millis(100 * tries)).await;
             }
             Err(ApiError::Refused(problem)) if problem.kind == "bad-plan" => {

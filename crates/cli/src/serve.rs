@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyperscale_model::{ClientId, DatacenterId, Role};
@@ -54,31 +56,35 @@ pub(crate) async fn serve(args: Box<ServeArgs>, by_command: &[&str]) -> Result<E
     };
     let limits = limits(&args);
     // Before anything is started: a port in use must leave nothing behind.
-    let listener = if roles.contains(&Role::Gate) {
-        let address = args.api.unwrap_or_else(|| API.into());
-        if tokens.0.is_empty() && !address.ip().is_loopback() {
-            let message = format!("an API on {address} needs tokens: --token NAME:ROLE:TOKEN");
-            return Err(Failure::new(Exit::Invalid, message));
-        }
-        let listener = TcpListener::bind(address).await.map_err(|error| {
-            let what = format!("the API cannot listen on {address}");
-            Failure::caused(Exit::ApiFailed, &what, &error)
-        })?;
-        Some(listener)
+    let api = if roles.contains(&Role::Gate) {
+        Some(listen("the API", args.api.unwrap_or_else(|| API.into()), &tokens).await?)
     } else {
         None
+    };
+    let metrics = match args.metrics {
+        Some(address) => Some(listen("metrics", address, &tokens).await?),
+        None => None,
     };
     let node = Node::start(config).map_err(|error| failed(&error))?;
     if let Some(address) = node.listening() {
         announce(&format!("listening for nodes on {address}"));
     }
-    if let (Some(listener), Some(gate)) = (listener, node.gate()) {
-        if let Ok(address) = listener.local_addr() {
-            announce(&format!("API on http://{address}/api/v1"));
-        }
+    if let (Some((listener, address)), Some(gate)) = (api, node.gate()) {
+        announce(&format!("API on http://{address}/api/v1"));
+        let tokens = tokens.clone();
         tokio::spawn(async move {
             if let Err(error) = hyperscale_web::serve(listener, gate, tokens, limits).await {
                 tracing::error!(%error, "the API ended");
+            }
+        });
+    }
+    if let Some((listener, address)) = metrics {
+        announce(&format!("metrics on http://{address}/metrics"));
+        let served =
+            hyperscale_web::serve_metrics(listener, Arc::clone(node.observer()), tokens, limits);
+        tokio::spawn(async move {
+            if let Err(error) = served.await {
+                tracing::error!(%error, "metrics are shown no more");
             }
         });
     }
@@ -100,6 +106,26 @@ pub(crate) async fn serve(args: Box<ServeArgs>, by_command: &[&str]) -> Result<E
     }
     node.stop().map_err(|error| failed(&error))?;
     Ok(Exit::Passed)
+}
+
+/// Listens for clients; where others than this machine can reach that, they need tokens.
+async fn listen(
+    what: &str,
+    address: SocketAddr,
+    tokens: &Tokens,
+) -> Result<(TcpListener, SocketAddr), Failure> {
+    if tokens.0.is_empty() && !address.ip().is_loopback() {
+        let message = format!("{what} on {address} needs tokens: --token NAME:ROLE:TOKEN");
+        return Err(Failure::new(Exit::Invalid, message));
+    }
+    let bound = async {
+        let listener = TcpListener::bind(address).await?;
+        let address = listener.local_addr()?;
+        Ok((listener, address))
+    };
+    bound.await.map_err(|error: std::io::Error| {
+        Failure::caused(Exit::ApiFailed, &format!("{what} cannot listen on {address}"), &error)
+    })
 }
 
 fn timers(args: &ServeArgs) -> Timers {

@@ -132,6 +132,7 @@ impl NodeConfig {
 #[derive(Debug)]
 pub struct Node {
     gate: Option<GateHandle>,
+    observer: Arc<Observer>,
     control: mpsc::Sender<Leave>,
     listening: Option<SocketAddr>,
     thread: Option<JoinHandle<Result<(), NodeError>>>,
@@ -155,6 +156,7 @@ impl Node {
     pub fn start(config: NodeConfig) -> Result<Self, NodeError> {
         let (asks, receiver) = mpsc::channel(QUEUE);
         let observer = Observer::start();
+        let ours = Arc::clone(&observer);
         let last = Arc::new(AtomicU64::new(1));
         let handle = GateHandle { asks, last, observer: Arc::clone(&observer) };
         let gate = config.roles.contains(&Role::Gate).then(|| handle.clone());
@@ -190,7 +192,10 @@ impl Node {
             })
             .map_err(io("the node's thread does not start"))?;
         match has_started.recv() {
-            Ok(Ok(listening)) => Ok(Self { gate, control, listening, thread: Some(thread), left }),
+            Ok(Ok(listening)) => {
+                let (observer, thread) = (ours, Some(thread));
+                Ok(Self { gate, observer, control, listening, thread, left })
+            }
             Ok(Err(error)) => Err(error),
             Err(_) => Err(NodeError::Stopped),
         }
@@ -200,6 +205,12 @@ impl Node {
     #[must_use]
     pub fn gate(&self) -> Option<GateHandle> {
         self.gate.clone()
+    }
+
+    /// What it counts.
+    #[must_use]
+    pub const fn observer(&self) -> &Arc<Observer> {
+        &self.observer
     }
 
     /// Where it listens for other nodes, if it does.

@@ -65,7 +65,7 @@ impl Following {
                 for event in events {
                     // A gap in the numbers is what the gate did not keep for so slow a client.
                     let missed = event.id.saturating_sub(self.after + 1);
-                    self.api.counts.events_dropped.fetch_add(missed, Ordering::Relaxed);
+                    self.api.front.counts.events_dropped.fetch_add(missed, Ordering::Relaxed);
                     self.after = event.id;
                     told.push(self.named("event", &event).id(event.id.to_string()));
                 }
@@ -90,8 +90,8 @@ impl Following {
         match Event::default().event(name).json_data(value) {
             Ok(event) => event,
             Err(error) => {
-                self.api.counts.events_dropped.fetch_add(1, Ordering::Relaxed);
-                let observer = self.api.gate.observer();
+                self.api.front.counts.events_dropped.fetch_add(1, Ordering::Relaxed);
+                let observer = &self.api.front.observer;
                 if let Some(held_back) = observer.trouble(Part::Web, "event", name) {
                     let job = self.job;
                     tracing::error!(%job, name, %error, held_back, "an event cannot be written");

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Extension, Path, Request, State};
-use axum::http::{StatusCode, header};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use hyperscale_gate::{Reply, Request as Ask};
@@ -12,7 +12,7 @@ use hyperscale_model::{ClientId, JobId};
 use hyperscale_wire::StopMode;
 
 use crate::problem::Problem;
-use crate::{Accepted, Api, Caller, Cancellation, Submission, body};
+use crate::{Accepted, Api, Caller, Cancellation, Submission, as_metrics, body};
 
 type Answer = Result<Response, Problem>;
 
@@ -33,7 +33,7 @@ pub(crate) async fn submit(
     Extension(Caller(client)): Extension<Caller>,
     request: Request,
 ) -> Answer {
-    let Some(submission) = body::read::<Submission>(request, &api.limits).await? else {
+    let Some(submission) = body::read::<Submission>(request, &api.front.limits).await? else {
         let message = "there is no body; this wants a submission in JSON";
         return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "bad-body", message));
     };
@@ -82,7 +82,7 @@ pub(crate) async fn cancel(
     request: Request,
 ) -> Answer {
     let job = parse_job(&job)?;
-    let asked = body::read::<Cancellation>(request, &api.limits).await?;
+    let asked = body::read::<Cancellation>(request, &api.front.limits).await?;
     // No body asks for what most people want.
     let Cancellation { workflow, now } = asked.unwrap_or_default();
     let mode = if now { StopMode::Now } else { StopMode::Graceful };
@@ -138,6 +138,6 @@ pub(crate) async fn metrics(State(api): State<Api>) -> Response {
         Ok(Reply::Jobs(jobs)) => Some(jobs),
         Ok(_) | Err(_) => None,
     };
-    let text = api.gate.observer().text() + &api.counts.text(jobs.as_deref());
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
+    let text = api.front.observer.text() + &api.front.counts.text(jobs.as_deref());
+    as_metrics(text)
 }

@@ -24,12 +24,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
+use axum::routing::get;
 use hyperscale_gate::{Reply, Request as Ask};
 use hyperscale_model::{ClientId, JobId};
-use hyperscale_node::GateHandle;
+use hyperscale_node::{GateHandle, Observer};
 use hyperscale_plan::{Plan, Secrets};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
@@ -39,10 +40,9 @@ pub use crate::openapi::document as openapi;
 pub use crate::problem::Problem;
 pub use crate::tokens::{Access, Token, Tokens};
 
-use crate::counts::Counts;
 use crate::limits::{Asker, RateLimiter};
 use crate::operations::{OPERATIONS, Operation, methods_of};
-use crate::server::Peer;
+use crate::server::{Front, Peer};
 
 /// Buckets of rate limits at once.
 const BUCKETS_MAX: usize = 10_000;
@@ -87,9 +87,8 @@ pub struct Cancellation {
 pub(crate) struct Api {
     gate: GateHandle,
     tokens: Arc<Tokens>,
-    limits: Limits,
     limiter: Option<Arc<Mutex<RateLimiter>>>,
-    counts: Arc<Counts>,
+    front: Arc<Front>,
 }
 
 /// In whose name a request is made.
@@ -108,7 +107,34 @@ pub async fn serve(
     limits: Limits,
 ) -> std::io::Result<()> {
     let api = Api::new(gate, tokens, limits);
-    server::serve(listener, router(&api), api).await
+    server::serve(listener, router(&api), Arc::clone(&api.front)).await
+}
+
+/// Serves what a process counts, at `/metrics`: for one that has no gate.
+///
+/// # Errors
+///
+/// If the listener breaks.
+pub async fn serve_metrics(
+    listener: TcpListener,
+    observer: Arc<Observer>,
+    tokens: Tokens,
+    limits: Limits,
+) -> std::io::Result<()> {
+    let front = Front::new(limits, Arc::clone(&observer));
+    let show = async move |headers: HeaderMap| {
+        tokens.check(&headers, Access::View).map(|_client| as_metrics(observer.text()))
+    };
+    let router = axum::Router::new().route("/metrics", get(show)).fallback(async || {
+        let message = "there is nothing here but /metrics";
+        Problem::new(StatusCode::NOT_FOUND, "no-such-path", message)
+    });
+    server::serve(listener, router, front).await
+}
+
+/// Metrics as an answer.
+pub(crate) fn as_metrics(text: String) -> Response {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }
 
 fn router(api: &Api) -> axum::Router {
@@ -138,14 +164,14 @@ async fn guard(
         }
         Err(problem) => problem.into_response(),
     };
-    api.counts.answered(Some(operation), answer.status());
+    api.front.counts.answered(Some(operation), answer.status());
     answer
 }
 
 async fn no_path(State(api): State<Api>, request: Request) -> Response {
     let message = format!("there is no path {}; see /api/v1/openapi.json", request.uri().path());
     let answer = Problem::new(StatusCode::NOT_FOUND, "no-such-path", &message).into_response();
-    api.counts.answered(None, answer.status());
+    api.front.counts.answered(None, answer.status());
     answer
 }
 
@@ -157,7 +183,7 @@ async fn no_method(State(api): State<Api>, request: Request) -> Response {
     if let Ok(allowed) = HeaderValue::try_from(allowed) {
         answer.headers_mut().insert(header::ALLOW, allowed);
     }
-    api.counts.answered(None, answer.status());
+    api.front.counts.answered(None, answer.status());
     answer
 }
 
@@ -165,8 +191,8 @@ impl Api {
     fn new(gate: GateHandle, tokens: Tokens, limits: Limits) -> Self {
         let limiter =
             limits.rate.map(|rate| Arc::new(Mutex::new(RateLimiter::new(rate, BUCKETS_MAX))));
-        let counts = Arc::new(Counts::default());
-        Self { gate, tokens: Arc::new(tokens), limits, limiter, counts }
+        let front = Front::new(limits, Arc::clone(gate.observer()));
+        Self { gate, tokens: Arc::new(tokens), limiter, front }
     }
 
     /// Whether a request may pass, and in whose name.
@@ -193,10 +219,10 @@ impl Api {
 
     fn take(&self, asker: Asker, operation: &'static str) -> Result<(), Problem> {
         let Some(limiter) = &self.limiter else { return Ok(()) };
-        let now = self.gate.observer().clock().now();
+        let now = self.front.observer.clock().now();
         let mut limiter = limiter.lock().unwrap_or_else(PoisonError::into_inner);
         limiter.take(now, asker, operation).map_err(|wait: Duration| {
-            self.counts.rate_limited.fetch_add(1, Ordering::Relaxed);
+            self.front.counts.rate_limited.fetch_add(1, Ordering::Relaxed);
             let message = format!("too many requests of this kind; the next may come in {wait:?}");
             // Whole seconds, and never too early.
             let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
@@ -206,10 +232,11 @@ impl Api {
 
     /// Asks the gate, and waits only so long.
     pub(crate) async fn ask(&self, client: ClientId, ask: Ask) -> Result<Reply, Problem> {
-        match tokio::time::timeout(self.limits.answer_time, self.watch(client, ask)).await {
+        match tokio::time::timeout(self.front.limits.answer_time, self.watch(client, ask)).await {
             Ok(reply) => reply,
             Err(_late) => {
-                let message = format!("the gate has no answer after {:?}", self.limits.answer_time);
+                let message =
+                    format!("the gate has no answer after {:?}", self.front.limits.answer_time);
                 Err(Problem::new(StatusCode::GATEWAY_TIMEOUT, "no-answer", &message).retry_after(1))
             }
         }

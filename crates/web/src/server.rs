@@ -13,13 +13,14 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyperscale_node::Part;
+use hyperscale_node::{Observer, Part};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tower_service::Service as _;
 
-use crate::Api;
+use crate::counts::Counts;
+use crate::limits::Limits;
 
 /// The largest head of a request.
 const HEAD_BYTES_MAX: usize = 64 << 10;
@@ -35,6 +36,20 @@ const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
 /// Where a request came from.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Peer(pub(crate) IpAddr);
+
+/// What connections share, whatever is served over them.
+#[derive(Debug)]
+pub(crate) struct Front {
+    pub(crate) limits: Limits,
+    pub(crate) counts: Counts,
+    pub(crate) observer: Arc<Observer>,
+}
+
+impl Front {
+    pub(crate) fn new(limits: Limits, observer: Arc<Observer>) -> Arc<Self> {
+        Arc::new(Self { limits, counts: Counts::default(), observer })
+    }
+}
 
 /// A connection that is counted as long as it lives.
 struct Counted<'a>(&'a AtomicU64);
@@ -53,8 +68,12 @@ impl Drop for Counted<'_> {
 }
 
 /// Serves connections until the future is dropped, and then cuts them.
-pub(crate) async fn serve(listener: TcpListener, router: Router, api: Api) -> io::Result<()> {
-    let room = Arc::new(Semaphore::new(api.limits.connections));
+pub(crate) async fn serve(
+    listener: TcpListener,
+    router: Router,
+    front: Arc<Front>,
+) -> io::Result<()> {
+    let room = Arc::new(Semaphore::new(front.limits.connections));
     let mut running = JoinSet::new();
     loop {
         let (stream, from) = tokio::select! {
@@ -62,8 +81,7 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, api: Api) -> io
                 Ok(accepted) => accepted,
                 Err(error) => {
                     // Out of descriptors, most likely: connections must end before others begin.
-                    let observer = api.gate.observer();
-                    if let Some(held_back) = observer.trouble(Part::Web, "accept", "") {
+                                        if let Some(held_back) = front.observer.trouble(Part::Web, "accept", "") {
                         tracing::error!(%error, held_back, "a client cannot be accepted");
                     }
                     tokio::time::sleep(ACCEPT_AGAIN).await;
@@ -72,8 +90,7 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, api: Api) -> io
             },
             Some(ended) = running.join_next() => {
                 if let Err(error) = ended {
-                    let observer = api.gate.observer();
-                    if let Some(held_back) = observer.trouble(Part::Web, "panic", "") {
+                                        if let Some(held_back) = front.observer.trouble(Part::Web, "panic", "") {
                         tracing::error!(%error, held_back, "a connection's task failed");
                     }
                 }
@@ -82,14 +99,14 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, api: Api) -> io
         };
         match Arc::clone(&room).try_acquire_owned() {
             Ok(permit) => {
-                let (router, api) = (router.clone(), api.clone());
+                let (router, front) = (router.clone(), Arc::clone(&front));
                 running.spawn(async move {
-                    one(stream, from, router, &api).await;
+                    one(stream, from, router, &front).await;
                     drop(permit);
                 });
             }
             Err(_full) => {
-                api.counts.connections_refused.fetch_add(1, Ordering::Relaxed);
+                front.counts.connections_refused.fetch_add(1, Ordering::Relaxed);
                 // Best effort: whoever is one too many is not waited for.
                 if let Err(error) = stream.try_write(FULL) {
                     tracing::debug!(%from, %error, "one too many, and already gone");
@@ -99,8 +116,8 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, api: Api) -> io
     }
 }
 
-async fn one(stream: TcpStream, from: SocketAddr, router: Router, api: &Api) {
-    let _counted = Counted::new(&api.counts.connections);
+async fn one(stream: TcpStream, from: SocketAddr, router: Router, front: &Front) {
+    let _counted = Counted::new(&front.counts.connections);
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%from, %error, "a client is gone already");
         return;
@@ -112,7 +129,7 @@ async fn one(stream: TcpStream, from: SocketAddr, router: Router, api: &Api) {
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(api.limits.head_time)
+        .header_read_timeout(front.limits.head_time)
         .max_buf_size(HEAD_BYTES_MAX)
         .serve_connection(TokioIo::new(stream), service)
         .await;
@@ -123,8 +140,7 @@ async fn one(stream: TcpStream, from: SocketAddr, router: Router, api: &Api) {
             tracing::debug!(%from, %error, "a connection ended");
         }
         Err(error) => {
-            let observer = api.gate.observer();
-            if let Some(held_back) = observer.trouble(Part::Web, "connection", from.ip()) {
+            if let Some(held_back) = front.observer.trouble(Part::Web, "connection", from.ip()) {
                 tracing::info!(%from, %error, held_back, "a client's connection broke");
             }
         }

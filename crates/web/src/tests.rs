@@ -54,7 +54,7 @@ impl Served {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let api = Api::new(node.gate().unwrap(), tokens, limits);
-        let task = tokio::spawn(server::serve(listener, router(&api), api.clone()));
+        let task = tokio::spawn(server::serve(listener, router(&api), Arc::clone(&api.front)));
         Self { address, api, _node: node, task }
     }
 
@@ -62,32 +62,45 @@ impl Served {
         Self::with(Tokens::default(), Limits { rate: None, ..Limits::DEFAULT }).await
     }
 
-    /// Sends bytes, and reads until the server closes.
     async fn raw(&self, bytes: &[u8]) -> Got {
-        let mut stream = TcpStream::connect(self.address).await.unwrap();
-        stream.write_all(bytes).await.unwrap();
-        let mut all = Vec::new();
-        stream.read_to_end(&mut all).await.unwrap();
-        let text = String::from_utf8(all).unwrap();
-        let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
-        let status = head.get(9..12).and_then(|status| status.parse().ok()).unwrap_or(0);
-        Got { status, head: head.to_ascii_lowercase(), body: body.to_owned() }
+        raw(self.address, bytes).await
     }
 
     async fn send(&self, method: &str, path: &str, token: Option<&str>, body: &str) -> Got {
-        let token =
-            token.map_or(String::new(), |token| format!("authorization: Bearer {token}\r\n"));
-        let request = format!(
-            "{method} {path} HTTP/1.1\r\nhost: gate\r\nconnection: close\r\n{token}\
-             content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
-            body.len()
-        );
-        self.raw(request.as_bytes()).await
+        send(self.address, method, path, token, body).await
     }
 
     async fn get(&self, path: &str) -> Got {
         self.send("GET", path, None, "").await
     }
+}
+
+/// Sends bytes, and reads until the server closes.
+async fn raw(address: SocketAddr, bytes: &[u8]) -> Got {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(bytes).await.unwrap();
+    let mut all = Vec::new();
+    stream.read_to_end(&mut all).await.unwrap();
+    let text = String::from_utf8(all).unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+    let status = head.get(9..12).and_then(|status| status.parse().ok()).unwrap_or(0);
+    Got { status, head: head.to_ascii_lowercase(), body: body.to_owned() }
+}
+
+async fn send(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    token: Option<&str>,
+    body: &str,
+) -> Got {
+    let token = token.map_or(String::new(), |token| format!("authorization: Bearer {token}\r\n"));
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nhost: gate\r\nconnection: close\r\n{token}\
+         content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    raw(address, request.as_bytes()).await
 }
 
 fn submission(key: &str) -> String {
@@ -282,10 +295,11 @@ fn met_02_the_page_of_metrics_is_current() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/metrics.md");
     let mut current = "# Metrics\n\nGenerated from the tables that count. `GET /metrics` on the \
         address of a gate's API shows what the\nprocess of the gate counts, in Prometheus' text \
-        format; where the API has tokens, it wants one\nwith the role `view`. Labels come from \
-        closed sets.\n\n| metric | kind | labels | meaning |\n|---|---|---|---|\n"
+        format; `--metrics ADDRESS`\ndoes so for a process without a gate. Where \
+        there are tokens, it wants one with the role `view`.\nLabels come from closed sets.\n\n| metric | kind | labels | meaning |\n|---|---|---|---|\n"
         .to_owned();
-    let text = hyperscale_node::Observer::start().text() + &Counts::default().text(Some(&[]));
+    let text =
+        hyperscale_node::Observer::start().text() + &counts::Counts::default().text(Some(&[]));
     let mut lines = text.lines().peekable();
     while let Some(line) = lines.next() {
         let Some((name, help)) = line.strip_prefix("# HELP ").and_then(|l| l.split_once(' '))
@@ -580,6 +594,29 @@ async fn lim_03_a_slow_client_is_cut_and_events_are_not() {
 }
 
 #[tokio::test]
+async fn met_03_a_process_without_a_gate_shows_its_metrics_to_those_who_may() {
+    let secret = "view-secret".to_owned();
+    let tokens =
+        Tokens(vec![Token { client: ClientId::from("eve"), access: Access::View, secret }]);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let observer = Observer::start();
+    observer.count(hyperscale_node::Count::WorkerJoined);
+    let serving = serve_metrics(listener, observer, tokens, Limits::DEFAULT);
+    let serving = tokio::spawn(serving);
+
+    let shown = send(address, "GET", "/metrics", Some("view-secret"), "").await;
+    let refused = send(address, "GET", "/metrics", None, "").await;
+    let elsewhere = send(address, "GET", "/api/v1/jobs", Some("view-secret"), "").await;
+
+    assert!(shown.body.contains("hyperscale_manager_workers_joined_total 1"), "{shown:?}");
+    assert_eq!((refused.status, refused.kind().as_str()), (401, "no-token"));
+    assert!(refused.head.contains("www-authenticate: bearer"), "{}", refused.head);
+    assert_eq!(elsewhere.status, 404);
+    serving.abort();
+}
+
+#[tokio::test]
 async fn lim_04_one_connection_too_many_hears_so() {
     let limits = Limits { rate: None, connections: 2, ..Limits::DEFAULT };
     let served = Served::with(Tokens::default(), limits).await;
@@ -598,7 +635,7 @@ async fn lim_04_one_connection_too_many_hears_so() {
 
     let heard = String::from_utf8(heard).unwrap();
     assert!(heard.starts_with("HTTP/1.1 503 ") && heard.contains("retry-after: 1"), "{heard}");
-    assert_eq!(served.api.counts.connections_refused.load(Ordering::Relaxed), 1);
+    assert_eq!(served.api.front.counts.connections_refused.load(Ordering::Relaxed), 1);
     drop(held);
     loop {
         // Room is made as soon as the server has seen that the others are gone.

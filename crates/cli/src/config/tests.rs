@@ -9,6 +9,7 @@ const SAMPLES: &[(&str, &str, &str)] = &[
     ("listen", r#""127.0.0.1:7700""#, "127.0.0.1:7700"),
     ("join", r#"["a:1", "b:2"]"#, "a:1,b:2"),
     ("api", r#""127.0.0.1:7781""#, "127.0.0.1:7781"),
+    ("metrics", r#""127.0.0.1:9100""#, "127.0.0.1:9100"),
     (
         "tokens",
         r#"["ann:run:ann-secret", "eve:view:eve-secret"]"#,
@@ -270,4 +271,16 @@ fn page() -> String {
         ));
     }
     page
+}
+
+#[test]
+fn every_command_shows_examples() {
+    for command in Args::command().get_subcommands() {
+        let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+
+        assert!(help.starts_with("Examples:\n  hyperscale "), "{} has none", command.get_name());
+        for line in help.lines().skip(1) {
+            assert!(line.contains("hyperscale"), "{line}");
+        }
+    }
 }
