@@ -13,6 +13,7 @@ mod handlers;
 mod limits;
 mod openapi;
 mod operations;
+mod patience;
 mod problem;
 mod schemas;
 mod server;

@@ -39,6 +39,8 @@ pub struct Limits {
     pub body_time: Duration,
     /// How long an answer may take, other than a stream of events.
     pub answer_time: Duration,
+    /// How long a client may take nothing of what it is sent.
+    pub stall_time: Duration,
     /// Connections at once.
     pub connections: usize,
 }
@@ -52,6 +54,7 @@ impl Limits {
         head_time: Duration::from_secs(30),
         body_time: Duration::from_secs(30),
         answer_time: Duration::from_secs(60),
+        stall_time: Duration::from_secs(30),
         connections: 1_000,
     };
 }

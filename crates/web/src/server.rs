@@ -21,6 +21,7 @@ use tower_service::Service as _;
 
 use crate::counts::Counts;
 use crate::limits::Limits;
+use crate::patience::Patient;
 
 /// The largest head of a request.
 const HEAD_BYTES_MAX: usize = 64 << 10;
@@ -81,7 +82,7 @@ pub(crate) async fn serve(
                 Ok(accepted) => accepted,
                 Err(error) => {
                     // Out of descriptors, most likely: connections must end before others begin.
-                                        if let Some(held_back) = front.observer.trouble(Part::Web, "accept", "") {
+                    if let Some(held_back) = front.observer.trouble(Part::Web, "accept", "") {
                         tracing::error!(%error, held_back, "a client cannot be accepted");
                     }
                     tokio::time::sleep(ACCEPT_AGAIN).await;
@@ -89,10 +90,10 @@ pub(crate) async fn serve(
                 }
             },
             Some(ended) = running.join_next() => {
-                if let Err(error) = ended {
-                                        if let Some(held_back) = front.observer.trouble(Part::Web, "panic", "") {
-                        tracing::error!(%error, held_back, "a connection's task failed");
-                    }
+                if let Err(error) = ended
+                    && let Some(held_back) = front.observer.trouble(Part::Web, "panic", "")
+                {
+                    tracing::error!(%error, held_back, "a connection's task failed");
                 }
                 continue;
             }
@@ -122,6 +123,7 @@ async fn one(stream: TcpStream, from: SocketAddr, router: Router, front: &Front)
         tracing::debug!(%from, %error, "a client is gone already");
         return;
     }
+    let stream = Patient::new(stream, front.limits.stall_time);
     let service = service_fn(move |request: Request<Incoming>| {
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(Peer(from.ip()));

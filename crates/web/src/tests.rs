@@ -617,6 +617,28 @@ async fn met_03_a_process_without_a_gate_shows_its_metrics_to_those_who_may() {
 }
 
 #[tokio::test]
+async fn lim_03_a_client_that_takes_nothing_is_cut() {
+    let stall_time = Duration::from_millis(150);
+    let limits = Limits { rate: None, stall_time, ..Limits::DEFAULT };
+    let served = Served::with(Tokens::default(), limits).await;
+    let mut greedy = TcpStream::connect(served.address).await.unwrap();
+    let ask = b"GET /api/v1/openapi.json HTTP/1.1\r\nhost: a\r\n\r\n".repeat(400);
+    greedy.write_all(&ask).await.unwrap();
+
+    // Twenty megabytes fit in no buffer: as long as nobody reads, the server cannot be done.
+    loop {
+        let metrics = served.get("/metrics").await.body;
+        if metrics.contains("hyperscale_web_open_connections 1\n") {
+            break;
+        }
+    }
+
+    let mut all = Vec::new();
+    let ended = greedy.read_to_end(&mut all).await;
+    assert!(ended.is_err() || all.len() < 10 << 20, "all was sent: {} bytes", all.len());
+}
+
+#[tokio::test]
 async fn lim_04_one_connection_too_many_hears_so() {
     let limits = Limits { rate: None, connections: 2, ..Limits::DEFAULT };
     let served = Served::with(Tokens::default(), limits).await;
