@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 
 use crate::connection::SCRATCH_BYTES;
+use crate::lease::Lease;
 use crate::run::Run;
 use crate::{Command, CoreEvent, CoreNews};
 
@@ -41,13 +42,14 @@ pub(crate) fn spawn(core: u32, events: mpsc::Sender<CoreEvent>) -> Result<Core, 
 
 async fn serve(core: u32, mut commands: mpsc::Receiver<Command>, events: mpsc::Sender<CoreEvent>) {
     let scratch = Rc::new(RefCell::new(vec![0; SCRATCH_BYTES].into_boxed_slice()));
+    let lease = Rc::new(Lease::default());
     let mut runs: BTreeMap<AttemptId, Rc<Run>> = BTreeMap::new();
     while let Some(command) = commands.recv().await {
         runs.retain(|_, run| !run.is_over());
         match command {
             Command::Prepare { work, slice, rows } => {
                 let attempt = work.attempt;
-                let shared = (Rc::clone(&scratch), rows);
+                let shared = (Rc::clone(&scratch), Rc::clone(&lease), rows);
                 let what = match Run::new(core, work, slice, shared, events.clone()) {
                     Ok(run) => {
                         runs.insert(attempt, Rc::new(run));
@@ -65,11 +67,7 @@ async fn serve(core: u32, mut commands: mpsc::Receiver<Command>, events: mpsc::S
                     tokio::task::spawn_local(run.drive(job_zero, load_zero, at));
                 }
             }
-            Command::Suspend { attempt, is_suspended } => {
-                if let Some(run) = runs.get(&attempt) {
-                    run.suspend(is_suspended);
-                }
-            }
+            Command::Lease { until } => lease.renew(until),
             Command::Scale { attempt, vus } => {
                 if let Some(run) = runs.get(&attempt) {
                     run.scale(vus);

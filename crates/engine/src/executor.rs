@@ -12,12 +12,17 @@ use hyperscale_model::SplitMix;
 use hyperscale_plan::{Arrivals, Distribution, Load, LoadKind, Slice, Workflow};
 use tokio::task::JoinSet;
 
+use crate::alarm::Alarm;
 use crate::run::Run;
 use crate::user::{Control, Quota, Start, User};
 use crate::{Stop, Work, clock};
 
 /// How often users are counted anew along a ramp.
 const RAMP_STEP: Duration = Duration::from_millis(20);
+
+/// Starts are handed out at most this often: what falls due in between goes out together, so that
+/// high rates cost few wake-ups and low ones are on time.
+const START_STEP: Duration = Duration::from_micros(50);
 
 /// A start that is later than this because its core was busy or frozen is dropped, and its lag
 /// counted: the target never gets more than the plan says, not even to catch up.
@@ -218,6 +223,14 @@ impl Crew {
         let users_max = run.slice.count(u64::from(self.load.vus_max())).max(1);
         let end = self.zero + self.load.duration();
         let mut schedule = Schedule::new(&run, arrivals, self.zero, load_elapsed);
+        let mut alarm = match Alarm::new() {
+            Ok(alarm) => alarm,
+            Err(error) => {
+                self.panicked = Some(format!("there is no timer: {error}"));
+                return;
+            }
+        };
+        let mut handed_out = self.zero;
         let mut next = schedule.next();
         while let Some(due) = next {
             let now = clock::now();
@@ -225,11 +238,19 @@ impl Crew {
                 return;
             }
             if due.intended > now {
-                self.wait(due.intended).await;
+                let at = due.intended.max(handed_out + START_STEP);
+                tokio::select! {
+                    () = alarm.at(at) => {}
+                    () = run.changed.notified() => {}
+                    Some(left) = self.tasks.join_next(), if !self.tasks.is_empty() => {
+                        self.on_left(left);
+                    }
+                }
+                handed_out = clock::now();
                 continue;
             }
             let lag = now - due.intended;
-            if run.is_suspended() {
+            if !run.lease.holds(now) {
                 run.recorder.borrow_mut().drop_starts(1);
             } else if lag > LATE_MAX {
                 // The core was away. Sent now, these starts would be a burst that nobody planned.

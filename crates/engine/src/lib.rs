@@ -9,10 +9,12 @@
 //! and some counters: it allocates nothing, takes no lock, and sets no timer unless the last one is
 //! used up.
 
+mod alarm;
 mod clock;
 mod connection;
 mod core;
 mod executor;
+mod lease;
 mod pool;
 mod program;
 mod request;
@@ -110,7 +112,7 @@ pub(crate) type SharedRows = Arc<OnceLock<Result<Rows, String>>>;
 pub(crate) enum Command {
     Prepare { work: Arc<Work>, slice: Slice, rows: SharedRows },
     Start { attempt: AttemptId, job_zero: Instant, load_zero: Instant, at: Instant },
-    Suspend { attempt: AttemptId, is_suspended: bool },
+    Lease { until: Instant },
     Scale { attempt: AttemptId, vus: u32 },
     Stop { attempt: AttemptId, stop: Stop },
 }
@@ -196,9 +198,18 @@ impl Engine {
         self.tell(attempt, &Command::Start { attempt, job_zero, load_zero, at })
     }
 
-    /// Sends no load, or sends it again; the load's time goes on. False as above.
-    pub fn suspend(&self, attempt: AttemptId, is_suspended: bool) -> bool {
-        self.tell(attempt, &Command::Suspend { attempt, is_suspended })
+    /// Load may be sent until then. Before it is told for the first time, and after that instant,
+    /// no request begins and starts that are due are dropped; the load's time goes on.
+    ///
+    /// Each core looks at its own clock before each request: a process that was frozen beyond its
+    /// lease sends nothing when it goes on, whichever of its threads does so first.
+    pub fn lease(&self, until: Instant) {
+        for core in &self.cores {
+            if core.commands.try_send(Command::Lease { until }).is_err() {
+                // It gets the next one. One that is gone is found by `lost`.
+                tracing::debug!("a core has not heard of its lease");
+            }
+        }
     }
 
     /// Sets how many users an externally controlled load has in all. False as above.

@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 
 use hyperscale_model::{Outcome, SplitMix};
 use hyperscale_plan::expr::Value;
-use hyperscale_plan::{Plan, Slice, StepIndex, Workflow};
+use hyperscale_plan::{DataIndex, DataSource, OnEnd, Pick, Plan, Slice, StepIndex, Workflow};
 use hyperscale_stats::{Exchange, Recorder, WindowFigures};
 use tokio::sync::{Notify, mpsc};
 use tokio_rustls::TlsConnector;
 
 use crate::executor;
+use crate::lease::Lease;
 use crate::pool::Pools;
 use crate::program::Program;
 use crate::request::Make;
@@ -37,6 +38,9 @@ pub(crate) struct Run {
     pub(crate) program: Program,
     pub(crate) recorder: RefCell<Recorder>,
     pub(crate) scratch: Rc<RefCell<Box<[u8]>>>,
+    pub(crate) lease: Rc<Lease>,
+    /// Rows of the workflow's data after which its users stop.
+    rows_max: u64,
     pub(crate) resolver: Resolver,
     tls: RefCell<Option<TlsConnector>>,
     /// Iterations that users may still take from what they share.
@@ -54,8 +58,6 @@ pub(crate) struct Run {
     scaled: Cell<Option<u32>>,
     /// Something of the above has changed.
     pub(crate) changed: Notify,
-    is_suspended: Cell<bool>,
-    resumed: Notify,
     job_zero: Cell<Option<Instant>>,
     samples: RefCell<Samples>,
     events: mpsc::Sender<CoreEvent>,
@@ -80,7 +82,7 @@ impl Run {
         core: u32,
         work: Arc<Work>,
         slice: Slice,
-        (scratch, rows): (Rc<RefCell<Box<[u8]>>>, SharedRows),
+        (scratch, lease, rows): (Rc<RefCell<Box<[u8]>>>, Rc<Lease>, SharedRows),
         events: mpsc::Sender<CoreEvent>,
     ) -> Result<Self, String> {
         let plan = &work.plan;
@@ -102,6 +104,8 @@ impl Run {
             program,
             recorder: RefCell::new(recorder),
             scratch,
+            lease,
+            rows_max: rows_max(plan, workflow),
             resolver,
             tls: RefCell::default(),
             shared: Cell::new(0),
@@ -115,8 +119,6 @@ impl Run {
             aborted: RefCell::default(),
             scaled: Cell::new(None),
             changed: Notify::new(),
-            is_suspended: Cell::new(false),
-            resumed: Notify::new(),
             job_zero: Cell::new(None),
             samples: RefCell::default(),
             events,
@@ -138,6 +140,11 @@ impl Run {
     pub(crate) fn rows(&self) -> &Rows {
         let rows = self.rows.get().and_then(|rows| rows.as_ref().ok());
         rows.expect("read when the run was made")
+    }
+
+    /// Whether the data has rows for an iteration, or begins anew.
+    pub(crate) const fn has_rows(&self, row: u64) -> bool {
+        row < self.rows_max
     }
 
     /// The workflow that is run.
@@ -167,28 +174,9 @@ impl Run {
         self.scaled.get()
     }
 
-    pub(crate) fn is_suspended(&self) -> bool {
-        self.is_suspended.get()
-    }
-
-    pub(crate) fn suspend(&self, is_suspended: bool) {
-        self.is_suspended.set(is_suspended);
-        if !is_suspended {
-            self.resumed.notify_waiters();
-        }
-        self.changed.notify_one();
-    }
-
     pub(crate) fn scale(&self, vus: u32) {
         self.scaled.set(Some(vus));
         self.changed.notify_one();
-    }
-
-    /// Waits while no load may be sent.
-    pub(crate) async fn until_resumed(&self) {
-        while self.is_suspended.get() {
-            self.resumed.notified().await;
-        }
     }
 
     /// A line of the test for the worker's log; a few a second, the rest is dropped.
@@ -324,6 +312,18 @@ impl Run {
             self.stopping.set(Some(Stop::Silent));
         }
     }
+}
+
+/// How many iterations find a row in every source that the workflow reads and that stops its users
+/// at its end.
+fn rows_max(plan: &Plan, workflow: &Workflow) -> u64 {
+    let read = workflow.data();
+    let stops = |source: &DataSource| source.pick == Pick::Unique && source.on_end == OnEnd::Stop;
+    (plan.data.iter().zip(0..))
+        .filter(|(source, index)| stops(source) && read.contains(&DataIndex(*index)))
+        .map(|(source, _)| source.rows)
+        .min()
+        .unwrap_or(u64::MAX)
 }
 
 /// The clock of an attempt's windows on one core.

@@ -145,13 +145,6 @@ impl UserScope<'_> {
     }
 }
 
-/// Whether an iteration finds a row in every source that stops users at its end.
-pub(crate) fn has_rows(plan: &Plan, row: u64) -> bool {
-    (plan.data.iter())
-        .filter(|source| source.pick == Pick::Unique && source.on_end == OnEnd::Stop)
-        .all(|source| row < source.rows)
-}
-
 /// Where `index` goes in a permutation of `count` numbers that follows from `random`: a Feistel
 /// network over the next power of four, walked until it is back in range (Black and Rogaway 2002).
 fn shuffled(index: u64, count: u64, random: &mut SplitMix) -> u64 {

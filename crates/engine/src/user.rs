@@ -21,7 +21,7 @@ use crate::pool::Permit;
 use crate::program::{Op, OpKind, Request};
 use crate::request::{Origin, Ready};
 use crate::run::Run;
-use crate::scope::{Looked, Place, UserScope, has_rows};
+use crate::scope::{Looked, Place, UserScope};
 
 /// Which iterations a user runs.
 #[derive(Debug, Clone, Copy)]
@@ -262,7 +262,7 @@ impl User {
         self.place.row = row;
         self.random = SplitMix::new(run.seed_of(row, 1));
         self.locals.fill(Value::Null);
-        has_rows(run.plan(), row)
+        run.has_rows(row)
     }
 
     fn evaluate<T>(
@@ -452,9 +452,6 @@ impl User {
     async fn request(&mut self, request: &Request) -> Sent {
         let run = Rc::clone(&self.run);
         let step = request.step.step;
-        if run.is_suspended() {
-            run.until_resumed().await;
-        }
         let made;
         let ready = match &request.constant {
             Some(ready) => ready,
@@ -469,7 +466,10 @@ impl User {
                 }
             },
         };
-        let start = clock::now();
+        let mut start = clock::now();
+        if !run.lease.holds(start) {
+            start = run.lease.held().await;
+        }
         let from = self.intended.take().unwrap_or(start);
         let flight = Flight { run: &run, step, from, start, trace: Trace::default() };
         let retries = request.step.retry.as_ref().map_or(0, |retry| retry.times);

@@ -77,6 +77,7 @@ impl World {
         let attempt = work.attempt;
         let cores = u32::try_from(work.cores.len()).unwrap();
         let (mut engine, mut events) = Engine::start(cores).unwrap();
+        engine.lease(std::time::Instant::now() + Duration::from_secs(3_600));
         assert!(engine.prepare(work));
         let mut then = Some(then);
         let mut seen =
@@ -439,6 +440,25 @@ workflows:
     assert_eq!(outcomes[Outcome::Ok], 6, "three rows, two requests each: {outcomes:?}");
     assert_eq!(outcomes[Outcome::Http4xx], 1, "one of the rows is bob's");
     world.agreed(&seen);
+}
+
+#[test]
+fn data_that_a_workflow_does_not_read_does_not_end_its_users() {
+    let world = World::new();
+    let work = written(
+        &world,
+        r#"
+target: TARGET
+data: { users: { csv: users.csv, pick: unique } }
+workflows:
+  main: { load: { vus: 1, iterations: 10 }, steps: [ { get: / } ] }
+  other: { load: once, steps: [ { get: "/cookie/${users.name}" } ] }
+"#,
+    );
+
+    let seen = world.run_with(work, |_| {});
+
+    assert_eq!(seen.figures.iterations, 10, "three rows of data that it never reads");
 }
 
 #[test]

@@ -541,10 +541,7 @@ impl Manager {
 
     /// Cores of a worker that are given away, or are about to be.
     pub(crate) fn given_away(&self, worker: NodeId) -> u32 {
-        let used: u32 = (self.state.open_attempts())
-            .filter(|(_, attempt)| attempt.worker == worker)
-            .map(|(_, attempt)| attempt.cores)
-            .sum();
+        let used = self.state.cores_used(worker);
         match &self.leadership {
             Leadership::Leading(leading) => used + leading.reserved(worker),
             Leadership::Follower { .. } | Leadership::Barrier { .. } => used,
@@ -833,18 +830,60 @@ impl Manager {
     ) -> Option<Entry> {
         let last = shard.attempts.last()?;
         let has_failed = |worker| shard.attempts.iter().any(|attempt| attempt.worker == worker);
-        let chosen = choose(&self.candidates(now), last.cores, has_failed)?;
-        let shard_id = shard_id(subject.part_id, subject.index, shard_index);
-        let number = u32::try_from(shard.attempts.len() + 1).ok()?;
-        Some(Entry::AttemptOpened {
-            attempt: AttemptId { shard: shard_id, number: hyperscale_model::AttemptNumber(number) },
-            placement: Placement {
+        let candidates = self.candidates(now);
+        let slice = shard.slice.clone();
+        let placement = match choose(&candidates, last.cores, has_failed) {
+            Some(chosen) => Placement {
                 worker: chosen.worker,
                 incarnation: chosen.incarnation,
                 cores: chosen.free,
-                slice: shard.slice.clone(),
+                beside: None,
+                slice,
             },
-        })
+            // No core is free, and none may be until the load ends: whoever runs another shard of
+            // this workflow takes this one over too.
+            None => {
+                let sibling = self.sibling(subject, &candidates, has_failed)?;
+                Placement {
+                    worker: sibling.worker,
+                    incarnation: sibling.incarnation,
+                    cores: sibling.cores,
+                    beside: Some(sibling.seat),
+                    slice,
+                }
+            }
+        };
+        let shard_id = shard_id(subject.part_id, subject.index, shard_index);
+        let number = u32::try_from(shard.attempts.len() + 1).ok()?;
+        let attempt =
+            AttemptId { shard: shard_id, number: hyperscale_model::AttemptNumber(number) };
+        Some(Entry::AttemptOpened { attempt, placement })
+    }
+
+    /// The open attempt of a workflow beside which a lost shard costs least: on a worker that has
+    /// not failed the shard if there is one, with the fewest attempts for its cores.
+    fn sibling<'a>(
+        &'a self,
+        subject: &Subject<'a>,
+        candidates: &[Candidate],
+        has_failed: impl Fn(NodeId) -> bool,
+    ) -> Option<&'a Attempt> {
+        let open = || subject.workflow.shards.iter().filter_map(|shard| Some(shard.open()?.1));
+        let crowd = |seat| open().filter(|attempt| attempt.seat == seat).count();
+        open()
+            .filter(|attempt| attempt.started.is_some())
+            .filter(|attempt| {
+                candidates.iter().any(|candidate| {
+                    (candidate.worker, candidate.incarnation)
+                        == (attempt.worker, attempt.incarnation)
+                })
+            })
+            .min_by_key(|attempt| {
+                // Attempts per core, in thousandths, so that more cores take more.
+                let crowd = crowd(attempt.seat) * 1_000
+                    / usize::try_from(attempt.cores).unwrap_or(1).max(1);
+                (has_failed(attempt.worker), crowd, attempt.seat)
+            })
     }
 
     fn dispatch(&mut self, now: Time, dispatch: Dispatch) {
@@ -884,6 +923,7 @@ impl Manager {
                     plan: part.plan,
                     slice: shard.slice.clone(),
                     cores: known.cores,
+                    seat: known.seat,
                     iterations_done: shard.iterations_done(),
                     context: workflow.context.clone(),
                     secrets: secrets.unwrap_or_default(),
@@ -1048,7 +1088,9 @@ impl Manager {
             || self.state.open_attempts().filter(|(attempt, _)| attempt.shard.part_id() == id);
         let workers: std::collections::BTreeSet<NodeId> =
             open().map(|(_, attempt)| attempt.worker).collect();
-        let cores = open().map(|(_, attempt)| attempt.cores).sum();
+        let seats: std::collections::BTreeMap<AttemptId, u32> =
+            open().map(|(_, attempt)| (attempt.seat, attempt.cores)).collect();
+        let cores = seats.values().sum();
         let gaps = gaps(id, part, &plan, elapsed);
         let started = part.started;
         let Leadership::Leading(leading) = &mut self.leadership else { return None };
@@ -1112,6 +1154,7 @@ fn given_by(entry: &Entry) -> Vec<(NodeId, u32)> {
     let of = |placement: &Placement| (placement.worker, placement.cores);
     match entry {
         Entry::WorkflowPlaced { shards, .. } => shards.iter().map(of).collect(),
+        Entry::AttemptOpened { placement, .. } if placement.beside.is_some() => Vec::new(),
         Entry::AttemptOpened { placement, .. } => vec![of(placement)],
         Entry::LeaderStarted { .. }
         | Entry::PartAccepted { .. }

@@ -90,6 +90,7 @@ fn spread(cores: u32, slice: &Slice, free: &mut [Candidate]) -> Vec<Placement> {
             worker: free[index].worker,
             incarnation: free[index].incarnation,
             cores,
+            beside: None,
             slice,
         })
         .collect()

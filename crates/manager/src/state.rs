@@ -146,6 +146,8 @@ pub struct Placement {
     pub incarnation: Incarnation,
     /// How many of its cores.
     pub cores: u32,
+    /// The attempt of the same workflow on whose cores it runs, if it has none of its own.
+    pub beside: Option<AttemptId>,
     /// Its share of the workflow's load.
     pub slice: Slice,
 }
@@ -259,6 +261,9 @@ pub struct Attempt {
     pub incarnation: Incarnation,
     /// How many cores it has.
     pub cores: u32,
+    /// The attempt that these cores were given to first; itself, unless it took over a lost shard
+    /// when no core was free.
+    pub seat: AttemptId,
     /// The job's time at which it started.
     pub started: Option<Duration>,
     /// How it was closed.
@@ -363,14 +368,16 @@ impl State {
                 part.started = Some(*at);
             }
             Entry::WorkflowPlaced { part, workflow, shards, context } => {
-                let workflow = self.live_workflow(*part, *workflow)?;
+                let index = *workflow;
+                let workflow = self.live_workflow(*part, index)?;
                 workflow.shards.is_empty().then_some(())?;
                 workflow.context = context.clone();
-                workflow.shards = shards
-                    .iter()
-                    .map(|placement| Shard {
-                        slice: placement.slice.clone(),
-                        attempts: vec![Attempt::new(placement)],
+                workflow.shards = (shards.iter().zip(0..))
+                    .map(|(placement, shard)| {
+                        let shard = shard_id(*part, index, ShardIndex(shard));
+                        let first = AttemptId { shard, number: number_of(1) };
+                        let slice = placement.slice.clone();
+                        Shard { slice, attempts: vec![Attempt::new(placement, first)] }
                     })
                     .collect();
             }
@@ -389,7 +396,12 @@ impl State {
                 let shard = self.live_shard(attempt.shard)?;
                 let is_next = number_of(shard.attempts.len() + 1) == attempt.number;
                 (is_next && shard.open().is_none()).then_some(())?;
-                shard.attempts.push(Attempt::new(placement));
+                if let Some(seat) = placement.beside {
+                    self.is_seat(seat, attempt.shard, placement).then_some(())?;
+                }
+                let seat = placement.beside.unwrap_or(*attempt);
+                let shard = self.live_shard(attempt.shard)?;
+                shard.attempts.push(Attempt::new(placement, seat));
             }
             Entry::AttemptStarted { attempt, at } => {
                 let attempt = self.open_attempt(*attempt)?;
@@ -474,6 +486,27 @@ impl State {
         })
     }
 
+    /// Cores of a worker that open attempts have; those that attempts share count once.
+    #[must_use]
+    pub fn cores_used(&self, worker: NodeId) -> u32 {
+        let here = self.open_attempts().filter(|(_, attempt)| attempt.worker == worker);
+        let seats: BTreeMap<AttemptId, u32> =
+            here.map(|(_, attempt)| (attempt.seat, attempt.cores)).collect();
+        seats.values().sum()
+    }
+
+    /// Whether some open attempt of the shard's workflow has the seat's cores where the placement
+    /// wants to share them.
+    fn is_seat(&self, seat: AttemptId, shard: ShardId, placement: &Placement) -> bool {
+        let (part, workflow) = (seat.shard.part_id(), seat.shard.workflow);
+        (part, workflow) == (shard.part_id(), shard.workflow)
+            && self.open_attempts().any(|(_, open)| {
+                open.seat == seat
+                    && (open.worker, open.incarnation, open.cores)
+                        == (placement.worker, placement.incarnation, placement.cores)
+            })
+    }
+
     fn live(&mut self, part: PartId) -> Option<&mut Part> {
         self.parts.get_mut(&part).filter(|part| part.ended.is_none())
     }
@@ -496,11 +529,12 @@ impl State {
 }
 
 impl Attempt {
-    const fn new(placement: &Placement) -> Self {
+    const fn new(placement: &Placement, seat: AttemptId) -> Self {
         Self {
             worker: placement.worker,
             incarnation: placement.incarnation,
             cores: placement.cores,
+            seat,
             started: None,
             closed: None,
         }
@@ -525,8 +559,8 @@ mod tests {
         let part = PartId { job: JobId::from_parts(1, 1), part: Default::default() };
         let (gate, worker) = (NodeId(1), NodeId(2));
         let workflow = WorkflowIndex(0);
-        let placement =
-            Placement { worker, incarnation: Incarnation(1), cores: 2, slice: Slice::whole() };
+        let (incarnation, slice) = (Incarnation(1), Slice::whole());
+        let placement = Placement { worker, incarnation, cores: 2, beside: None, slice };
         let published = BTreeMap::from([("token".to_owned(), Value::Int(7))]);
         let shard = shard_id(part, workflow, ShardIndex(0));
         let closed = Closed {

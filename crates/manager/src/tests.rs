@@ -370,3 +370,36 @@ fn a_test_that_asks_to_stop_is_heard_even_if_its_attempt_is_closed_at_once() {
     let ended = desk.manager.state().parts[&part()].ended.clone();
     assert_eq!(ended, Some(EndStatus::Failed { cause }));
 }
+
+#[test]
+fn orp_04_a_lost_shard_goes_on_beside_a_sibling_if_no_core_is_free() {
+    let mut desk = Desk::new();
+    desk.connect_gate();
+    let (lost, left) = (NodeId(11), NodeId(12));
+    desk.connect_worker(lost);
+    desk.connect_worker(left);
+    desk.offer(&plan(vec![workflow("a", After::default())]));
+    desk.start();
+    let open = |desk: &Desk| -> Vec<(AttemptId, NodeId, AttemptId)> {
+        let open = desk.manager.state().open_attempts();
+        open.map(|(id, attempt)| (id, attempt.worker, attempt.seat)).collect()
+    };
+    let first = open(&desk);
+    assert_eq!(first.len(), 2, "one shard a worker, each with both cores");
+    for (attempt, worker, _) in &first {
+        desk.message(*worker, Message::AttemptAccepted { attempt: *attempt, fence: Fence(1) });
+        desk.renew(*worker, vec![running(*attempt)]);
+    }
+
+    let stays = first.iter().find(|(_, worker, _)| *worker == left).unwrap().0;
+    desk.input(Input::Disconnected { node: lost });
+    for _ in 0..15 {
+        desk.wait(Duration::from_secs(1));
+        desk.renew(left, vec![running(stays)]);
+    }
+
+    let second = open(&desk);
+    let taken = second.iter().find(|(attempt, ..)| *attempt != stays).copied().unwrap();
+    assert_eq!((taken.0.number.0, taken.1, taken.2), (2, left, stays));
+    assert_eq!(desk.manager.state().cores_used(left), 2, "shared cores count once");
+}

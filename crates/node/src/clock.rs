@@ -28,6 +28,11 @@ impl Clock {
         Time::from_nanos(u64::try_from(self.zero.elapsed().as_nanos()).unwrap_or(u64::MAX))
     }
 
+    /// When a time of this node is.
+    pub(crate) fn instant(&self, at: Time) -> Instant {
+        self.zero + Duration::from_nanos(at.as_nanos())
+    }
+
     /// The wall clock when the node's time was zero.
     #[must_use]
     pub const fn wall_at_zero(&self) -> WallTime {
@@ -37,10 +42,7 @@ impl Clock {
     /// Waits until a time of this node; for ever if there is none.
     pub(crate) async fn sleep_until(&self, at: Option<Time>) {
         match at {
-            Some(at) => {
-                let at = self.zero + Duration::from_nanos(at.as_nanos());
-                tokio::time::sleep_until(at.into()).await;
-            }
+            Some(at) => tokio::time::sleep_until(self.instant(at).into()).await,
             None => std::future::pending().await,
         }
     }

@@ -81,8 +81,10 @@ impl WorkerHost {
             EngineCommand::Start { attempt, start_in, job_elapsed, load_elapsed } => {
                 (attempt, self.engine.run(attempt, start_in, job_elapsed, load_elapsed))
             }
-            EngineCommand::Suspend { attempt } => (attempt, self.engine.suspend(attempt, true)),
-            EngineCommand::Resume { attempt } => (attempt, self.engine.suspend(attempt, false)),
+            EngineCommand::Lease { until } => {
+                self.engine.lease(self.observer.clock().instant(until));
+                return;
+            }
             EngineCommand::Stop { attempt, mode } => {
                 let stop = match mode {
                     StopMode::Graceful => Stop::Graceful,

@@ -1,7 +1,9 @@
 //! Every expression of a plan's parts, for those who check or count what they name.
 
-use crate::expr::Expr;
-use crate::ir::{Action, Auth, Body, JsonTemplate, RequestStep, Step, Workflow};
+use std::collections::BTreeSet;
+
+use crate::expr::{Expr, Var};
+use crate::ir::{Action, Auth, Body, DataIndex, JsonTemplate, RequestStep, Step, Workflow};
 
 /// Looks at every step of a workflow, inner ones after those around them.
 pub(crate) fn steps<'p>(workflow: &'p Workflow, look: &mut impl FnMut(&'p Step)) {
@@ -38,6 +40,20 @@ pub(crate) fn steps<'p>(workflow: &'p Workflow, look: &mut impl FnMut(&'p Step))
 /// Looks at every expression of a workflow and at every part of it.
 pub(crate) fn expressions(workflow: &Workflow, look: &mut impl FnMut(&Expr)) {
     roots(workflow, &mut |expr| of_expr(expr, look));
+}
+
+impl Workflow {
+    /// The data sources whose rows it reads.
+    #[must_use]
+    pub fn data(&self) -> BTreeSet<DataIndex> {
+        let mut read = BTreeSet::new();
+        expressions(self, &mut |expr| {
+            if let Expr::Var(Var::Row(source)) = expr {
+                read.insert(*source);
+            }
+        });
+        read
+    }
 }
 
 /// Looks at every whole expression of a workflow.

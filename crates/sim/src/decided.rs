@@ -49,11 +49,24 @@ impl Decided {
         plans: impl Fn(JobId) -> Option<Plan>,
     ) -> Checked {
         let mut used: BTreeMap<NodeId, u32> = BTreeMap::new();
+        let mut seats: BTreeMap<AttemptId, (NodeId, u32)> = BTreeMap::new();
         for (id, attempt) in state.open_attempts() {
             let host = hosts.get(&attempt.worker);
             let cores = host.map_or(u32::MAX, |host| host.cores);
             // An earlier life's attempts hold nothing of this one.
             if host.is_some_and(|host| host.incarnation() != attempt.incarnation) {
+                continue;
+            }
+            // Attempts of one workflow may share cores, which count once.
+            let place = (attempt.worker, attempt.cores);
+            let workflow = |id: AttemptId| (id.shard.part_id(), id.shard.workflow);
+            if let Some(known) = seats.insert(attempt.seat, place) {
+                if known != place || workflow(attempt.seat) != workflow(id) {
+                    return Err(format!(
+                        "INV-5: {id} shares the cores of {} wrongly",
+                        attempt.seat
+                    ));
+                }
                 continue;
             }
             let sum = used.entry(attempt.worker).or_default();

@@ -61,7 +61,6 @@ struct Run {
     steps: Vec<StepIndex>,
     arrivals: Option<Arrivals>,
     phase: Phase,
-    is_suspended: bool,
     /// Its place in the job's and in the load's time when it started, by the worker's clock.
     started: Time,
     job_at_start: Duration,
@@ -100,13 +99,16 @@ pub(crate) struct Engine {
     habits: Habits,
     random: SplitMix,
     runs: BTreeMap<AttemptId, Run>,
+    /// Load may be sent before this.
+    lease_until: Time,
     events: Vec<EngineEvent>,
     sent: Vec<Sent>,
 }
 
 impl Engine {
-    pub(crate) const fn new(habits: Habits, random: SplitMix) -> Self {
-        Self { habits, random, runs: BTreeMap::new(), events: Vec::new(), sent: Vec::new() }
+    pub(crate) fn new(habits: Habits, random: SplitMix) -> Self {
+        let (runs, lease_until) = (BTreeMap::new(), Time::ZERO);
+        Self { habits, random, runs, lease_until, events: Vec::new(), sent: Vec::new() }
     }
 
     /// Takes what it has to tell: what was sent first, then events.
@@ -114,9 +116,9 @@ impl Engine {
         (std::mem::take(&mut self.sent), std::mem::take(&mut self.events))
     }
 
-    /// The cores of each attempt that it knows.
-    pub(crate) fn cores(&self) -> impl Iterator<Item = (AttemptId, &[u32])> {
-        self.runs.iter().map(|(&id, run)| (id, run.preparation.cores.as_slice()))
+    /// What each attempt that it knows was prepared with.
+    pub(crate) fn prepared(&self) -> impl Iterator<Item = &Preparation> {
+        self.runs.values().map(|run| &*run.preparation)
     }
 
     pub(crate) fn next_deadline(&self) -> Option<Time> {
@@ -140,17 +142,11 @@ impl Engine {
                     run.window = run.window_at(run.started);
                 }
             }
-            EngineCommand::Suspend { attempt } => {
-                self.step(now, attempt);
-                if let Some(run) = self.runs.get_mut(&attempt) {
-                    run.is_suspended = true;
-                }
-            }
-            EngineCommand::Resume { attempt } => {
-                self.step(now, attempt);
-                if let Some(run) = self.runs.get_mut(&attempt) {
-                    run.is_suspended = false;
-                }
+            EngineCommand::Lease { until } => {
+                // What was sent under the old lease, before there is a longer one.
+                let ids: Vec<AttemptId> = self.runs.keys().copied().collect();
+                ids.into_iter().for_each(|id| self.step(now, id));
+                self.lease_until = until;
             }
             EngineCommand::Stop { attempt, mode } => self.stop(now, attempt, mode),
             EngineCommand::Discard { attempt } => {
@@ -177,7 +173,6 @@ impl Engine {
             phase: Phase::Preparing {
                 until: now + Duration::from_millis(1 + self.random.below(300)),
             },
-            is_suspended: false,
             started: now,
             job_at_start: Duration::ZERO,
             load_at_start: Duration::ZERO,
@@ -242,7 +237,9 @@ impl Engine {
         };
         let Some(workflow) = run.workflow() else { return };
         let (load, duration) = (workflow.load.clone(), workflow.load.duration());
-        let (from, to) = (run.load_time(run.last_step), run.load_time(now).min(duration));
+        // Without a lease nothing is sent, whoever has or has not noticed that it is over.
+        let sent_until = now.min(self.lease_until).max(run.last_step);
+        let (from, to) = (run.load_time(run.last_step), run.load_time(sent_until).min(duration));
         let assignment = &run.preparation.assignment;
         let slice = &assignment.slice;
         let total = load.iterations().map(|total| slice.count(total));
@@ -251,7 +248,7 @@ impl Engine {
         });
         let mut users = 0;
         let mut count = 0;
-        let is_active = !run.is_suspended && is_stopping.is_none() && to > from;
+        let is_active = is_stopping.is_none() && to > from;
         if is_active {
             match (&run.arrivals, load.kind()) {
                 (Some(arrivals), _) => {
@@ -273,7 +270,7 @@ impl Engine {
             if run.arrivals.is_some() && self.random.chance(0.1) { count / 10 } else { 0 };
         let iterations = count - dropped;
         run.recorder.drop_starts(dropped);
-        let between = (run.last_step, now);
+        let between = (run.last_step, sent_until);
         record(&mut self.random, self.habits.failures, run, iterations, false);
         let requests = iterations * run.steps.len() as u64;
         if users > 0 || requests > 0 {
@@ -298,10 +295,8 @@ impl Engine {
             if now >= until {
                 self.end(now, id, AttemptEnd::Stopped, false);
             }
-        } else if is_done && !run.is_suspended {
-            self.end(now, id, AttemptEnd::Finished, false);
         } else if is_done {
-            self.end(now, id, AttemptEnd::Finished, true);
+            self.end(now, id, AttemptEnd::Finished, false);
         } else if self.random.chance(self.habits.core_loss) {
             let message = "a core panicked".to_owned();
             self.end(now, id, AttemptEnd::CoreLost { message }, true);
@@ -314,7 +309,7 @@ impl Engine {
     fn end(&mut self, now: Time, id: AttemptId, end: AttemptEnd, is_cut: bool) {
         let Some(mut run) = self.runs.remove(&id) else { return };
         let has_run = matches!(run.phase, Phase::Running | Phase::Stopping { .. });
-        if has_run && is_cut && !run.is_suspended {
+        if has_run && is_cut && now < self.lease_until {
             // A request that was on its way, cut: counted, neither good nor bad.
             let cut = self.random.below(3).min(u64::from(run.arrivals.is_none()));
             record(&mut self.random, 0.0, &mut run, cut, true);

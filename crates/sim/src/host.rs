@@ -11,7 +11,7 @@ use hyperscale_manager::{Manager, ManagerConfig};
 use hyperscale_model::{AttemptId, ClientId, DatacenterId, Incarnation, NodeId, Role, Time};
 use hyperscale_report::JobResult;
 use hyperscale_wire::Message;
-use hyperscale_worker::{EngineCommand, Worker, WorkerConfig};
+use hyperscale_worker::{EngineCommand, Preparation, Worker, WorkerConfig};
 
 use crate::clock::Clock;
 use crate::disk::Disk;
@@ -53,8 +53,7 @@ pub(crate) enum Effect {
     Sent(Sent),
     /// The engine was told about an attempt.
     Prepared {
-        attempt: AttemptId,
-        cores: Vec<u32>,
+        preparation: Box<Preparation>,
     },
     /// The engine was told to start, stop or drop an attempt.
     Commanded {
@@ -549,16 +548,14 @@ impl Host {
                 O::Engine(command) => {
                     match &command {
                         EngineCommand::Prepare(preparation) => {
-                            let attempt = preparation.assignment.attempt;
-                            let cores = preparation.cores.clone();
-                            effects.push(Effect::Prepared { attempt, cores });
+                            effects.push(Effect::Prepared { preparation: preparation.clone() });
                         }
                         EngineCommand::Start { attempt, .. }
                         | EngineCommand::Stop { attempt, .. }
                         | EngineCommand::Discard { attempt } => {
                             effects.push(Effect::Commanded { attempt: *attempt });
                         }
-                        EngineCommand::Suspend { .. } | EngineCommand::Resume { .. } => {}
+                        EngineCommand::Lease { .. } => {}
                     }
                     engine.command(now, command);
                 }

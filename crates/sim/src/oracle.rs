@@ -10,6 +10,7 @@ use hyperscale_plan::{LoadKind, Plan};
 use hyperscale_report::JobResult;
 use hyperscale_stats::Delta;
 use hyperscale_wire::Message;
+use hyperscale_worker::Preparation;
 
 use crate::client::Learned;
 use crate::decided::{Decided, Trouble};
@@ -182,19 +183,21 @@ impl Oracle {
         Ok(())
     }
 
-    pub(crate) fn on_prepared(
-        &mut self,
-        host: &Host,
-        attempt: AttemptId,
-        cores: &[u32],
-    ) -> Checked {
+    pub(crate) fn on_prepared(&mut self, host: &Host, preparation: &Preparation) -> Checked {
+        let Preparation { assignment, cores, .. } = preparation;
+        let attempt = assignment.attempt;
         if let Some(Node::Worker { engine, .. }) = &host.node {
-            for (other, held) in engine.cores().filter(|(other, _)| *other != attempt) {
-                if held.iter().any(|core| cores.contains(core)) {
-                    return Err(format!(
-                        "INV-5: {attempt} and {other} share a core of {}",
-                        host.id
-                    ));
+            // Attempts of one workflow share cores as a whole, if the leader says so.
+            let may_share = |other: &Preparation| {
+                other.assignment.seat == assignment.seat
+                    && other.assignment.attempt.shard.part_id() == attempt.shard.part_id()
+                    && other.assignment.attempt.shard.workflow == attempt.shard.workflow
+                    && other.cores == *cores
+            };
+            for other in engine.prepared().filter(|other| other.assignment.attempt != attempt) {
+                if !may_share(other) && other.cores.iter().any(|core| cores.contains(core)) {
+                    let (other, worker) = (other.assignment.attempt, host.id);
+                    return Err(format!("INV-5: {attempt} and {other} share a core of {worker}"));
                 }
             }
         }

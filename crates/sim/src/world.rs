@@ -255,9 +255,16 @@ impl World {
         let Some(host) = self.hosts.get_mut(&node).filter(|host| host.is_frozen) else { return };
         host.is_frozen = false;
         let missed = std::mem::take(&mut host.missed);
-        // Its clock went on: what its own time brings comes before what others said.
-        self.stimulate(node, Stimulus::Tick);
+        // Its clock went on. What its own time brings and what others said wait for it, and nothing
+        // says which it takes up first.
+        let is_tick_first = self.random.chance(0.5);
+        if is_tick_first {
+            self.stimulate(node, Stimulus::Tick);
+        }
         missed.into_iter().for_each(|event| self.happen(event));
+        if !is_tick_first {
+            self.stimulate(node, Stimulus::Tick);
+        }
     }
 
     /// Sends on what a cut has held back.
@@ -519,9 +526,9 @@ impl World {
                         self.fail(what);
                     }
                 }
-                Effect::Prepared { attempt, cores } => {
+                Effect::Prepared { preparation } => {
                     let Some(host) = self.hosts.get(&node) else { continue };
-                    if let Err(what) = self.oracle.on_prepared(host, attempt, &cores) {
+                    if let Err(what) = self.oracle.on_prepared(host, &preparation) {
                         self.fail(what);
                     }
                 }
@@ -625,7 +632,8 @@ impl World {
 /// Whether the engine was told anything about an attempt.
 fn commands(effects: &[Effect], of: AttemptId) -> bool {
     effects.iter().any(|effect| match effect {
-        Effect::Prepared { attempt, .. } | Effect::Commanded { attempt } => *attempt == of,
+        Effect::Prepared { preparation } => preparation.assignment.attempt == of,
+        Effect::Commanded { attempt } => *attempt == of,
         _ => false,
     })
 }

@@ -79,6 +79,12 @@ pub(crate) fn answer(
         ("reset", _) => return Answer::Reset,
         _ => write(output, 404, &[], b"no such path", is_head),
     }
+    if request.promises_keep_alive
+        && let Some(line) = output[before..].iter().position(|&byte| byte == b'\n')
+    {
+        let at = before + line + 1;
+        output.splice(at..at, *b"connection: keep-alive\r\n");
+    }
     counters.answer(output.len() - before);
     Answer::Now
 }

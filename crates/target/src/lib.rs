@@ -189,6 +189,8 @@ pub(crate) struct Request {
     head_len: usize,
     len: usize,
     is_keep_alive: bool,
+    /// Whether the answer has to promise that: HTTP/1.0 closes otherwise.
+    pub(crate) promises_keep_alive: bool,
 }
 
 fn parse(bytes: &[u8]) -> io::Result<Option<Request>> {
@@ -225,5 +227,6 @@ fn parse(bytes: &[u8]) -> io::Result<Option<Request>> {
     }
     let method = request.method.unwrap_or_default().to_owned();
     let path = request.path.unwrap_or_default().to_owned();
-    Ok(Some(Request { method, path, head_len, len, is_keep_alive }))
+    let promises_keep_alive = is_keep_alive && request.version != Some(1);
+    Ok(Some(Request { method, path, head_len, len, is_keep_alive, promises_keep_alive }))
 }

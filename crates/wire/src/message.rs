@@ -631,6 +631,9 @@ pub struct Assignment {
     pub slice: Slice,
     /// How many cores it takes.
     pub cores: u32,
+    /// The attempt that these cores were given to first: this one, or one of the same workflow
+    /// beside which it runs.
+    pub seat: AttemptId,
     /// Iterations of the slice that earlier attempts have done.
     pub iterations_done: u64,
     /// Values published by other workflows.

@@ -133,15 +133,12 @@ pub enum EngineCommand {
         /// Where in the workflow's load it starts.
         load_elapsed: Duration,
     },
-    /// Send no load until resumed; the load's time goes on.
-    Suspend {
-        /// The attempt.
-        attempt: AttemptId,
-    },
-    /// Send load again.
-    Resume {
-        /// The attempt.
-        attempt: AttemptId,
+    /// Load may be sent before this time, and at no later one: the engine looks itself before each
+    /// request, so that a worker that was frozen sends nothing before it has noticed. The load's
+    /// time goes on.
+    Lease {
+        /// Until when.
+        until: Time,
     },
     /// Stop it; its end is told.
     Stop {
@@ -365,7 +362,8 @@ impl Worker {
     /// Cores that no attempt holds.
     #[must_use]
     pub fn free_cores(&self) -> u32 {
-        self.config.cores - self.attempts.values().map(|a| a.held_cores()).sum::<u32>()
+        let held: BTreeSet<u32> = self.held_cores().collect();
+        self.config.cores.saturating_sub(u32::try_from(held.len()).unwrap_or(u32::MAX))
     }
 
     /// The attempts that may send load now.
@@ -451,7 +449,11 @@ impl Worker {
         match message {
             Message::LeaseGranted { sent_at, fence, lease, stop, forget } => {
                 if self.accepts(from, fence) {
-                    self.lease_until = self.lease_until.max(sent_at + lease);
+                    let until = sent_at + lease;
+                    if until > self.lease_until {
+                        self.lease_until = until;
+                        self.outputs.push(Output::Engine(EngineCommand::Lease { until }));
+                    }
                     stop.into_iter()
                         .for_each(|(attempt, mode)| self.stop_for_leader(attempt, mode));
                     forget.into_iter().for_each(|attempt| self.forget(attempt));
@@ -530,9 +532,14 @@ impl Worker {
             return;
         }
         let free = self.free_cores();
+        let cores = if assignment.seat == attempt {
+            self.choose_cores(assignment.cores)
+        } else {
+            self.seat(&assignment)
+        };
         let refusal = if self.drain.is_some() {
             Some(RefuseAttempt::Draining)
-        } else if assignment.cores == 0 || assignment.cores > free {
+        } else if cores.is_empty() {
             Some(RefuseAttempt::NoCores { free })
         } else if !assignment.slice.is_valid() {
             Some(RefuseAttempt::BadPlan { message: "its slice is malformed".to_owned() })
@@ -543,7 +550,6 @@ impl Worker {
             self.refuse(from, attempt, fence, why);
             return;
         }
-        let cores = self.choose_cores(assignment.cores);
         self.attempts.insert(attempt, Attempt::new(assignment, cores, from));
         self.prepare_what_is_fetched(now);
     }
@@ -553,15 +559,33 @@ impl Worker {
         self.send(to, Message::AttemptRefused { attempt, fence, why });
     }
 
+    fn held_cores(&self) -> impl Iterator<Item = u32> + '_ {
+        let holders = self.attempts.values().filter(|attempt| attempt.held_cores() > 0);
+        holders.flat_map(|attempt| attempt.cores.iter().copied())
+    }
+
+    /// So many free cores, or none if there are fewer.
     fn choose_cores(&self, count: u32) -> Vec<u32> {
-        let held: BTreeSet<u32> = self
-            .attempts
-            .values()
-            .filter(|attempt| attempt.held_cores() > 0)
-            .flat_map(|attempt| attempt.cores.iter().copied())
-            .collect();
+        let held: BTreeSet<u32> = self.held_cores().collect();
+        let count = usize::try_from(count).unwrap_or(usize::MAX);
         let free = (0..self.config.cores).filter(|core| !held.contains(core));
-        free.take(usize::try_from(count).unwrap_or(usize::MAX)).collect()
+        let chosen: Vec<u32> = free.take(count).collect();
+        if chosen.len() == count { chosen } else { Vec::new() }
+    }
+
+    /// The cores of an attempt of the same workflow that the leader names; free ones if it has just
+    /// ended.
+    fn seat(&self, assignment: &Assignment) -> Vec<u32> {
+        let workflow = |attempt: AttemptId| (attempt.shard.part_id(), attempt.shard.workflow);
+        let mut holders = self.attempts.values().filter(|other| {
+            other.assignment.seat == assignment.seat
+                && other.held_cores() == assignment.cores
+                && workflow(other.assignment.attempt) == workflow(assignment.attempt)
+        });
+        match holders.next() {
+            Some(holder) => holder.cores.clone(),
+            None => self.choose_cores(assignment.cores),
+        }
     }
 
     /// Goes on with each attempt as far as its plan and data have arrived.
@@ -644,9 +668,6 @@ impl Worker {
             job_elapsed,
             load_elapsed,
         }));
-        if self.is_suspended {
-            self.outputs.push(Output::Engine(EngineCommand::Suspend { attempt: id }));
-        }
     }
 
     fn on_stop(&mut self, from: NodeId, attempt: AttemptId, mode: StopMode) {
@@ -814,18 +835,6 @@ impl Worker {
         self.is_suspended = is_over;
         let event = if is_over { Event::LeaseLost } else { Event::LeaseRegained };
         self.outputs.push(Output::Event(event));
-        let running = self
-            .attempts
-            .iter()
-            .filter(|(_, attempt)| matches!(attempt.phase, Phase::Running { .. }))
-            .map(|(&attempt, _)| attempt);
-        for attempt in running {
-            self.outputs.push(Output::Engine(if is_over {
-                EngineCommand::Suspend { attempt }
-            } else {
-                EngineCommand::Resume { attempt }
-            }));
-        }
     }
 
     fn go_on_draining(&mut self, now: Time) {

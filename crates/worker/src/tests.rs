@@ -66,6 +66,7 @@ fn assignment(number: u32, cores: u32) -> Assignment {
         plan: hyperscale_blobs::hash_of(&plan().to_bytes()),
         slice: Slice::whole(),
         cores,
+        seat: attempt(number),
         iterations_done: 0,
         context: Context::default(),
         secrets: Secrets::default(),
@@ -176,22 +177,24 @@ fn deltas(outputs: &[Output]) -> Vec<(u64, u32, u64)> {
 #[test]
 fn load_stops_when_the_lease_ends_and_goes_on_when_it_is_back() {
     let mut bench = Bench::new();
-    let attempt = bench.run(2);
+    bench.run(2);
 
     let before = bench.at(9_999);
     let after = bench.at(10_000);
     bench.now = Time::from_millis(12_000);
     let renewed = bench.grant();
 
-    assert!(!before.contains(&Output::Engine(EngineCommand::Suspend { attempt })));
-    assert!(after.contains(&Output::Engine(EngineCommand::Suspend { attempt })));
-    assert!(renewed.contains(&Output::Engine(EngineCommand::Resume { attempt })));
+    assert!(!before.contains(&Output::Event(Event::LeaseLost)));
+    assert!(after.contains(&Output::Event(Event::LeaseLost)));
+    let until = bench.now + LEASE;
+    assert!(renewed.contains(&Output::Engine(EngineCommand::Lease { until })));
+    assert!(renewed.contains(&Output::Event(Event::LeaseRegained)));
 }
 
 #[test]
 fn a_late_answer_stretches_no_lease() {
     let mut bench = Bench::new();
-    let attempt = bench.run(2);
+    bench.run(2);
     bench.now = Time::from_millis(9_500);
 
     bench.hear(Message::LeaseGranted {
@@ -203,7 +206,7 @@ fn a_late_answer_stretches_no_lease() {
     });
 
     assert!(bench.worker.holds_lease(Time::from_millis(10_999)));
-    assert!(bench.at(11_000).contains(&Output::Engine(EngineCommand::Suspend { attempt })));
+    assert!(bench.at(11_000).contains(&Output::Event(Event::LeaseLost)));
 }
 
 #[test]
@@ -355,4 +358,32 @@ fn dsp_12_an_offer_that_comes_late_does_not_bring_an_attempt_back() {
     bench.hear(Message::OfferAttempt(Box::new(assignment(1, 2))));
 
     assert_eq!(bench.worker.free_cores(), 2);
+}
+
+#[test]
+fn orp_04_an_attempt_beside_another_of_its_workflow_has_the_same_cores() {
+    let mut bench = Bench::new();
+    let first = bench.run(2);
+    let mut beside = assignment(1, 2);
+    beside.attempt.shard.shard = hyperscale_model::ShardIndex(1);
+    beside.seat = first;
+    let mut alone = assignment(1, 1);
+    alone.attempt.shard.shard = hyperscale_model::ShardIndex(2);
+    alone.seat = alone.attempt;
+
+    let taken = bench.hear(Message::OfferAttempt(Box::new(beside)));
+    let refused = bench.hear(Message::OfferAttempt(Box::new(alone)));
+
+    let cores = taken.iter().find_map(|output| match output {
+        Output::Engine(EngineCommand::Prepare(preparation)) => Some(preparation.cores.clone()),
+        _ => None,
+    });
+    assert_eq!(cores, Some(vec![0, 1]));
+    assert_eq!(bench.worker.free_cores(), 0);
+    let is_refusal = |output: &Output| {
+        let why = RefuseAttempt::NoCores { free: 0 };
+        matches!(output, Output::Send { message: Message::AttemptRefused { why: known, .. }, .. }
+            if *known == why)
+    };
+    assert!(refused.iter().any(is_refusal), "{refused:?}");
 }
