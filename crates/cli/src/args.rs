@@ -70,11 +70,11 @@ pub(crate) enum Command {
     /// Serve a gate, a manager and a worker, for workers and clients to join
     Serve(Box<ServeArgs>),
     /// Serve a gate that calls the managers of its datacenters
-    Gate(Box<ServeArgs>),
+    Gate(Box<NodeArgs>),
     /// Serve a manager that workers and gates call
-    Manager(Box<ServeArgs>),
+    Manager(Box<NodeArgs>),
     /// Serve a worker that calls its manager
-    Worker(Box<ServeArgs>),
+    Worker(Box<NodeArgs>),
     /// Make the certificates of a cluster
     #[command(subcommand)]
     Cert(CertCommand),
@@ -249,17 +249,27 @@ pub(crate) struct ValidateArgs {
     pub(crate) sets: Vec<String>,
 }
 
-/// Flags of `serve`, `gate`, `manager` and `worker`.
+/// Flags of `serve`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:
-  hyperscale serve --listen 0.0.0.0:7700 --api 127.0.0.1:7780 --data-dir /var/lib/hyperscale
-  hyperscale worker --join 10.0.0.5:7700 --certs /etc/hyperscale/certs
-  hyperscale serve --config hyperscale.toml --print-config")]
+#[command(after_help = NODE_EXAMPLES)]
 pub(crate) struct ServeArgs {
-    /// What this process is: gate, manager, worker [default: by the command; all for serve]
+    /// What this process is: gate, manager, worker [default: all]
     #[arg(long, value_name = "ROLES", value_delimiter = ',', env = "HYPERSCALE_ROLES",
           value_parser = ["gate", "manager", "worker"])]
     pub(crate) roles: Vec<String>,
+    #[command(flatten)]
+    pub(crate) node: NodeArgs,
+}
+
+const NODE_EXAMPLES: &str = "Examples:
+  hyperscale serve --listen 0.0.0.0:7700 --api 127.0.0.1:7780 --data-dir /var/lib/hyperscale
+  hyperscale worker --join 10.0.0.5:7700 --certs /etc/hyperscale/certs
+  hyperscale serve --config hyperscale.toml --print-config";
+
+/// Flags of `serve`, `gate`, `manager` and `worker`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = NODE_EXAMPLES)]
+pub(crate) struct NodeArgs {
     /// Where other nodes call this one
     #[arg(long, value_name = "ADDRESS", env = "HYPERSCALE_LISTEN")]
     pub(crate) listen: Option<SocketAddr>,

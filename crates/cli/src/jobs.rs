@@ -26,8 +26,12 @@ fn parse(job: &str) -> Result<JobId, Failure> {
 
 /// Writes a line to standard output.
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
-    writeln!(std::io::stdout(), "{text}")
-        .map_err(|error| Failure::caused(Exit::Io, "cannot write", &error))
+    match writeln!(std::io::stdout(), "{text}") {
+        // Whoever reads has seen enough.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        Err(error) => Err(Failure::caused(Exit::Io, "cannot write", &error)),
+        Ok(()) => Ok(()),
+    }
 }
 
 /// Writes a value to standard output, for programs.

@@ -25,6 +25,8 @@ mod test_files;
 
 use std::process::ExitCode;
 
+use hyperscale_model::Role;
+
 use crate::args::Command;
 use crate::config::ParseError;
 use crate::exit::{Exit, Failure};
@@ -46,10 +48,10 @@ fn main() -> ExitCode {
     let result = logging::start(&args.log).and_then(|()| match args.command {
         Command::Run(run) => block_on(run::run(run)),
         Command::Demo(demo) => block_on(demo::demo(demo)),
-        Command::Serve(args) => block_on(serve::serve(args, &["gate", "manager", "worker"])),
-        Command::Gate(args) => block_on(serve::serve(args, &["gate"])),
-        Command::Manager(args) => block_on(serve::serve(args, &["manager"])),
-        Command::Worker(args) => block_on(serve::serve(args, &["worker"])),
+        Command::Serve(args) => block_on(serve::serve(args)),
+        Command::Gate(args) => block_on(serve::node(&args, &[Role::Gate])),
+        Command::Manager(args) => block_on(serve::node(&args, &[Role::Manager])),
+        Command::Worker(args) => block_on(serve::node(&args, &[Role::Worker])),
         Command::Cert(args) => serve::cert(args),
         Command::Submit(args) => block_on(jobs::submit(args)),
         Command::Jobs(args) => block_on(jobs::list(args)),

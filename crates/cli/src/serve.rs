@@ -14,7 +14,7 @@ use hyperscale_node::{
 use hyperscale_web::{Access, Limits, Rate, Token, Tokens};
 use tokio::net::TcpListener;
 
-use crate::args::{CertCommand, ServeArgs};
+use crate::args::{CertCommand, NodeArgs, ServeArgs};
 use crate::exit::{Exit, Failure};
 use crate::follow::{Signals, say};
 use crate::run;
@@ -22,24 +22,26 @@ use crate::run;
 /// Where a gate's API listens unless told otherwise.
 const API: ([u8; 4], u16) = ([127, 0, 0, 1], 7780);
 
-pub(crate) async fn serve(args: Box<ServeArgs>, by_command: &[&str]) -> Result<Exit, Failure> {
-    let names: Vec<&str> = if args.roles.is_empty() {
-        by_command.to_vec()
-    } else {
-        args.roles.iter().map(String::as_str).collect()
-    };
-    let roles: BTreeSet<Role> = names.into_iter().filter_map(role).collect();
+pub(crate) async fn serve(args: Box<ServeArgs>) -> Result<Exit, Failure> {
+    let named: Vec<Role> = args.roles.iter().filter_map(|name| role(name)).collect();
+    let all = [Role::Gate, Role::Manager, Role::Worker];
+    node(&args.node, if named.is_empty() { &all } else { &named }).await
+}
+
+/// Runs a node of some roles until it is told to leave.
+pub(crate) async fn node(args: &NodeArgs, roles: &[Role]) -> Result<Exit, Failure> {
+    let roles: BTreeSet<Role> = roles.iter().copied().collect();
     let is_alone = roles.len() > 1 && args.listen.is_none() && args.join.is_empty();
     if !roles.contains(&Role::Manager) && args.join.is_empty() {
         let message =
             "this node has no manager of its own: say which one it calls with --join ADDRESS";
         return Err(Failure::new(Exit::Invalid, message));
     }
-    let timers = timers(&args);
+    let timers = timers(args);
     // Before anything is made that would be left behind.
     timers.check().map_err(|error| failed(&error))?;
     let tokens = tokens(&args.tokens)?;
-    let certificates = if is_alone { None } else { Some(certificates(&args, &roles)?) };
+    let certificates = if is_alone { None } else { Some(certificates(args, &roles)?) };
     let config = NodeConfig {
         roles: roles.clone(),
         listen: args.listen,
@@ -54,7 +56,7 @@ pub(crate) async fn serve(args: Box<ServeArgs>, by_command: &[&str]) -> Result<E
         timers,
         start_margin: Duration::from_millis(200),
     };
-    let limits = limits(&args);
+    let limits = limits(args);
     // Before anything is started: a port in use must leave nothing behind.
     let api = if roles.contains(&Role::Gate) {
         Some(listen("the API", args.api.unwrap_or_else(|| API.into()), &tokens).await?)
@@ -128,7 +130,7 @@ async fn listen(
     })
 }
 
-fn timers(args: &ServeArgs) -> Timers {
+fn timers(args: &NodeArgs) -> Timers {
     let args = &args.timers;
     Timers {
         window: args.window,
@@ -141,7 +143,7 @@ fn timers(args: &ServeArgs) -> Timers {
     }
 }
 
-fn limits(args: &ServeArgs) -> Limits {
+fn limits(args: &NodeArgs) -> Limits {
     let args = &args.limits;
     Limits {
         rate: Some(Rate { burst: args.api_burst, per_second: args.api_rate }),
@@ -178,7 +180,7 @@ fn role(name: &str) -> Option<Role> {
 
 /// The node's certificates; for development throwaway ones, in a place from which workers on this
 /// machine can take theirs.
-fn certificates(args: &ServeArgs, roles: &BTreeSet<Role>) -> Result<Certificates, Failure> {
+fn certificates(args: &NodeArgs, roles: &BTreeSet<Role>) -> Result<Certificates, Failure> {
     if let Some(directory) = &args.certs {
         return Certificates::read(directory).map_err(|error| failed(&error));
     }

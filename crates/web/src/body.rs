@@ -72,7 +72,7 @@ async fn bytes(request: Request, limits: &Limits) -> Result<Vec<u8>, Problem> {
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
         Ok(Err(error)) => {
             let message = format!("the body broke off: {error}");
-            Err(Problem::new(StatusCode::BAD_REQUEST, "bad-body", &message))
+            Err(Problem::new(StatusCode::BAD_REQUEST, "broken-body", &message))
         }
         Err(_late) => {
             let message = format!("the body was not there within {time:?}");

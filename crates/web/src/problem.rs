@@ -6,6 +6,34 @@ use axum::response::{IntoResponse, Response};
 use hyperscale_gate::{RequestError, RequestErrorKind};
 use serde::{Deserialize, Serialize};
 
+/// All types of problems, with their status and their meaning: the reference.
+pub(crate) const KINDS: &[(&str, u16, &str)] = &[
+    ("bad-json", 400, "the body is no JSON; the place is told"),
+    ("bad-job-id", 400, "the path names no job"),
+    ("broken-body", 400, "the body broke off"),
+    ("no-token", 401, "a token is wanted"),
+    ("bad-token", 401, "the token is not known"),
+    ("forbidden", 403, "the token does not allow this"),
+    ("no-such-path", 404, "there is nothing at this path"),
+    ("not-found", 404, "there is no such job or workflow"),
+    ("wrong-method", 405, "the path does not take this method; `allow` has those that it takes"),
+    ("too-slow", 408, "the body was not there in time"),
+    ("key-conflict", 409, "the key of a submission was used for another test"),
+    ("not-ended", 409, "the job is still running"),
+    ("too-large", 413, "the body is larger than allowed"),
+    ("bad-content-type", 415, "the body is not said to be JSON"),
+    ("bad-body", 422, "the body is JSON and not what is wanted; the place is told"),
+    ("bad-plan", 422, "the test is no plan, or misses a secret or a file"),
+    ("too-fast", 429, "too many requests of this kind by this client"),
+    ("too-many-jobs", 429, "too many jobs live"),
+    ("internal", 500, "something that should not happen"),
+    ("no-datacenter", 503, "no datacenter can run the test"),
+    ("not-ready", 503, "the gate does not lead yet, or no longer"),
+    ("stopped", 503, "the gate is leaving"),
+    ("too-many-connections", 503, "too many connections are open"),
+    ("no-answer", 504, "the gate took too long"),
+];
+
 /// An answer that says what went wrong.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {

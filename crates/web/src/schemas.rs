@@ -3,6 +3,8 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::problem::KINDS;
+
 /// All named schemas.
 pub(crate) fn schemas() -> Map<String, Value> {
     [
@@ -131,8 +133,9 @@ fn verdict() -> Value {
 }
 
 fn problem() -> Named {
+    let kinds: Vec<&str> = KINDS.iter().map(|(kind, _, _)| *kind).collect();
     let all = [
-        ("type", text("What went wrong, for programs: stable.")),
+        ("type", one_of("What went wrong, for programs: stable.", &kinds)),
         ("status", count("The HTTP status.")),
         ("detail", text("What went wrong, for people.")),
         ("retry_after_seconds", count("In how long the same request may succeed.")),

@@ -44,7 +44,12 @@ impl Got {
     #[track_caller]
     fn kind(&self) -> String {
         assert!(self.head.contains("content-type: application/problem+json"), "{}", self.head);
-        self.json()["type"].as_str().unwrap().to_owned()
+        let problem = self.json();
+        assert_fits("Problem", &problem);
+        let kind = problem["type"].as_str().unwrap().to_owned();
+        let known = problem::KINDS.iter().find(|(known, _, _)| *known == kind).unwrap();
+        assert_eq!(known.1, self.status, "{kind} has another status in the reference");
+        kind
     }
 }
 
@@ -335,6 +340,34 @@ fn met_02_the_page_of_metrics_is_current() {
         committed == current,
         "docs/metrics.md is stale: HYPERSCALE_WRITE_DOCS=1 cargo test -p hyperscale-web met_02"
     );
+}
+
+#[test]
+fn api_06_the_page_of_the_api_is_current_and_knows_every_problem() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/api.md");
+    let mut current = include_str!("page.md").to_owned();
+    for (kind, status, meaning) in problem::KINDS {
+        current += &format!("| `{kind}` | {status} | {meaning} |\n");
+    }
+    if std::env::var_os("HYPERSCALE_WRITE_DOCS").is_some() {
+        std::fs::write(path, &current).unwrap();
+    }
+    let committed = std::fs::read_to_string(path).unwrap_or_default();
+    assert!(
+        committed == current,
+        "docs/api.md is stale: HYPERSCALE_WRITE_DOCS=1 cargo test -p hyperscale-web api_06"
+    );
+    let sources = [
+        include_str!("lib.rs"),
+        include_str!("body.rs"),
+        include_str!("handlers.rs"),
+        include_str!("tokens.rs"),
+    ];
+    for made in sources.iter().flat_map(|source| source.split("Problem::new(").skip(1)) {
+        let kind = made.split('"').nth(1).unwrap();
+        let is_known = problem::KINDS.iter().any(|(known, _, _)| *known == kind);
+        assert!(is_known, "`{kind}` is not in the reference of problems");
+    }
 }
 
 #[tokio::test]

@@ -132,7 +132,7 @@ fn cfg_03_a_flag_goes_before_a_variable_and_that_before_a_file() {
     let (window, origin) = effective_of(&by_flag, "window");
     assert_eq!((window.as_str(), matches!(origin, Origin::File(_))), ("3s", true));
     let crate::args::Command::Serve(args) = by_flag.args.command else { panic!("not serve") };
-    assert_eq!((args.cluster.as_str(), args.timers.window.as_secs()), ("flag", 3));
+    assert_eq!((args.node.cluster.as_str(), args.node.timers.window.as_secs()), ("flag", 3));
 }
 
 #[test]
@@ -198,6 +198,16 @@ fn cfg_05_what_is_printed_is_a_file_without_secrets_that_says_the_same() {
         let first = effective_of(&parsed(&line, &[("HYPERSCALE_DATACENTER", "eu")]), key).0;
         assert_eq!(effective_of(&again, key).0, first, "{key}");
     }
+}
+
+#[test]
+fn cfg_03_what_a_process_is_comes_from_its_command_before_any_file() {
+    let file = written("roles = [\"gate\"]\nlog = \"info\"\n");
+    let path = file.path.to_str().unwrap();
+
+    let worker = parsed(&["worker", "--config", path], &[("HYPERSCALE_ROLES", "manager")]);
+
+    assert!(worker.effective.iter().all(|effective| effective.setting.key != "roles"));
 }
 
 #[test]
