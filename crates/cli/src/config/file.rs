@@ -51,11 +51,13 @@ impl File {
         match DeTable::parse(text) {
             Err(error) => {
                 let place = place(name, text, error.span().map_or(0, |span| span.start));
-                errors.push(format!("error: {}\n  --> {place}", error.message()));
+                let message = format!("error: {}\n  --> {place}", error.message());
+                errors.push((0, message));
             }
             Ok(table) => {
                 for (key, value) in table.get_ref() {
-                    let at = place(name, text, key.span().start);
+                    let start = key.span().start;
+                    let at = place(name, text, start);
                     let key: &str = key.get_ref();
                     let Some(setting) = SETTINGS.iter().find(|setting| setting.key == key) else {
                         let known = SETTINGS.iter().map(|setting| setting.key);
@@ -66,7 +68,9 @@ impl File {
                                 format!("expected one of: {}", known.join(", "))
                             }
                         };
-                        errors.push(format!("error: unknown key `{key}`\n  --> {at}\n   = {hint}"));
+                        let message =
+                            format!("error: unknown key `{key}`\n  --> {at}\n   = {hint}");
+                        errors.push((start, message));
                         continue;
                     };
                     let at = place(name, text, value.span().start);
@@ -74,10 +78,13 @@ impl File {
                         Ok(texts) => {
                             values.insert(setting.key, (texts, at));
                         }
-                        Err(expected) => errors.push(format!(
-                            "error: `{key}` is {}\n  --> {at}\n   = expected {expected}",
-                            kind_of(value.get_ref())
-                        )),
+                        Err(expected) => {
+                            let kind = kind_of(value.get_ref());
+                            let message = format!(
+                                "error: `{key}` is {kind}\n  --> {at}\n   = expected {expected}"
+                            );
+                            errors.push((start, message));
+                        }
                     }
                 }
             }
@@ -85,6 +92,9 @@ impl File {
         if errors.is_empty() {
             return Ok(Self { values });
         }
+        // As they stand in the file, whatever the order of the table.
+        errors.sort_unstable();
+        let errors: Vec<String> = errors.into_iter().map(|(_, message)| message).collect();
         let message = format!("the configuration is invalid\n\n{}", errors.join("\n\n"));
         Err(Failure::new(Exit::Invalid, message))
     }
