@@ -96,13 +96,12 @@ pub(crate) async fn ping(args: PingArgs) -> Result<Exit, Failure> {
     let mut wanted = wanted(&args)?;
     let mut hops = Vec::new();
     loop {
-        let (hop, next) = one(&wanted, &args).await?;
-        let is_over = next.is_none() || hop.failure.is_some();
+        let (hop, next) = one(&wanted, &args).await;
         if args.output == "text" {
             print(&shown(&hop))?;
         }
         hops.push(hop);
-        let Some(next) = next.filter(|_| !is_over && args.follow) else { break };
+        let Some(next) = next else { break };
         if hops.len() > REDIRECTS_MAX {
             let message = format!("there are more than {REDIRECTS_MAX} redirects");
             return Err(Failure::new(Exit::Unanswered, message));
@@ -161,22 +160,42 @@ fn wanted(args: &PingArgs) -> Result<Wanted, Failure> {
     Ok(Wanted { method, url, headers, body })
 }
 
-/// One request; with it the next one, if the answer redirects.
-async fn one(wanted: &Wanted, args: &PingArgs) -> Result<(Hop, Option<Wanted>), Failure> {
+/// One request; with it the next one, if the answer redirects and that is followed.
+async fn one(wanted: &Wanted, args: &PingArgs) -> (Hop, Option<Wanted>) {
     let mut hop =
         Hop { method: wanted.method.clone(), url: wanted.url.to_string(), ..Hop::default() };
     match exchange(wanted, args, &mut hop).await {
         Ok(()) => {}
         Err(broken) => hop.failure = Some(broken),
     }
-    let next = hop.redirect.as_ref().and_then(|location| redirected(wanted, &hop, location));
-    Ok((hop, next))
+    let Some(location) = hop.redirect.as_ref().filter(|_| args.follow) else {
+        return (hop, None);
+    };
+    match redirected(wanted, hop.status, location) {
+        Ok(next) => (hop, next),
+        Err(broken) => {
+            hop.failure = Some(broken);
+            (hop, None)
+        }
+    }
 }
 
 /// The request that a redirect asks for (RFC 9110, section 15.4).
-fn redirected(wanted: &Wanted, hop: &Hop, location: &str) -> Option<Wanted> {
-    let status = hop.status.filter(|status| matches!(status, 301 | 302 | 303 | 307 | 308))?;
-    let url = wanted.url.join(location).ok()?;
+fn redirected(
+    wanted: &Wanted,
+    status: Option<u16>,
+    location: &str,
+) -> Result<Option<Wanted>, Broken> {
+    let Some(status) = status.filter(|status| matches!(status, 301 | 302 | 303 | 307 | 308)) else {
+        return Ok(None);
+    };
+    let broken = |why: String| Broken { phase: "redirect", why };
+    let location = plain_text(location);
+    let url = wanted.url.join(&location);
+    let url = url.map_err(|error| broken(format!("`{location}` is no URL: {error}")))?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(broken(format!("`{location}` speaks {}", url.scheme())));
+    }
     let becomes_get = (status == 303 && wanted.method != "HEAD")
         || (matches!(status, 301 | 302) && wanted.method == "POST");
     let is_elsewhere = url.origin() != wanted.url.origin();
@@ -185,12 +204,12 @@ fn redirected(wanted: &Wanted, hop: &Hop, location: &str) -> Option<Wanted> {
         let is_of_body = name.starts_with("content-");
         !(is_elsewhere && is_secret || becomes_get && is_of_body)
     };
-    Some(Wanted {
+    Ok(Some(Wanted {
         method: if becomes_get { "GET".to_owned() } else { wanted.method.clone() },
         headers: wanted.headers.iter().filter(|(name, _)| is_kept(name)).cloned().collect(),
         body: if becomes_get { String::new() } else { wanted.body.clone() },
         url,
-    })
+    }))
 }
 
 async fn exchange(wanted: &Wanted, args: &PingArgs, hop: &mut Hop) -> Result<(), Broken> {
@@ -464,7 +483,7 @@ mod tests {
 
     async fn hop_of(line: &[&str]) -> Hop {
         let args = args(line);
-        one(&wanted(&args).unwrap(), &args).await.unwrap().0
+        one(&wanted(&args).unwrap(), &args).await.0
     }
 
     async fn target(is_tls: bool) -> SocketAddr {
@@ -524,10 +543,10 @@ mod tests {
     fn png_03_redirects_keep_no_secrets_for_others() {
         let args = args(&["http://a/x", "-m", "post", "-b", "hi", "-H", "authorization: Bearer t"]);
         let wanted = wanted(&args).unwrap();
-        let hop = |status| Hop { status: Some(status), ..Hop::default() };
+        let to = |status, location| redirected(&wanted, Some(status), location);
 
-        let same = redirected(&wanted, &hop(307), "/y").unwrap();
-        let other = redirected(&wanted, &hop(302), "http://b/").unwrap();
+        let same = to(307, "/y").unwrap().unwrap();
+        let other = to(302, "http://b/").unwrap().unwrap();
 
         assert_eq!(
             (same.method.as_str(), same.headers.len(), same.body.as_str()),
@@ -537,7 +556,8 @@ mod tests {
             (other.method.as_str(), other.headers.len(), other.body.as_str()),
             ("GET", 0, "")
         );
-        assert!(redirected(&wanted, &hop(200), "/y").is_none());
+        assert!(to(200, "/y").unwrap().is_none());
+        assert!(to(302, "ftp://b/").is_err() && to(302, "http://[").is_err());
     }
 
     #[test]

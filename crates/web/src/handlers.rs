@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use hyperscale_gate::{Reply, Request as Ask};
 use hyperscale_model::{ClientId, JobId};
+use hyperscale_node::Part;
 use hyperscale_wire::StopMode;
 
 use crate::problem::Problem;
@@ -136,7 +137,13 @@ pub(crate) async fn openapi() -> Response {
 pub(crate) async fn metrics(State(api): State<Api>) -> Response {
     let jobs = match api.ask(ClientId::from("metrics"), Ask::List).await {
         Ok(Reply::Jobs(jobs)) => Some(jobs),
-        Ok(_) | Err(_) => None,
+        Ok(_) => None,
+        Err(Problem { kind, detail, .. }) => {
+            if let Some(held_back) = api.front.observer.trouble(Part::Web, "metrics", &kind) {
+                tracing::warn!(kind, detail, held_back, "metrics lack the gate's jobs");
+            }
+            None
+        }
     };
     let text = api.front.observer.text() + &api.front.counts.text(jobs.as_deref());
     as_metrics(text)
