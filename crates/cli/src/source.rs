@@ -147,12 +147,12 @@ fn load_sets(plan: &Plan, args: &LoadArgs) -> Result<Vec<String>, Failure> {
         });
     };
     let place = format!("workflows.{}.load", workflow.name);
-    let load = &workflow.load;
+    let load_of_file = &workflow.load;
     let duration = match &args.duration {
         Some(duration) => duration.clone(),
-        None => format!("{}ms", load.duration().as_millis()),
+        None => format!("{}ms", load_of_file.duration().as_millis()),
     };
-    let vus = args.vus.unwrap_or_else(|| load.vus_max().max(1));
+    let vus = args.vus.unwrap_or_else(|| load_of_file.vus_max().max(1));
     let replaced = match (args.iterations, &args.rate, args.vus) {
         (Some(_), Some(_), _) => {
             return invalid(
@@ -166,18 +166,24 @@ fn load_sets(plan: &Plan, args: &LoadArgs) -> Result<Vec<String>, Failure> {
             "total": total,
             "max_duration": duration,
         }),
-        (None, Some(rate), _) => json!({
-            "executor": "constant-arrival-rate",
-            "rate": if rate.contains('/') { rate.clone() } else { format!("{rate}/s") },
-            "duration": duration,
-            "max_vus": vus,
-        }),
+        (None, Some(rate), _) => {
+            let mut load = json!({
+                "executor": "constant-arrival-rate",
+                "rate": if rate.contains('/') { rate.clone() } else { format!("{rate}/s") },
+                "duration": duration,
+            });
+            // Users who loop say nothing of how many a rate needs: then the default holds.
+            if args.vus.is_some() || load_of_file.arrivals().is_some() {
+                load["max_vus"] = json!(vus);
+            }
+            load
+        }
         (None, None, Some(vus)) => {
             json!({ "executor": "constant-vus", "vus": vus, "duration": duration })
         }
         // The same load for another time.
         (None, None, None) => {
-            let key = match load {
+            let key = match load_of_file {
                 Load::ConstantVus { .. }
                 | Load::ConstantArrivalRate { .. }
                 | Load::ExternallyControlled { .. } => "duration",
@@ -285,12 +291,18 @@ mod tests {
             load(TWO, &["--iterations", "7"]),
             Load::SharedIterations { vus: 7, total: 7, max_duration: half }
         );
-        let rate = load(TWO, &["--rate", "20", "-d", "10s"]);
-        assert!(
-            matches!(rate, Load::ConstantArrivalRate { rate, duration, max_vus: 50, .. }
-                if (rate - 20.0).abs() < 1e-9 && duration == ten),
-            "{rate:?}"
-        );
+        let users = |load: &Load| match load {
+            Load::ConstantArrivalRate { rate, duration, max_vus, .. } => {
+                assert!((rate - 20.0).abs() < 1e-9 && *duration == ten, "{load:?}");
+                *max_vus
+            }
+            other => panic!("no rate: {other:?}"),
+        };
+        let open = TWO.replace("vus: 50, duration", "rate: 5/s, max_vus: 70, duration");
+        assert_eq!(users(&load(TWO, &["--rate", "20", "-d", "10s", "--vus", "30"])), 30);
+        assert_eq!(users(&load(&open, &["--rate", "20", "-d", "10s"])), 70, "the file's");
+        let default = users(&load(TWO, &["--rate", "20", "-d", "10s"]));
+        assert!(default > 50, "users who loop say nothing of a rate: {default}");
     }
 
     #[test]
