@@ -85,7 +85,8 @@ async fn raw(address: SocketAddr, bytes: &[u8]) -> Got {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(bytes).await.unwrap();
     let mut all = Vec::new();
-    stream.read_to_end(&mut all).await.unwrap();
+    let read = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut all));
+    read.await.expect("the server closes, sooner or later").unwrap();
     let text = String::from_utf8(all).unwrap();
     let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
     let status = head.get(9..12).and_then(|status| status.parse().ok()).unwrap_or(0);
