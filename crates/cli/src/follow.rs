@@ -254,10 +254,12 @@ impl Lines {
         }
         self.last_ms = view.elapsed_ms;
         let us = |us: f64| duration(Duration::from_secs_f64(us / 1e6));
+        let planned = view
+            .planned_ms
+            .map_or_else(String::new, |planned| format!(" of {}", &job_time(planned)[1..]));
         say(&format!(
-            "{} of {}  users {}/{}  requests {} ({})  failed {}  p50 {}  p95 {}  p99 {}",
+            "{}{planned}  users {}/{}  requests {} ({})  failed {}  p50 {}  p95 {}  p99 {}",
             job_time(view.elapsed_ms),
-            &job_time(view.planned_ms)[1..],
             view.vus,
             view.vus_max,
             count(view.requests),

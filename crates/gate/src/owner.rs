@@ -547,7 +547,15 @@ impl Gate {
             busiest_core: live.statistics.busiest_core(),
             busy_time_share: live.statistics.busy_time_share(),
         };
+        let workflow_starts_ms = (0..live.plan.workflows.len())
+            .map(|index| {
+                let reports = live.parts.iter().filter_map(|part| part.report.as_ref());
+                let started = reports.filter_map(|report| report.workflows.get(index)?.started);
+                started.min().map(millis)
+            })
+            .collect();
         let result = Arc::new(JobResult {
+            workflow_starts_ms,
             summary: Summary::build(input),
             plan: live.plan.as_ref().clone(),
             started,
@@ -698,13 +706,23 @@ impl Gate {
                 reports().flatten().find_map(|report| report.workflows.get(index)?.started)?;
             Some(workflow.load.arrivals()?.rate_at(elapsed.saturating_sub(started)))
         });
+        // Where a workflow runs in several datacenters, the last decides.
+        let expected_end = plan.expected_end(|index| {
+            let all = || reports().flatten().filter_map(|report| report.workflows.get(index));
+            let is_over = all().all(|workflow| workflow.ended.is_some());
+            let ended = all().filter_map(|workflow| workflow.ended).max();
+            (all().filter_map(|workflow| workflow.started).max(), ended.filter(|_| is_over))
+        });
         let outcomes = merged.outcomes();
         Some(LiveView {
             job,
             name: state.name.clone(),
             state: self.job_state(job, state),
             elapsed_ms: millis(elapsed),
-            planned_ms: millis(plan.planned_duration()),
+            planned_ms: expected_end.map(millis),
+            planned_iterations: (plan.workflows.iter())
+                .map(|workflow| workflow.load.iterations())
+                .try_fold(0u64, |sum, iterations| sum.checked_add(iterations?)),
             workflows: workflows.collect(),
             vus: statistics.vus(elapsed),
             vus_max: plan.workflows.iter().map(|workflow| workflow.load.vus_max()).sum(),

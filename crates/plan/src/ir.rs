@@ -169,6 +169,33 @@ impl Plan {
         ends.into_iter().max().unwrap_or_default().min(self.run.deadline)
     }
 
+    /// When the loads that follow a clock end, by when workflows have started and ended so far;
+    /// `None` if only fixed numbers of iterations are left, which take as long as they take.
+    #[must_use]
+    pub fn expected_end(
+        &self,
+        times: impl Fn(usize) -> (Option<Duration>, Option<Duration>),
+    ) -> Option<Duration> {
+        let mut ends = vec![Duration::ZERO; self.workflows.len()];
+        let mut is_known = false;
+        for index in self.start_order().unwrap_or_default() {
+            let workflow = &self.workflows[index];
+            let needed = workflow.after.workflows.iter();
+            let ready = needed.filter_map(|needed| ends.get(usize::from(needed.0))).max().copied();
+            let (started, ended) = times(index);
+            let start = started.unwrap_or(ready.unwrap_or_default() + workflow.start_after);
+            ends[index] = match (ended, workflow.load.iterations()) {
+                (Some(ended), _) => ended,
+                (None, Some(_)) => start,
+                (None, None) => {
+                    is_known = true;
+                    start + workflow.load.duration()
+                }
+            };
+        }
+        is_known.then(|| ends.into_iter().max().unwrap_or_default().min(self.run.deadline))
+    }
+
     /// The workflow at `index`, if the plan has it.
     #[must_use]
     pub fn workflow(&self, index: WorkflowIndex) -> Option<&Workflow> {

@@ -231,7 +231,7 @@ fn repeat(result: &JobResult) -> String {
 /// The page's data. What the page need not merge is left out.
 fn data(result: &JobResult) -> Value {
     let (summary, plan) = (&result.summary, &result.plan);
-    let planned = Planned::of(plan);
+    let planned = Planned::of(plan, &result.workflow_starts_ms);
     let windows: Vec<Value> =
         result.series.iter().map(|point| window(point, planned.as_ref())).collect();
     let step_name = |step: usize| plan.steps.get(step).map_or("", |step| step.name.as_str());
@@ -321,35 +321,21 @@ fn histogram(histogram: &SparseHistogram) -> Vec<u64> {
     numbers
 }
 
-/// The load as planned: each workflow with the time at which it should start.
+/// The load as planned of the workflows that go by the clock: each with when it started.
 struct Planned<'a> {
     workflows: Vec<(Duration, &'a Workflow)>,
 }
 
 impl<'a> Planned<'a> {
     /// `None` where the plan alone does not tell how much load there is in all.
-    fn of(plan: &'a Plan) -> Option<Self> {
+    fn of(plan: &'a Plan, starts_ms: &[Option<u64>]) -> Option<Self> {
         if plan.run.split == Split::Each {
             return None;
         }
-        let mut starts: Vec<Option<Duration>> = vec![None; plan.workflows.len()];
-        // As many rounds as there are workflows settle any order that has no circle.
-        for _ in &plan.workflows {
-            for (index, workflow) in plan.workflows.iter().enumerate() {
-                let ends = workflow.after.workflows.iter().map(|needed| {
-                    let needed = needed.0 as usize;
-                    let start = (*starts.get(needed)?)?;
-                    Some(start + plan.workflows.get(needed)?.load.duration())
-                });
-                let ready = ends.collect::<Option<Vec<_>>>();
-                if let Some(ends) = ready {
-                    let ready = ends.into_iter().max().unwrap_or_default();
-                    starts[index] = Some(ready + workflow.start_after);
-                }
-            }
-        }
-        let workflows = starts.into_iter().zip(&plan.workflows);
-        Some(Self { workflows: workflows.filter_map(|(at, w)| Some((at?, w))).collect() })
+        let workflows = (starts_ms.iter().zip(&plan.workflows))
+            .filter(|(_, workflow)| workflow.load.iterations().is_none())
+            .filter_map(|(start, workflow)| Some((Duration::from_millis((*start)?), workflow)));
+        Some(Self { workflows: workflows.collect() })
     }
 
     /// How many iterations should start between two times, if all start by the clock.

@@ -16,8 +16,11 @@ pub struct LiveView {
     pub state: JobState,
     /// Since its start.
     pub elapsed_ms: u64,
-    /// How long it is planned to take, as far as that is known.
-    pub planned_ms: u64,
+    /// How long it is planned to take; nothing while only fixed numbers of iterations are left.
+    pub planned_ms: Option<u64>,
+    /// Iterations that it is planned to do, if that is fixed for all its workflows.
+    #[serde(default)]
+    pub planned_iterations: Option<u64>,
     /// Each workflow with where it stands.
     pub workflows: Vec<(String, String)>,
     /// Active users, and how many there may be.

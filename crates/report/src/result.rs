@@ -17,6 +17,9 @@ pub struct JobResult {
     pub plan: Plan,
     /// When it started, if it did.
     pub started: Option<WallTime>,
+    /// When each of the plan's workflows started first, by the job's time.
+    #[serde(default)]
+    pub workflow_starts_ms: Vec<Option<u64>>,
     /// The figures over time.
     pub series: Vec<SeriesPoint>,
     /// Some of the exchanges that failed.

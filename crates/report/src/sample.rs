@@ -128,6 +128,7 @@ pub(crate) fn result() -> JobResult {
         busy_time_share: 0.0,
     });
     JobResult {
+        workflow_starts_ms: vec![Some(0)],
         summary,
         plan,
         started: Some(WallTime(1_795_486_185_000)),

@@ -102,7 +102,10 @@ fn headline(view: &LiveView, state: &State, width: usize) -> Line<'static> {
         JobState::Stopping { why } => (format!("stopping: {}", plain(why)), WARN),
         JobState::Ended(status) => (status.as_str().to_owned(), STRONG),
     };
-    let time = format!("{} of {}", job_time(view.elapsed_ms), &job_time(view.planned_ms)[1..]);
+    let time = match view.planned_ms {
+        Some(planned) => format!("{} of {}", job_time(view.elapsed_ms), &job_time(planned)[1..]),
+        None => job_time(view.elapsed_ms),
+    };
     let word = shortened(&word, width / 3);
     let mut spans = vec![
         Span::styled(format!(" {}", shortened(&plain(&view.name), width / 3)), STRONG),
@@ -117,8 +120,10 @@ fn headline(view: &LiveView, state: &State, width: usize) -> Line<'static> {
     let room = width.saturating_sub(used(&spans) + 4);
     let stage = shortened(&stage, room.saturating_sub(10));
     let bar = room.saturating_sub(stage.chars().count()).min(60);
-    if bar >= 8 {
-        spans.push(Span::raw(format!("  {}", progress(view, bar - 2))));
+    if bar >= 8
+        && let Some(progress) = progress(view, bar - 2)
+    {
+        spans.push(Span::raw(format!("  {progress}")));
     }
     spans.push(Span::raw(stage));
     Line::from(spans)
@@ -135,11 +140,17 @@ fn stage(view: &LiveView) -> String {
     }
 }
 
-fn progress(view: &LiveView, width: usize) -> String {
-    let planned = usize::try_from(view.planned_ms.max(1)).unwrap_or(usize::MAX);
-    let elapsed = usize::try_from(view.elapsed_ms).unwrap_or(usize::MAX).min(planned);
-    let done = width.saturating_mul(elapsed) / planned;
-    format!("▕{}{}▏", "█".repeat(done), "░".repeat(width - done))
+/// A bar by time, or by iterations if their number is what is planned.
+fn progress(view: &LiveView, width: usize) -> Option<String> {
+    let (now, end) = match (view.planned_ms, view.planned_iterations) {
+        (Some(planned), _) => (view.elapsed_ms, planned),
+        (None, Some(planned)) => (view.iterations, planned),
+        (None, None) => return None,
+    };
+    let end = usize::try_from(end.max(1)).unwrap_or(usize::MAX);
+    let now = usize::try_from(now).unwrap_or(usize::MAX).min(end);
+    let done = width.saturating_mul(now) / end;
+    Some(format!("▕{}{}▏", "█".repeat(done), "░".repeat(width - done)))
 }
 
 fn load(view: &LiveView, width: usize) -> Line<'static> {
@@ -148,6 +159,12 @@ fn load(view: &LiveView, width: usize) -> Line<'static> {
     } else {
         format!("iterations {}", rate(view.iteration_rate))
     };
+    let starts = match view.planned_iterations {
+        Some(planned) => {
+            format!("{starts} ({} of {})", count(view.iterations), count(planned))
+        }
+        None => starts,
+    };
     let apart = if width < WIDE { "  " } else { "   " };
     let mut spans = vec![
         Span::raw(format!(" users {}/{}{apart}", view.vus, view.vus_max)),
@@ -155,7 +172,12 @@ fn load(view: &LiveView, width: usize) -> Line<'static> {
         failed(view.failed, view.requests),
     ];
     if view.dropped > 0 {
-        spans.push(Span::styled(format!("   ! dropped {}", count(view.dropped)), WARN));
+        let dropped = Span::styled(format!("{apart}! dropped {}", count(view.dropped)), WARN);
+        // Where it would be cut, the share of failures gives way: the table below has it by step.
+        if spans.iter().map(Span::width).sum::<usize>() + dropped.width() > width {
+            spans.pop();
+        }
+        spans.push(dropped);
     }
     let used: usize = spans.iter().map(Span::width).sum();
     let recent = last(&view.recent, width.saturating_sub(used + 2).min(60));
