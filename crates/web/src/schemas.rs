@@ -267,6 +267,10 @@ fn job_result() -> Named {
             ("summary", reference("Summary")),
             ("plan", any_object("The plan as it ran.")),
             ("started", or_null(wall_time("When it started"))),
+            (
+                "workflow_starts_ms",
+                list(or_null(count("The job's time.")), "When each workflow started."),
+            ),
             ("series", list(reference("SeriesPoint"), "The figures over time.")),
             ("exchanges", list(reference("Exchange"), "Some of the exchanges that failed.")),
             ("events", list(reference("EventRecord"), "What happened, in order.")),
@@ -467,7 +471,11 @@ fn live_view() -> Named {
             ("name", text("The test's name.")),
             ("state", reference("JobState")),
             ("elapsed_ms", count("Since its start.")),
-            ("planned_ms", count("How long it is planned to take.")),
+            ("planned_ms", or_null(count("How long it is planned to take, if that is known."))),
+            (
+                "planned_iterations",
+                or_null(count("Iterations that it is planned to do, if fixed.")),
+            ),
             ("workflows", mixed("Each workflow with where it stands.")),
             ("vus", count("Active users.")),
             ("vus_max", count("Users at most.")),
