@@ -1,8 +1,10 @@
 //! A gate's HTTP API, from the client's side.
 
+use std::time::Duration;
+
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, RETRY_AFTER};
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use hyperscale_model::JobId;
@@ -12,6 +14,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::TcpStream;
 
+/// How often a request is sent again because the gate said when.
+const TRIES_MAX: u32 = 5;
+/// A gate that wants to be left alone for longer has refused.
+const WAIT_MAX: Duration = Duration::from_secs(60);
 /// Larger answers than this are refused.
 const ANSWER_BYTES_MAX: usize = 256 << 20;
 
@@ -29,6 +35,11 @@ pub(crate) enum ApiError {
 }
 
 impl ApiError {
+    /// Whether the gate said when to come again: then it was waited for already.
+    pub(crate) const fn was_waited_for(&self) -> bool {
+        matches!(self, Self::Refused(Problem { retry_after_seconds: Some(_), .. }))
+    }
+
     /// Whether the same request may succeed later or at another gate.
     pub(crate) fn is_transient(&self) -> bool {
         match self {
@@ -60,12 +71,41 @@ impl Api {
         Self { address, token }
     }
 
+    /// Sends a request, and sends it again when the gate says that it may. Each of ours may be
+    /// repeated: submissions have keys, and a second stop stops nothing more.
     async fn send(
         &self,
         method: Method,
         path: &str,
         last_event: Option<u64>,
         body: Option<Vec<u8>>,
+    ) -> Result<Response<Incoming>, ApiError> {
+        let body = Bytes::from(body.unwrap_or_default());
+        let mut tries = 1;
+        loop {
+            let error = match self.send_once(method.clone(), path, last_event, body.clone()).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
+            };
+            match &error {
+                ApiError::Refused(Problem { retry_after_seconds: Some(seconds), .. })
+                    if tries < TRIES_MAX && Duration::from_secs(*seconds) <= WAIT_MAX =>
+                {
+                    tracing::debug!(path, seconds, "the gate asks for a pause");
+                    tokio::time::sleep(Duration::from_secs(*seconds)).await;
+                    tries += 1;
+                }
+                _ => return Err(error),
+            }
+        }
+    }
+
+    async fn send_once(
+        &self,
+        method: Method,
+        path: &str,
+        last_event: Option<u64>,
+        body: Bytes,
     ) -> Result<Response<Incoming>, ApiError> {
         let unreachable = |source| ApiError::Unreachable { address: self.address.clone(), source };
         let stream = TcpStream::connect(&self.address).await.map_err(unreachable)?;
@@ -89,18 +129,22 @@ impl Api {
             request = request.header("last-event-id", last_event);
         }
         let request = request
-            .body(Full::new(Bytes::from(body.unwrap_or_default())))
+            .body(Full::new(body))
             .map_err(|error| ApiError::Unreadable(error.to_string()))?;
         let answer = sender.send_request(request).await?;
         if answer.status().is_success() {
             return Ok(answer);
         }
         let status = answer.status();
+        // Whatever stands between may say it too, in words that are not ours.
+        let retry_after = answer.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
+        let retry_after = retry_after.and_then(|text| text.parse().ok());
         let bytes = read(answer).await?;
-        let problem = serde_json::from_slice(&bytes).unwrap_or_else(|_not_ours| {
+        let mut problem: Problem = serde_json::from_slice(&bytes).unwrap_or_else(|_not_ours| {
             let text = String::from_utf8_lossy(&bytes).trim().to_owned();
             Problem::new(status, "unknown", &format!("the gate answered {status}: {text}"))
         });
+        problem.retry_after_seconds = retry_after.or(problem.retry_after_seconds);
         Err(ApiError::Refused(problem))
     }
 
@@ -187,4 +231,59 @@ fn parse_block(block: &str) -> Result<Option<News>, ApiError> {
         // A comment that keeps the connection alive, or something newer than this client.
         _ => None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// A gate that refuses so many times with a pause, and then has no jobs.
+    async fn busy_gate(refusals: usize, pause: u64) -> (Api, tokio::task::JoinHandle<usize>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let api = Api::new(listener.local_addr().unwrap().to_string(), None);
+        let asked = tokio::spawn(async move {
+            for refused in 0.. {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut head = [0; 1_024];
+                assert!(stream.read(&mut head).await.unwrap() > 0);
+                let is_last = refused == refusals;
+                let answer = if is_last {
+                    "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n[]".to_owned()
+                } else {
+                    format!(
+                        "HTTP/1.1 429 Too Many Requests\r\nretry-after: {pause}\r\n\
+                         content-length: 0\r\n\r\n"
+                    )
+                };
+                stream.write_all(answer.as_bytes()).await.unwrap();
+                if is_last {
+                    return refused;
+                }
+            }
+            0
+        });
+        (api, asked)
+    }
+
+    #[tokio::test]
+    async fn lim_05_a_client_comes_again_when_it_is_told_to() {
+        let (api, asked) = busy_gate(3, 0).await;
+
+        let jobs: Vec<String> = api.get("/jobs").await.unwrap();
+
+        assert_eq!((jobs.len(), asked.await.unwrap()), (0, 3));
+    }
+
+    #[tokio::test]
+    async fn lim_05_a_client_does_not_wait_for_hours() {
+        let (api, asked) = busy_gate(1, 3_600).await;
+
+        let error = api.get::<Vec<String>>("/jobs").await.unwrap_err();
+
+        assert!(matches!(error, ApiError::Refused(problem) if problem.status == 429));
+        asked.abort();
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
@@ -20,6 +21,7 @@ pub(crate) const EXIT_CODES: &str = "Exit codes:
   111  the job failed
   112  the gate cannot be reached, or refuses
   113  a file or directory cannot be used
+  114  ping got no answer
   120  something that should not happen: please report it";
 
 /// Distributed load testing: one test, on a laptop or over continents.
@@ -28,6 +30,8 @@ pub(crate) const EXIT_CODES: &str = "Exit codes:
 pub(crate) struct Args {
     #[command(flatten)]
     pub(crate) log: LogArgs,
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -44,6 +48,17 @@ pub(crate) struct LogArgs {
     pub(crate) log_format: String,
 }
 
+/// Where settings come from that are no flags.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ConfigArgs {
+    /// A TOML file with settings; variables go before it, flags before both
+    #[arg(long, global = true, value_name = "FILE", env = "HYPERSCALE_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
+    /// Print the effective settings with the origin of each, and do nothing else
+    #[arg(long, global = true)]
+    pub(crate) print_config: bool,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run a test on this machine
@@ -55,11 +70,11 @@ pub(crate) enum Command {
     /// Serve a gate, a manager and a worker, for workers and clients to join
     Serve(Box<ServeArgs>),
     /// Serve a gate that calls the managers of its datacenters
-    Gate(Box<ServeArgs>),
+    Gate(Box<NodeArgs>),
     /// Serve a manager that workers and gates call
-    Manager(Box<ServeArgs>),
+    Manager(Box<NodeArgs>),
     /// Serve a worker that calls its manager
-    Worker(Box<ServeArgs>),
+    Worker(Box<NodeArgs>),
     /// Make the certificates of a cluster
     #[command(subcommand)]
     Cert(CertCommand),
@@ -77,8 +92,20 @@ pub(crate) enum Command {
     Results(WatchArgs),
     /// Check a test file
     Validate(ValidateArgs),
+    /// List the nodes that a gate knows of
+    Nodes(ListArgs),
     /// Print the JSON Schema of test files
+    #[command(after_help = "Examples:
+  hyperscale schema > hyperscale.schema.json")]
     Schema,
+    /// Write a first test file from a template
+    New(NewArgs),
+    /// Show what a test would do, without doing it
+    Plan(PlanArgs),
+    /// Send one request and show every detail of it
+    Ping(PingArgs),
+    /// Print what a shell needs to complete this command's words
+    Completions(CompletionsArgs),
 }
 
 /// Flags of `run`.
@@ -86,6 +113,7 @@ pub(crate) enum Command {
 #[command(after_help = "Examples:
   hyperscale run http://127.0.0.1:8080 --vus 50 --duration 30s
   hyperscale run http://127.0.0.1:8080 --rate 500/s --duration 1m --out html=report.html
+  hyperscale run test.yaml --vus 5 --duration 10s
   hyperscale run test.yaml --set workflows.browse.load.max_vus=50")]
 pub(crate) struct RunArgs {
     /// A test file, or a URL to send GET requests to
@@ -97,13 +125,13 @@ pub(crate) struct RunArgs {
     pub(crate) outputs: OutputArgs,
 }
 
-/// The load of a test that is a URL.
+/// The load of a test that is a URL; for a file, what these flags say goes before what it says.
 #[derive(Debug, clap::Args)]
 pub(crate) struct LoadArgs {
-    /// Users at once [default: 10]
+    /// Users at once [default: 10; the file's]
     #[arg(long, short = 'c', value_name = "N", env = "HYPERSCALE_VUS")]
     pub(crate) vus: Option<u32>,
-    /// How long [default: 10s]
+    /// How long [default: 10s; the file's]
     #[arg(
         long,
         short = 'd',
@@ -118,13 +146,13 @@ pub(crate) struct LoadArgs {
     /// So many requests in all, instead of for a time
     #[arg(long, short = 'n', value_name = "N", env = "HYPERSCALE_ITERATIONS")]
     pub(crate) iterations: Option<u64>,
-    /// The method
-    #[arg(long, short = 'm', value_name = "METHOD", default_value = "GET")]
-    pub(crate) method: String,
+    /// The method, of a URL [default: GET]
+    #[arg(long, short = 'm', value_name = "METHOD")]
+    pub(crate) method: Option<String>,
     /// A header, such as 'accept: text/html'; may be repeated
     #[arg(long = "header", short = 'H', value_name = "NAME: VALUE")]
     pub(crate) headers: Vec<String>,
-    /// The body
+    /// The body, of a URL
     #[arg(long, short = 'b', value_name = "TEXT")]
     pub(crate) body: Option<String>,
     /// Take any certificate
@@ -133,7 +161,7 @@ pub(crate) struct LoadArgs {
     /// Override a value of the test, such as workflows.browse.load.vus=50; may be repeated
     #[arg(long = "set", value_name = "PATH=VALUE")]
     pub(crate) sets: Vec<String>,
-    /// Cores that send load [default: all]
+    /// Cores that send load, of one worker [default: all of this machine]
     #[arg(long, value_name = "N", env = "HYPERSCALE_CORES")]
     pub(crate) cores: Option<u32>,
 }
@@ -172,6 +200,9 @@ impl OutputArgs {
 
 /// Flags of `demo`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  hyperscale demo
+  hyperscale demo --duration 5s --out html=demo.html")]
 pub(crate) struct DemoArgs {
     /// How long
     #[arg(long, short = 'd', value_name = "DURATION", default_value = "20s")]
@@ -182,6 +213,9 @@ pub(crate) struct DemoArgs {
 
 /// Flags of `target`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  hyperscale target
+  hyperscale target --listen 127.0.0.1:8443 --tls --tls-ca ca.pem")]
 pub(crate) struct TargetArgs {
     /// Where it listens
     #[arg(
@@ -204,6 +238,9 @@ pub(crate) struct TargetArgs {
 
 /// Flags of `validate`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  hyperscale validate test.yaml
+  hyperscale validate test.yaml --set workflows.browse.load.vus=50")]
 pub(crate) struct ValidateArgs {
     /// The test file
     pub(crate) file: PathBuf,
@@ -212,16 +249,27 @@ pub(crate) struct ValidateArgs {
     pub(crate) sets: Vec<String>,
 }
 
-/// Flags of `serve`, `gate`, `manager` and `worker`.
+/// Flags of `serve`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:
-  hyperscale serve --listen 0.0.0.0:7700 --api 127.0.0.1:7780 --data-dir /var/lib/hyperscale
-  hyperscale worker --join 10.0.0.5:7700 --certs /etc/hyperscale/certs")]
+#[command(after_help = NODE_EXAMPLES)]
 pub(crate) struct ServeArgs {
-    /// What this process is: gate, manager, worker [default: by the command; all for serve]
+    /// What this process is: gate, manager, worker [default: all]
     #[arg(long, value_name = "ROLES", value_delimiter = ',', env = "HYPERSCALE_ROLES",
           value_parser = ["gate", "manager", "worker"])]
     pub(crate) roles: Vec<String>,
+    #[command(flatten)]
+    pub(crate) node: NodeArgs,
+}
+
+const NODE_EXAMPLES: &str = "Examples:
+  hyperscale serve --listen 0.0.0.0:7700 --api 127.0.0.1:7780 --data-dir /var/lib/hyperscale
+  hyperscale worker --join 10.0.0.5:7700 --certs /etc/hyperscale/certs
+  hyperscale serve --config hyperscale.toml --print-config";
+
+/// Flags of `serve`, `gate`, `manager` and `worker`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = NODE_EXAMPLES)]
+pub(crate) struct NodeArgs {
     /// Where other nodes call this one
     #[arg(long, value_name = "ADDRESS", env = "HYPERSCALE_LISTEN")]
     pub(crate) listen: Option<SocketAddr>,
@@ -231,6 +279,9 @@ pub(crate) struct ServeArgs {
     /// Where the HTTP API listens [default: 127.0.0.1:7780 for a gate]
     #[arg(long, value_name = "ADDRESS", env = "HYPERSCALE_API")]
     pub(crate) api: Option<SocketAddr>,
+    /// Where metrics are shown, for a node without a gate; a gate's API has them at /metrics
+    #[arg(long, value_name = "ADDRESS", env = "HYPERSCALE_METRICS")]
+    pub(crate) metrics: Option<SocketAddr>,
     /// Who may use the API, as NAME:ROLE:TOKEN with the roles view, run and admin; may be repeated
     #[arg(
         long = "token",
@@ -258,10 +309,77 @@ pub(crate) struct ServeArgs {
     /// Cores that its worker offers [default: all]
     #[arg(long, value_name = "N", env = "HYPERSCALE_CORES")]
     pub(crate) cores: Option<u32>,
+    #[command(flatten)]
+    pub(crate) timers: TimerArgs,
+    #[command(flatten)]
+    pub(crate) limits: LimitArgs,
+}
+
+/// Times of a node. They are checked together at start.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Times")]
+pub(crate) struct TimerArgs {
+    /// The length of a window of statistics
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = duration,
+          env = "HYPERSCALE_WINDOW")]
+    pub(crate) window: Duration,
+    /// How long a worker sends load without hearing from its leader
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration,
+          env = "HYPERSCALE_EXECUTION_LEASE")]
+    pub(crate) execution_lease: Duration,
+    /// How often a worker asks for that lease
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = duration,
+          env = "HYPERSCALE_RENEWAL")]
+    pub(crate) renewal: Duration,
+    /// How long a leader's authority outlives its last contact with a majority
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration,
+          env = "HYPERSCALE_LEADER_LEASE")]
+    pub(crate) leader_lease: Duration,
+    /// The shortest silence before an election; the longest is twice that
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = duration,
+          env = "HYPERSCALE_ELECTION")]
+    pub(crate) election: Duration,
+    /// How long an ended job stays at hand
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration,
+          env = "HYPERSCALE_RETENTION")]
+    pub(crate) retention: Duration,
+    /// How long running load may go on once the node is told to leave
+    #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = duration,
+          env = "HYPERSCALE_DRAIN")]
+    pub(crate) drain: Duration,
+}
+
+/// What clients of the API may cost.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Limits of the API")]
+pub(crate) struct LimitArgs {
+    /// Requests per second for ever, for each client and operation
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..),
+          env = "HYPERSCALE_API_RATE")]
+    pub(crate) api_rate: u32,
+    /// Requests at once after a rest, for each client and operation
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..),
+          env = "HYPERSCALE_API_BURST")]
+    pub(crate) api_burst: u32,
+    /// Connections of clients at once
+    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..),
+          env = "HYPERSCALE_API_CONNECTIONS")]
+    pub(crate) api_connections: u32,
+}
+
+/// A duration as test files have them.
+fn duration(text: &str) -> Result<Duration, String> {
+    hyperscale_plan::parse_duration(text).map_err(|error| match error.hint() {
+        Some(hint) => format!("{error}; {hint}"),
+        None => error.to_string(),
+    })
 }
 
 /// What `cert` makes.
 #[derive(Debug, Subcommand)]
+#[command(after_help = "Examples:
+  hyperscale cert init --out ca --cluster blue
+  hyperscale cert node --ca ca --out eu-1 --roles manager,worker --datacenter eu --cluster blue")]
 pub(crate) enum CertCommand {
     /// Make the cluster's certificate authority
     Init {
@@ -306,6 +424,9 @@ pub(crate) struct GateArgs {
 
 /// Flags of `submit`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  hyperscale submit test.yaml --watch
+  hyperscale submit test.yaml --gate 10.0.0.5:7780 --vus 200 --duration 5m")]
 pub(crate) struct SubmitArgs {
     /// A test file, or a URL to send GET requests to
     #[arg(value_name = "FILE|URL")]
@@ -323,6 +444,9 @@ pub(crate) struct SubmitArgs {
 
 /// Flags of `jobs`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  hyperscale jobs --gate 10.0.0.5:7780
+  hyperscale nodes --output json")]
 pub(crate) struct ListArgs {
     #[command(flatten)]
     pub(crate) gate: GateArgs,
@@ -333,6 +457,8 @@ pub(crate) struct ListArgs {
 
 /// Flags of `status`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  hyperscale status job_01m8a17v99eebbzvsdzyjrxshv --output json")]
 pub(crate) struct JobArgs {
     /// The job
     pub(crate) job: String,
@@ -342,6 +468,9 @@ pub(crate) struct JobArgs {
 
 /// Flags of `watch` and `results`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  hyperscale watch job_01m8a17v99eebbzvsdzyjrxshv
+  hyperscale results job_01m8a17v99eebbzvsdzyjrxshv --out html=report.html --out junit=report.xml")]
 pub(crate) struct WatchArgs {
     /// The job
     pub(crate) job: String,
@@ -351,13 +480,97 @@ pub(crate) struct WatchArgs {
     pub(crate) outputs: OutputArgs,
 }
 
+/// Flags of `new`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  hyperscale new                                   lists the templates
+  hyperscale new smallest > test.yaml
+  hyperscale new api-with-login --out shop.yaml")]
+pub(crate) struct NewArgs {
+    /// The template; without one they are listed
+    #[arg(value_name = "TEMPLATE")]
+    pub(crate) template: Option<String>,
+    /// Where it is written; what is there already is left alone [default: standard output]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
+    /// How templates are listed: text or json
+    #[arg(long, default_value = "text", value_parser = ["text", "json"])]
+    pub(crate) output: String,
+}
+
+/// Flags of `plan`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  hyperscale plan test.yaml
+  hyperscale plan test.yaml --vus 500 --latency 20ms --cores 8
+  hyperscale plan test.yaml --output json")]
+pub(crate) struct PlanArgs {
+    /// A test file, or a URL to send GET requests to
+    #[arg(value_name = "FILE|URL")]
+    pub(crate) source: String,
+    #[command(flatten)]
+    pub(crate) load: LoadArgs,
+    /// How long a request is taken to last
+    #[arg(long, value_name = "DURATION", default_value = "100ms", value_parser = duration)]
+    pub(crate) latency: Duration,
+    /// How: text or json
+    #[arg(long, default_value = "text", value_parser = ["text", "json"])]
+    pub(crate) output: String,
+}
+
+/// Flags of `ping`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  hyperscale ping https://127.0.0.1:8443/ --insecure
+  hyperscale ping http://127.0.0.1:8080/orders -m POST -b '{\"id\":1}' -H 'content-type: application/json'
+  hyperscale ping http://127.0.0.1:8080/ --follow --output json")]
+pub(crate) struct PingArgs {
+    /// The URL
+    pub(crate) url: String,
+    /// The method
+    #[arg(long, short = 'm', value_name = "METHOD", default_value = "GET")]
+    pub(crate) method: String,
+    /// A header, such as 'accept: text/html'; may be repeated
+    #[arg(long = "header", short = 'H', value_name = "NAME: VALUE")]
+    pub(crate) headers: Vec<String>,
+    /// The body
+    #[arg(long, short = 'b', value_name = "TEXT")]
+    pub(crate) body: Option<String>,
+    /// Take any certificate
+    #[arg(long)]
+    pub(crate) insecure: bool,
+    /// Follow redirects, ten at most
+    #[arg(long)]
+    pub(crate) follow: bool,
+    /// How long each phase may take
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    pub(crate) timeout: Duration,
+    /// How: text or json
+    #[arg(long, default_value = "text", value_parser = ["text", "json"])]
+    pub(crate) output: String,
+}
+
+/// Flags of `completions`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  hyperscale completions bash > ~/.local/share/bash-completion/completions/hyperscale
+  hyperscale completions zsh > ~/.zfunc/_hyperscale
+  hyperscale completions fish > ~/.config/fish/completions/hyperscale.fish")]
+pub(crate) struct CompletionsArgs {
+    /// The shell
+    pub(crate) shell: clap_complete::Shell,
+}
+
 /// Flags of `cancel`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  hyperscale cancel job_01m8a17v99eebbzvsdzyjrxshv
+  hyperscale cancel job_01m8a17v99eebbzvsdzyjrxshv --workflow browse --now")]
 pub(crate) struct CancelArgs {
     /// The job
     pub(crate) job: String,
     #[command(flatten)]
-    pub(crate) gate: GateArgs,
+    pub(crate) list: ListArgs,
     /// One workflow instead of the whole job
     #[arg(long, value_name = "NAME")]
     pub(crate) workflow: Option<String>,

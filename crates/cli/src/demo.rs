@@ -20,7 +20,7 @@ pub(crate) async fn demo(mut args: DemoArgs) -> Result<Exit, Failure> {
         duration: Some(args.duration),
         rate: Some("500/s".to_owned()),
         iterations: None,
-        method: "GET".to_owned(),
+        method: None,
         headers: Vec::new(),
         body: None,
         insecure: false,

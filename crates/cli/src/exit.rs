@@ -27,6 +27,8 @@ pub(crate) enum Exit {
     Refused = 112,
     /// A file or directory cannot be used.
     Io = 113,
+    /// Nothing answered, of what was pinged.
+    Unanswered = 114,
     /// Something that should not happen.
     Internal = 120,
 }
@@ -64,6 +66,11 @@ impl Failure {
         Self { exit, message }
     }
 
+    #[cfg(test)]
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
     pub(crate) fn internal(what: &str, error: &dyn Error) -> Self {
         Self::caused(Exit::Internal, what, error)
     }
@@ -99,6 +106,7 @@ mod tests {
             Exit::Failed,
             Exit::Refused,
             Exit::Io,
+            Exit::Unanswered,
             Exit::Internal,
         ];
         let page = include_str!("../../../docs/exit-codes.md");

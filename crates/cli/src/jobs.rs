@@ -2,9 +2,10 @@
 
 use std::io::Write as _;
 
-use hyperscale_gate::JobView;
+use hyperscale_gate::{JobView, NodeView};
 use hyperscale_model::{JobId, JobState};
 use hyperscale_web::Cancellation;
+use hyperscale_wire::NodeState;
 use serde::Serialize;
 
 use crate::api::Api;
@@ -23,12 +24,18 @@ fn parse(job: &str) -> Result<JobId, Failure> {
         .map_err(|error| Failure::caused(Exit::Invalid, &format!("`{job}` is no job id"), &error))
 }
 
-fn print(text: &str) -> Result<(), Failure> {
-    writeln!(std::io::stdout(), "{text}")
-        .map_err(|error| Failure::caused(Exit::Io, "cannot write", &error))
+/// Writes a line to standard output.
+pub(crate) fn print(text: &str) -> Result<(), Failure> {
+    match writeln!(std::io::stdout(), "{text}") {
+        // Whoever reads has seen enough.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        Err(error) => Err(Failure::caused(Exit::Io, "cannot write", &error)),
+        Ok(()) => Ok(()),
+    }
 }
 
-fn print_json(value: &impl Serialize) -> Result<(), Failure> {
+/// Writes a value to standard output, for programs.
+pub(crate) fn print_json(value: &impl Serialize) -> Result<(), Failure> {
     let text = serde_json::to_string_pretty(value)
         .map_err(|error| Failure::internal("the answer cannot be written", &error))?;
     print(&text)
@@ -97,6 +104,41 @@ pub(crate) async fn list(args: ListArgs) -> Result<Exit, Failure> {
     Ok(Exit::Passed)
 }
 
+pub(crate) async fn nodes(args: ListArgs) -> Result<Exit, Failure> {
+    let nodes: Vec<NodeView> =
+        api(&args.gate).get("/nodes").await.map_err(|error| refused(&error))?;
+    if args.output == "json" {
+        print_json(&nodes)?;
+        return Ok(Exit::Passed);
+    }
+    for view in &nodes {
+        let place = view.datacenter.as_ref().map_or("-", |datacenter| datacenter.as_str());
+        let cores = match view.cores {
+            0 => String::new(),
+            cores => format!("{} of {cores} cores free", view.free_cores),
+        };
+        let state = state_of(view.state);
+        let stale = if view.is_fresh { "" } else { " (not heard of lately)" };
+        let NodeView { node, role, software, .. } = view;
+        let line = format!(
+            "{node}  {role:<8} {place:<16} {state:<10} {cores:<20} {software}{stale}",
+            role = role.as_str()
+        );
+        print(line.trim_end())?;
+    }
+    Ok(Exit::Passed)
+}
+
+const fn state_of(state: NodeState) -> &'static str {
+    match state {
+        NodeState::Leading => "leading",
+        NodeState::Following => "following",
+        NodeState::Ready => "ready",
+        NodeState::Draining => "draining",
+        NodeState::Silent => "silent",
+    }
+}
+
 pub(crate) async fn status(args: JobArgs) -> Result<Exit, Failure> {
     let path = format!("/jobs/{}", parse(&args.job)?);
     let job: JobView = api(&args.list.gate).get(&path).await.map_err(|error| refused(&error))?;
@@ -112,8 +154,12 @@ pub(crate) async fn cancel(args: CancelArgs) -> Result<Exit, Failure> {
     let path = format!("/jobs/{}/cancel", parse(&args.job)?);
     let cancellation = Cancellation { workflow: args.workflow, now: args.now };
     let job: JobView =
-        api(&args.gate).post(&path, &cancellation).await.map_err(|error| refused(&error))?;
-    print(&line(&job))?;
+        api(&args.list.gate).post(&path, &cancellation).await.map_err(|error| refused(&error))?;
+    if args.list.output == "json" {
+        print_json(&job)?
+    } else {
+        print(&line(&job))?
+    }
     Ok(Exit::Passed)
 }
 

@@ -5,12 +5,17 @@
 
 mod api;
 mod args;
+mod completions;
+mod config;
 mod demo;
 mod exit;
 mod follow;
 mod jobs;
 mod logging;
+mod new;
 mod output;
+mod ping;
+mod plan;
 mod run;
 mod serve;
 mod source;
@@ -20,33 +25,48 @@ mod test_files;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use hyperscale_model::Role;
 
-use crate::args::{Args, Command};
+use crate::args::Command;
+use crate::config::ParseError;
 use crate::exit::{Exit, Failure};
 
 fn main() -> ExitCode {
-    let args = match Args::try_parse() {
-        Ok(args) => args,
-        Err(error) => return exit::usage(&error),
+    let parsed = config::parse(std::env::args_os(), &|name| std::env::var_os(name));
+    let parsed = match parsed {
+        Ok(parsed) => parsed,
+        Err(ParseError::Usage(error)) => return exit::usage(&error),
+        Err(ParseError::File(failure)) => return exit::report(&failure),
     };
+    if parsed.args.config.print_config {
+        return match jobs::print(parsed.shown().trim_end()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(failure) => exit::report(&failure),
+        };
+    }
+    let args = parsed.args;
     let result = logging::start(&args.log).and_then(|()| match args.command {
         Command::Run(run) => block_on(run::run(run)),
         Command::Demo(demo) => block_on(demo::demo(demo)),
-        Command::Serve(args) => block_on(serve::serve(args, &["gate", "manager", "worker"])),
-        Command::Gate(args) => block_on(serve::serve(args, &["gate"])),
-        Command::Manager(args) => block_on(serve::serve(args, &["manager"])),
-        Command::Worker(args) => block_on(serve::serve(args, &["worker"])),
+        Command::Serve(args) => block_on(serve::serve(args)),
+        Command::Gate(args) => block_on(serve::node(&args, &[Role::Gate])),
+        Command::Manager(args) => block_on(serve::node(&args, &[Role::Manager])),
+        Command::Worker(args) => block_on(serve::node(&args, &[Role::Worker])),
         Command::Cert(args) => serve::cert(args),
         Command::Submit(args) => block_on(jobs::submit(args)),
         Command::Jobs(args) => block_on(jobs::list(args)),
         Command::Status(args) => block_on(jobs::status(args)),
         Command::Watch(args) => block_on(jobs::watch(args)),
+        Command::Nodes(args) => block_on(jobs::nodes(args)),
         Command::Cancel(args) => block_on(jobs::cancel(args)),
         Command::Results(args) => block_on(jobs::results(args)),
         Command::Target(target) => target::serve(target),
         Command::Validate(validate) => test_files::validate(&validate),
         Command::Schema => test_files::schema(),
+        Command::New(args) => new::new(&args),
+        Command::Plan(args) => plan::plan(&args),
+        Command::Ping(args) => block_on(ping::ping(args)),
+        Command::Completions(args) => completions::completions(&args),
     });
     match result {
         Ok(exit) => exit.into(),

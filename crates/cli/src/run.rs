@@ -9,7 +9,7 @@ use hyperscale_gate::DatacenterView;
 use hyperscale_model::{ClientId, JobId};
 use hyperscale_node::{Node, NodeConfig};
 use hyperscale_plan::Compiled;
-use hyperscale_web::{Accepted, Access, Submission, Token, Tokens};
+use hyperscale_web::{Accepted, Access, Limits, Submission, Token, Tokens};
 use tokio::net::TcpListener;
 
 use crate::api::{Api, ApiError};
@@ -35,16 +35,13 @@ pub(crate) async fn run_here(
     for warning in &compiled.warnings {
         follow::say(&format!("{warning}\n"));
     }
-    let cores = cores.unwrap_or_else(|| {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        u32::try_from(cores).unwrap_or(1)
-    });
-    let mut config = NodeConfig::local(cores.max(1));
+    let cores = self::cores(cores);
+    let mut config = NodeConfig::local(cores);
     config.results_dir = state_dir();
     let node = Node::start(config)
         .map_err(|error| Failure::caused(Exit::Io, "the local system does not start", &error))?;
     let api = serve(&node).await?;
-    let until_ready = ready(&api, cores.max(1));
+    let until_ready = ready(&api, cores);
     match tokio::time::timeout(READY_WITHIN, until_ready).await {
         Ok(ready) => ready?,
         Err(_) => {
@@ -64,6 +61,12 @@ pub(crate) async fn run_here(
     exit
 }
 
+/// The cores of a worker: those that were asked for, or all of this machine.
+pub(crate) fn cores(asked: Option<u32>) -> u32 {
+    let all = || std::thread::available_parallelism().map_or(1, usize::from);
+    asked.unwrap_or_else(|| u32::try_from(all()).unwrap_or(1)).max(1)
+}
+
 /// Serves the node's API to this process only: the port is local, the token random.
 async fn serve(node: &Node) -> Result<Api, Failure> {
     let cannot = |error: std::io::Error| {
@@ -79,7 +82,9 @@ async fn serve(node: &Node) -> Result<Api, Failure> {
     let tokens = Tokens(vec![Token { client, access, secret: secret.clone() }]);
     let gate = node.gate().ok_or_else(|| Failure::new(Exit::Internal, "the node has no gate"))?;
     tokio::spawn(async move {
-        if let Err(error) = hyperscale_web::serve(listener, gate, tokens).await {
+        // Nobody else has the token.
+        let limits = Limits { rate: None, ..Limits::DEFAULT };
+        if let Err(error) = hyperscale_web::serve(listener, gate, tokens, limits).await {
             tracing::error!(%error, "the local API ended");
         }
     });
@@ -115,7 +120,7 @@ pub(crate) async fn submit(api: &Api, compiled: Compiled) -> Result<JobId, Failu
     for tries in 1.. {
         match api.post::<Accepted>("/jobs", &submission).await {
             Ok(accepted) => return Ok(accepted.job),
-            Err(error) if error.is_transient() && tries < 10 => {
+            Err(error) if error.is_transient() && !error.was_waited_for() && tries < 10 => {
                 tokio::time::sleep(Duration::from_millis(100 * tries)).await;
             }
             Err(ApiError::Refused(problem)) if problem.kind == "bad-plan" => {

@@ -2,38 +2,46 @@
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyperscale_model::{ClientId, DatacenterId, Role};
-use hyperscale_node::{Certificates, Node, NodeConfig, NodeError, make_authority, make_node};
-use hyperscale_web::{Access, Token, Tokens};
+use hyperscale_node::{
+    Certificates, Node, NodeConfig, NodeError, Timers, make_authority, make_node,
+};
+use hyperscale_web::{Access, Limits, Rate, Token, Tokens};
 use tokio::net::TcpListener;
 
-use crate::args::{CertCommand, ServeArgs};
+use crate::args::{CertCommand, NodeArgs, ServeArgs};
 use crate::exit::{Exit, Failure};
 use crate::follow::{Signals, say};
+use crate::run;
 
 /// Where a gate's API listens unless told otherwise.
 const API: ([u8; 4], u16) = ([127, 0, 0, 1], 7780);
 
-pub(crate) async fn serve(args: Box<ServeArgs>, by_command: &[&str]) -> Result<Exit, Failure> {
-    let names: Vec<&str> = if args.roles.is_empty() {
-        by_command.to_vec()
-    } else {
-        args.roles.iter().map(String::as_str).collect()
-    };
-    let roles: BTreeSet<Role> = names.into_iter().filter_map(role).collect();
+pub(crate) async fn serve(args: Box<ServeArgs>) -> Result<Exit, Failure> {
+    let named: Vec<Role> = args.roles.iter().filter_map(|name| role(name)).collect();
+    let all = [Role::Gate, Role::Manager, Role::Worker];
+    node(&args.node, if named.is_empty() { &all } else { &named }).await
+}
+
+/// Runs a node of some roles until it is told to leave.
+pub(crate) async fn node(args: &NodeArgs, roles: &[Role]) -> Result<Exit, Failure> {
+    let roles: BTreeSet<Role> = roles.iter().copied().collect();
     let is_alone = roles.len() > 1 && args.listen.is_none() && args.join.is_empty();
     if !roles.contains(&Role::Manager) && args.join.is_empty() {
         let message =
             "this node has no manager of its own: say which one it calls with --join ADDRESS";
         return Err(Failure::new(Exit::Invalid, message));
     }
-    let certificates = if is_alone { None } else { Some(certificates(&args, &roles)?) };
-    let cores = args.cores.unwrap_or_else(|| {
-        u32::try_from(std::thread::available_parallelism().map_or(1, usize::from)).unwrap_or(1)
-    });
+    let timers = timers(args);
+    // Before anything is made that would be left behind.
+    timers.check().map_err(|error| failed(&error))?;
+    let tokens = tokens(&args.tokens)?;
+    let certificates = if is_alone { None } else { Some(certificates(args, &roles)?) };
     let config = NodeConfig {
         roles: roles.clone(),
         listen: args.listen,
@@ -44,37 +52,41 @@ pub(crate) async fn serve(args: Box<ServeArgs>, by_command: &[&str]) -> Result<E
         datacenter: DatacenterId::from(args.datacenter.as_str()),
         data_dir: args.data_dir.clone(),
         results_dir: None,
-        cores: cores.max(1),
-        window: Duration::from_secs(1),
+        cores: run::cores(args.cores),
+        timers,
         start_margin: Duration::from_millis(200),
     };
-    let tokens = tokens(&args.tokens)?;
+    let limits = limits(args);
     // Before anything is started: a port in use must leave nothing behind.
-    let listener = if roles.contains(&Role::Gate) {
-        let address = args.api.unwrap_or_else(|| API.into());
-        if tokens.0.is_empty() && !address.ip().is_loopback() {
-            let message = format!("an API on {address} needs tokens: --token NAME:ROLE:TOKEN");
-            return Err(Failure::new(Exit::Invalid, message));
-        }
-        let listener = TcpListener::bind(address).await.map_err(|error| {
-            let what = format!("the API cannot listen on {address}");
-            Failure::caused(Exit::ApiFailed, &what, &error)
-        })?;
-        Some(listener)
+    let api = if roles.contains(&Role::Gate) {
+        Some(listen("the API", args.api.unwrap_or_else(|| API.into()), &tokens).await?)
     } else {
         None
+    };
+    let metrics = match args.metrics {
+        Some(address) => Some(listen("metrics", address, &tokens).await?),
+        None => None,
     };
     let node = Node::start(config).map_err(|error| failed(&error))?;
     if let Some(address) = node.listening() {
         announce(&format!("listening for nodes on {address}"));
     }
-    if let (Some(listener), Some(gate)) = (listener, node.gate()) {
-        if let Ok(address) = listener.local_addr() {
-            announce(&format!("API on http://{address}/api/v1"));
-        }
+    if let (Some((listener, address)), Some(gate)) = (api, node.gate()) {
+        announce(&format!("API on http://{address}/api/v1"));
+        let tokens = tokens.clone();
         tokio::spawn(async move {
-            if let Err(error) = hyperscale_web::serve(listener, gate, tokens).await {
+            if let Err(error) = hyperscale_web::serve(listener, gate, tokens, limits).await {
                 tracing::error!(%error, "the API ended");
+            }
+        });
+    }
+    if let Some((listener, address)) = metrics {
+        announce(&format!("metrics on http://{address}/metrics"));
+        let served =
+            hyperscale_web::serve_metrics(listener, Arc::clone(node.observer()), tokens, limits);
+        tokio::spawn(async move {
+            if let Err(error) = served.await {
+                tracing::error!(%error, "metrics are shown no more");
             }
         });
     }
@@ -96,6 +108,48 @@ pub(crate) async fn serve(args: Box<ServeArgs>, by_command: &[&str]) -> Result<E
     }
     node.stop().map_err(|error| failed(&error))?;
     Ok(Exit::Passed)
+}
+
+/// Listens for clients; where others than this machine can reach that, they need tokens.
+async fn listen(
+    what: &str,
+    address: SocketAddr,
+    tokens: &Tokens,
+) -> Result<(TcpListener, SocketAddr), Failure> {
+    if tokens.0.is_empty() && !address.ip().is_loopback() {
+        let message = format!("{what} on {address} needs tokens: --token NAME:ROLE:TOKEN");
+        return Err(Failure::new(Exit::Invalid, message));
+    }
+    let bound = async {
+        let listener = TcpListener::bind(address).await?;
+        let address = listener.local_addr()?;
+        Ok((listener, address))
+    };
+    bound.await.map_err(|error: std::io::Error| {
+        Failure::caused(Exit::ApiFailed, &format!("{what} cannot listen on {address}"), &error)
+    })
+}
+
+fn timers(args: &NodeArgs) -> Timers {
+    let args = &args.timers;
+    Timers {
+        window: args.window,
+        execution_lease: args.execution_lease,
+        renewal: args.renewal,
+        leader_lease: args.leader_lease,
+        election: args.election,
+        retention: args.retention,
+        drain: args.drain,
+    }
+}
+
+fn limits(args: &NodeArgs) -> Limits {
+    let args = &args.limits;
+    Limits {
+        rate: Some(Rate { burst: args.api_burst, per_second: args.api_rate }),
+        connections: usize::try_from(args.api_connections).unwrap_or(usize::MAX),
+        ..Limits::DEFAULT
+    }
 }
 
 fn failed(error: &NodeError) -> Failure {
@@ -126,7 +180,7 @@ fn role(name: &str) -> Option<Role> {
 
 /// The node's certificates; for development throwaway ones, in a place from which workers on this
 /// machine can take theirs.
-fn certificates(args: &ServeArgs, roles: &BTreeSet<Role>) -> Result<Certificates, Failure> {
+fn certificates(args: &NodeArgs, roles: &BTreeSet<Role>) -> Result<Certificates, Failure> {
     if let Some(directory) = &args.certs {
         return Certificates::read(directory).map_err(|error| failed(&error));
     }

@@ -132,6 +132,19 @@ pub struct Answer {
     pub cookies: Vec<String>,
 }
 
+/// What a TLS handshake agreed on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Session {
+    /// The version, such as `TLS 1.3`.
+    pub version: String,
+    /// The cipher suite, by its name in the registry.
+    pub cipher: String,
+    /// The protocol that was agreed on, if the other side said one.
+    pub alpn: Option<String>,
+    /// The certificates that the other side showed (DER), its own first.
+    pub chain: Vec<Vec<u8>>,
+}
+
 /// How long it took to open a connection.
 #[derive(Debug, Clone, Copy)]
 pub struct Opened {
@@ -250,6 +263,21 @@ impl Connection {
         let connection =
             Self { stream, origin, opened: start, last_used, requests: 0, is_reusable: true };
         Ok((connection, Opened { connect, tls }))
+    }
+
+    /// What the TLS handshake agreed on, if there was one.
+    #[must_use]
+    pub fn session(&self) -> Option<Session> {
+        let Stream::Tls(stream) = &self.stream else { return None };
+        let tls = stream.get_ref().1;
+        let shown = |protocol: &[u8]| String::from_utf8_lossy(protocol).into_owned();
+        let chain = tls.peer_certificates().unwrap_or_default();
+        Some(Session {
+            version: tls.protocol_version()?.as_str()?.replace("TLSv1_", "TLS 1."),
+            cipher: tls.negotiated_cipher_suite()?.suite().as_str()?.to_owned(),
+            alpn: tls.alpn_protocol().map(shown),
+            chain: chain.iter().map(|certificate| certificate.to_vec()).collect(),
+        })
     }
 
     /// Whether another request may be sent.

@@ -36,10 +36,11 @@ use hyperscale_stats::WindowFigures;
 use tokio::sync::mpsc;
 
 pub use crate::connection::{
-    Answer, Connection, Failure, Keep, Kept, Opened, SCRATCH_BYTES, Trace,
+    Answer, Connection, Failure, Keep, Kept, Opened, SCRATCH_BYTES, Session, Trace,
 };
 pub use crate::core::CoreError;
 pub use crate::request::Origin;
+pub use crate::tls::probe_connector;
 pub use crate::windows::AttemptNews;
 
 use crate::core::Core;

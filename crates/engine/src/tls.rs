@@ -42,6 +42,19 @@ pub(crate) fn connector(settings: &Tls, secrets: &Secrets) -> Result<TlsConnecto
     Ok(TlsConnector::from(Arc::new(config)))
 }
 
+/// A connector that also says that it speaks HTTP/1.1: whoever looks closely at one connection wants
+/// to see what the other side makes of it.
+///
+/// # Errors
+///
+/// If certificates or versions cannot be used, in words.
+pub fn probe_connector(settings: &Tls) -> Result<TlsConnector, String> {
+    let connector = connector(settings, &Secrets::default())?;
+    let mut config = ClientConfig::clone(connector.config());
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(TlsConnector::from(Arc::new(config)))
+}
+
 type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
 fn client_identity(settings: &Tls, secrets: &Secrets) -> Result<Option<Identity>, String> {

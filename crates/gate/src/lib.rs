@@ -29,7 +29,7 @@ use hyperscale_wire::{DatacenterStatus, Message, Subject, decode_value, encode_v
 
 use crate::owner::Live;
 pub use crate::request::{
-    DatacenterView, JobView, Reply, Request, RequestError, RequestErrorKind, RequestId,
+    DatacenterView, JobView, NodeView, Reply, Request, RequestError, RequestErrorKind, RequestId,
 };
 use crate::state::{Applied, Entry, IdempotencyKey, State};
 use crate::statistics::Statistics;

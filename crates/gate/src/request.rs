@@ -5,16 +5,17 @@ use std::sync::Arc;
 
 use hyperscale_blobs::hash_of;
 use hyperscale_model::{
-    ClientId, DatacenterId, EndStatus, JobId, JobState, Time, Verdict, WallTime, WorkflowIndex,
+    ClientId, DatacenterId, EndStatus, JobId, JobState, NodeId, Role, Time, Verdict, WallTime,
+    WorkflowIndex,
 };
 use hyperscale_plan::{Datacenters, PLAN_BYTES_MAX, Plan, Secrets, Slice, Split};
 use hyperscale_report::{EventRecord, JobResult, LiveView};
-use hyperscale_wire::StopMode;
+use hyperscale_wire::{NodeState, SOFTWARE, StopMode};
 use serde::{Deserialize, Serialize};
 
 use crate::seal::seal;
 use crate::state::{Applied, Entry, IdempotencyKey, Job, Target};
-use crate::{About, Event, Gate, Output, Pending};
+use crate::{About, Datacenter, Event, Gate, Output, Pending};
 
 /// A request, by the number that its driver gave it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -64,6 +65,8 @@ pub enum Request {
     },
     /// Which datacenters are there?
     Datacenters,
+    /// Which nodes are there?
+    Nodes,
 }
 
 /// What a client is told.
@@ -96,6 +99,8 @@ pub enum Reply {
     },
     /// Datacenters.
     Datacenters(Vec<DatacenterView>),
+    /// Nodes.
+    Nodes(Vec<NodeView>),
     /// No.
     Error(RequestError),
 }
@@ -170,6 +175,27 @@ pub struct DatacenterView {
     pub free_cores: u32,
 }
 
+/// A node as a gate knows of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeView {
+    /// Which.
+    pub node: NodeId,
+    /// What it is.
+    pub role: Role,
+    /// Where it stands, if it stands in a datacenter.
+    pub datacenter: Option<DatacenterId>,
+    /// How it is.
+    pub state: NodeState,
+    /// Whether its datacenter was heard of lately; else this is how it was.
+    pub is_fresh: bool,
+    /// Its cores; 0 if it is no worker.
+    pub cores: u32,
+    /// Those of them that are free.
+    pub free_cores: u32,
+    /// The version of its software; empty if it does not say.
+    pub software: String,
+}
+
 impl Gate {
     pub(crate) fn reply(&mut self, id: RequestId, reply: Reply) {
         self.outputs.push(Output::Reply { id, reply });
@@ -228,6 +254,10 @@ impl Gate {
             Request::Datacenters => {
                 let views = self.datacenter_views(now);
                 self.reply(id, Reply::Datacenters(views));
+            }
+            Request::Nodes => {
+                let views = self.node_views(now);
+                self.reply(id, Reply::Nodes(views));
             }
         }
     }
@@ -443,15 +473,47 @@ impl Gate {
         u16::try_from(index).ok().map(WorkflowIndex)
     }
 
+    /// This gate, then what the leader of each datacenter says of its nodes.
+    fn node_views(&self, now: Time) -> Vec<NodeView> {
+        let own = NodeView {
+            node: self.config.node,
+            role: Role::Gate,
+            datacenter: None,
+            state: if self.leads() { NodeState::Leading } else { NodeState::Following },
+            is_fresh: true,
+            cores: 0,
+            free_cores: 0,
+            software: SOFTWARE.to_owned(),
+        };
+        let others = self.datacenters.iter().flat_map(|(datacenter, known)| {
+            let is_fresh = self.is_fresh(now, datacenter, known);
+            let nodes = known.status.as_ref().map(|status| status.nodes.as_slice());
+            nodes.unwrap_or_default().iter().map(move |status| NodeView {
+                node: status.node,
+                role: status.role,
+                datacenter: Some(datacenter.clone()),
+                state: status.state,
+                is_fresh,
+                cores: status.cores,
+                free_cores: status.free_cores,
+                software: status.software.clone(),
+            })
+        });
+        std::iter::once(own).chain(others).collect()
+    }
+
+    /// Whether a datacenter was heard of lately and can be reached.
+    fn is_fresh(&self, now: Time, datacenter: &DatacenterId, known: &Datacenter) -> bool {
+        now < known.last_heard + self.config.stale_after && self.leader_of(datacenter).is_some()
+    }
+
     fn datacenter_views(&self, now: Time) -> Vec<DatacenterView> {
         (self.datacenters.iter())
             .filter_map(|(datacenter, known)| {
                 let status = known.status.as_ref()?;
-                let is_fresh = now < known.last_heard + self.config.stale_after
-                    && self.leader_of(datacenter).is_some();
                 Some(DatacenterView {
                     datacenter: datacenter.clone(),
-                    is_fresh,
+                    is_fresh: self.is_fresh(now, datacenter, known),
                     workers: status.workers,
                     cores: status.cores,
                     free_cores: status.free_cores,

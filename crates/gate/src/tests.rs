@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
-use hyperscale_model::{AttemptId, AttemptNumber, DeltaSeq, Outcome, PartId, PartIndex, ShardId};
+use hyperscale_model::{
+    AttemptId, AttemptNumber, DeltaSeq, Outcome, PartId, PartIndex, Role, ShardId,
+};
 use hyperscale_plan::{
     After, Aggregate, Comparison, HttpSettings, Load, PLAN_FORMAT, RunSettings, Secrets, StepIndex,
     StepName, Threshold, ThresholdMetric, Workflow,
 };
 use hyperscale_stats::{Delta, Recorder, Sample, WindowFigures};
-use hyperscale_wire::{PartReport, WorkflowReport, WorkflowState};
+use hyperscale_wire::{NodeState, NodeStatus, PartReport, WorkflowReport, WorkflowState};
 
 use super::*;
 
@@ -142,6 +144,14 @@ impl Desk {
             workers: 1,
             cores: 2,
             free_cores: 2,
+            nodes: vec![NodeStatus {
+                node: NodeId(7),
+                role: Role::Worker,
+                state: NodeState::Ready,
+                cores: 2,
+                free_cores: 2,
+                software: "1.2.3".to_owned(),
+            }],
         };
         self.message(Message::DatacenterStatus(status));
     }
@@ -388,4 +398,23 @@ fn a_part_that_was_given_up_is_stopped_when_its_datacenter_is_heard_of_again() {
         matches!(message, Message::StopPart { mode: hyperscale_wire::StopMode::Now, .. })
     };
     assert!(desk.sent.iter().any(is_stop), "{:?}", desk.sent);
+}
+
+#[test]
+fn api_01_nodes_are_listed_as_their_leader_told_them() {
+    let mut desk = Desk::new();
+    let list = |desk: &mut Desk| match desk.ask(Request::Nodes) {
+        Some(Reply::Nodes(nodes)) => nodes,
+        other => panic!("no nodes: {other:?}"),
+    };
+
+    let rows: Vec<_> =
+        list(&mut desk).iter().map(|n| (n.node, n.role, n.state, n.is_fresh)).collect();
+    desk.now += Duration::from_secs(60);
+    let later = list(&mut desk);
+
+    let gate = (GATE, Role::Gate, NodeState::Leading, true);
+    let worker = (NodeId(7), Role::Worker, NodeState::Ready, true);
+    assert_eq!(rows, [gate, worker]);
+    assert!(!later[1].is_fresh, "nobody has spoken for a minute");
 }

@@ -540,7 +540,7 @@ impl Manager {
     }
 
     /// Cores of a worker that are given away, or are about to be.
-    fn given_away(&self, worker: NodeId) -> u32 {
+    pub(crate) fn given_away(&self, worker: NodeId) -> u32 {
         let used = self.state.cores_used(worker);
         match &self.leadership {
             Leadership::Leading(leading) => used + leading.reserved(worker),

@@ -25,12 +25,12 @@ use std::time::Duration;
 use hyperscale_blobs::Blobs;
 use hyperscale_model::{
     AttemptId, BlobHash, DatacenterId, EndStatus, Fence, Incarnation, NodeId, PartId, ProposalId,
-    Time, Version, WallTime, WorkflowIndex,
+    Role, Time, Version, WallTime, WorkflowIndex,
 };
 use hyperscale_plan::{Plan, Secrets};
 use hyperscale_wire::{
-    DatacenterStatus, GapCause, Message, PartOffer, RefusePart, Subject, WorkerReport,
-    decode_value, encode_value,
+    DatacenterStatus, GapCause, Message, NODES_TOLD_MAX, NodeState, NodeStatus, PartOffer,
+    RefusePart, SOFTWARE, Subject, WorkerReport, decode_value, encode_value,
 };
 
 use crate::leader::Leading;
@@ -773,7 +773,44 @@ impl Manager {
             workers: u32::try_from(workers.len()).unwrap_or(u32::MAX),
             cores: workers.iter().filter_map(|view| view.report.as_ref()).map(|r| r.cores).sum(),
             free_cores: candidates.iter().map(|candidate| candidate.free).sum(),
+            nodes: self.node_statuses(now),
         }
+    }
+
+    /// This node and the workers that are linked.
+    fn node_statuses(&self, now: Time) -> Vec<NodeStatus> {
+        let state =
+            if self.leading().is_some() { NodeState::Leading } else { NodeState::Following };
+        let own = NodeStatus {
+            node: self.config.node,
+            role: Role::Manager,
+            state,
+            cores: 0,
+            free_cores: 0,
+            software: SOFTWARE.to_owned(),
+        };
+        let workers = self.workers.iter().filter(|(_, view)| view.is_connected).filter_map(
+            |(&node, view)| {
+                let report = view.report.as_ref()?;
+                let state = if report.is_draining {
+                    NodeState::Draining
+                } else if now < view.last_heard + self.config.stale_after {
+                    NodeState::Ready
+                } else {
+                    NodeState::Silent
+                };
+                let free_cores = match state {
+                    NodeState::Ready => report.cores.saturating_sub(self.given_away(node)),
+                    NodeState::Leading
+                    | NodeState::Following
+                    | NodeState::Draining
+                    | NodeState::Silent => 0,
+                };
+                let (cores, software) = (report.cores, report.software.clone());
+                Some(NodeStatus { node, role: Role::Worker, state, cores, free_cores, software })
+            },
+        );
+        std::iter::once(own).chain(workers).take(NODES_TOLD_MAX).collect()
     }
 }
 

@@ -134,7 +134,13 @@ impl Desk {
     fn renew(&mut self, worker: NodeId, attempts: Vec<AttemptReport>) {
         self.version += 1;
         let version = Version(self.version);
-        let report = WorkerReport { version, cores: 2, is_draining: false, attempts };
+        let report = WorkerReport {
+            version,
+            cores: 2,
+            is_draining: false,
+            software: String::new(),
+            attempts,
+        };
         self.message(worker, Message::RenewLease { sent_at: Time::ZERO, report });
     }
 

@@ -9,13 +9,15 @@ use hyperscale_gate::{
     RequestId,
 };
 use hyperscale_ledger::{Input as LedgerInput, Ledger, LedgerConfig, Output as LedgerOutput};
-use hyperscale_model::{ClientId, NodeId, Role, Time};
+use hyperscale_model::{ClientId, EndStatus, NodeId, Role, Time};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::drive::{Host, NodeError, Progress};
 use crate::link::LinkEvent;
 use crate::links::{Change, Links};
+use crate::observe::{Count, Observer, Part};
 use crate::storage::{Storage, random};
+use crate::timers::LedgerTimers;
 
 /// What comes from outside the cluster.
 #[derive(Debug)]
@@ -30,6 +32,7 @@ pub(crate) enum Ask {
 pub struct GateHandle {
     pub(crate) asks: mpsc::Sender<Ask>,
     pub(crate) last: Arc<AtomicU64>,
+    pub(crate) observer: Arc<Observer>,
 }
 
 /// Tells the gate when nobody waits for a reply any more.
@@ -48,6 +51,12 @@ impl Drop for Waiting<'_> {
 }
 
 impl GateHandle {
+    /// What its process counts.
+    #[must_use]
+    pub fn observer(&self) -> &Arc<Observer> {
+        &self.observer
+    }
+
     /// Asks and waits for the reply. Dropping the future takes the question back.
     ///
     /// # Errors
@@ -71,11 +80,18 @@ pub(crate) struct GateHost {
     storage: Storage,
     links: Links,
     waiting: BTreeMap<RequestId, oneshot::Sender<Reply>>,
+    observer: Arc<Observer>,
     is_leaving: bool,
 }
 
 impl GateHost {
-    pub(crate) fn open(config: GateConfig, storage: Storage, now: Time) -> Result<Self, NodeError> {
+    pub(crate) fn open(
+        config: GateConfig,
+        timers: LedgerTimers,
+        storage: Storage,
+        observer: Arc<Observer>,
+    ) -> Result<Self, NodeError> {
+        let now = observer.clock().now();
         let node = config.node;
         let mut gate = Gate::new(config, random()?);
         for bytes in storage.blobs(Role::Gate)? {
@@ -84,9 +100,9 @@ impl GateHost {
         for (job, checkpoint) in storage.checkpoints()? {
             gate.handle(now, Input::Checkpoint { job, checkpoint });
         }
-        let ledger = open_ledger(&storage, "gate", node, now)?;
-        let (links, waiting) = (Links::default(), BTreeMap::new());
-        Ok(Self { gate, ledger, storage, links, waiting, is_leaving: false })
+        let ledger = open_ledger(&storage, "gate", node, timers, now)?;
+        let (links, waiting) = (Links::new(Arc::clone(&observer)), BTreeMap::new());
+        Ok(Self { gate, ledger, storage, links, waiting, observer, is_leaving: false })
     }
 
     fn on_ledger(&mut self, now: Time, output: LedgerOutput) -> Result<(), NodeError> {
@@ -118,7 +134,12 @@ impl GateHost {
                         Ok(Some(result)) => Reply::Results(Arc::new(result)),
                         Ok(None) => no(RequestErrorKind::NotFound, "there is no such job here"),
                         Err(error) => {
-                            tracing::error!(%job, error = chain(&error), "a result is unreadable");
+                            let trouble =
+                                self.observer.trouble(Part::Gate, "a result is unreadable", job);
+                            if let Some(held_back) = trouble {
+                                let error = chain(&error);
+                                tracing::error!(%job, error, held_back, "a result is unreadable");
+                            }
                             no(RequestErrorKind::NotFound, "its result cannot be read")
                         }
                     },
@@ -127,6 +148,7 @@ impl GateHost {
                 if let Some(waiting) = self.waiting.remove(&id)
                     && waiting.send(reply).is_err()
                 {
+                    self.observer.count(Count::ReplyUnwanted);
                     tracing::debug!(request = id.0, "nobody waits for this reply any more");
                 }
             }
@@ -140,7 +162,7 @@ impl GateHost {
             Output::Snapshot { snapshot, .. } => {
                 self.ledger.handle(now, LedgerInput::Snapshot { snapshot });
             }
-            Output::Event(event) => log(&event),
+            Output::Event(event) => log(&self.observer, &event),
         }
         Ok(())
     }
@@ -151,10 +173,13 @@ pub(crate) fn open_ledger(
     storage: &Storage,
     name: &str,
     node: NodeId,
+    timers: LedgerTimers,
     now: Time,
 ) -> Result<Ledger, NodeError> {
     let store = storage.ledger(name)?;
-    let mut ledger = Ledger::open(LedgerConfig::new(node), store, random()?, now)?;
+    let mut config = LedgerConfig::new(node);
+    (config.election, config.leader_lease) = (timers.election, timers.leader_lease);
+    let mut ledger = Ledger::open(config, store, random()?, now)?;
     ledger.handle(now, LedgerInput::Bootstrap { voters: vec![node] });
     Ok(ledger)
 }
@@ -175,20 +200,50 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-fn log(event: &Event) {
+fn log(observer: &Observer, event: &Event) {
     match event {
-        Event::LeadershipGained { fence } => tracing::info!(%fence, "this gate leads"),
-        Event::LeadershipLost => tracing::warn!("this gate leads no more"),
-        Event::JobAccepted { job } => tracing::info!(%job, "job accepted"),
-        Event::JobRefused { error } => tracing::info!(%error, "job refused"),
-        Event::JobEnded { job, status } => tracing::info!(%job, ?status, "job ended"),
+        Event::LeadershipGained { fence } => {
+            observer.count(Count::LeadershipGained);
+            tracing::info!(%fence, "this gate leads");
+        }
+        Event::LeadershipLost => {
+            observer.count(Count::LeadershipLost);
+            tracing::warn!("this gate leads no more");
+        }
+        Event::JobAccepted { job } => {
+            observer.count(Count::JobAccepted);
+            tracing::info!(%job, "job accepted");
+        }
+        Event::JobRefused { error } => {
+            observer.count(Count::JobRefused);
+            tracing::info!(%error, "job refused");
+        }
+        Event::JobEnded { job, status } => {
+            observer.count(match status {
+                // No job is skipped: that is how workflows end which never start.
+                EndStatus::Completed | EndStatus::Skipped { .. } => Count::JobCompleted,
+                EndStatus::Failed { .. } => Count::JobFailed,
+                EndStatus::Cancelled { .. } => Count::JobCancelled,
+                EndStatus::TimedOut => Count::JobTimedOut,
+            });
+            tracing::info!(%job, ?status, "job ended");
+        }
         Event::StaleFence { from, fence, held } => {
-            tracing::warn!(%from, %fence, %held, "a deposed sender was refused");
+            observer.count(Count::StaleFence);
+            if let Some(held_back) = observer.trouble(Part::Gate, "stale fence", from) {
+                tracing::warn!(%from, %fence, %held, held_back, "a deposed sender was refused");
+            }
         }
         Event::Deposed { subject, held } => {
-            tracing::warn!(?subject, %held, "another has taken over");
+            if let Some(held_back) = observer.trouble(Part::Gate, "deposed", held) {
+                tracing::warn!(?subject, %held, held_back, "another has taken over");
+            }
         }
-        Event::Malformed { what, error } => tracing::error!(what, error, "unreadable"),
+        Event::Malformed { what, error } => {
+            if let Some(held_back) = observer.trouble(Part::Gate, "unreadable", what) {
+                tracing::error!(what, error, held_back, "unreadable");
+            }
+        }
     }
 }
 

@@ -11,7 +11,9 @@ mod link;
 mod links;
 mod manager;
 mod net;
+mod observe;
 mod storage;
+mod timers;
 mod tls;
 mod worker;
 
@@ -33,11 +35,14 @@ use hyperscale_worker::WorkerConfig;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::LocalSet;
+use tracing::Instrument as _;
 
 pub use crate::clock::Clock;
 pub use crate::drive::NodeError;
 pub use crate::gate::GateHandle;
+pub use crate::observe::{Count, Observer, Part, family_head, sample};
 pub use crate::storage::Storage;
+pub use crate::timers::Timers;
 pub use crate::tls::{Certificates, make_authority, make_node};
 
 use crate::drive::{ask, drive};
@@ -72,8 +77,8 @@ pub struct NodeConfig {
     pub results_dir: Option<PathBuf>,
     /// Cores that its worker offers.
     pub cores: u32,
-    /// The length of a window of statistics.
-    pub window: Duration,
+    /// Leases, windows and other times.
+    pub timers: Timers,
     /// How long before its start a part is told to start, so that all start together.
     pub start_margin: Duration,
 }
@@ -93,7 +98,7 @@ impl NodeConfig {
             data_dir: None,
             results_dir: None,
             cores,
-            window: Duration::from_millis(250),
+            timers: Timers { window: Duration::from_millis(250), ..Timers::DEFAULT },
             // Nothing is far away within a process.
             start_margin: Duration::from_millis(2),
         }
@@ -127,6 +132,7 @@ impl NodeConfig {
 #[derive(Debug)]
 pub struct Node {
     gate: Option<GateHandle>,
+    observer: Arc<Observer>,
     control: mpsc::Sender<Leave>,
     listening: Option<SocketAddr>,
     thread: Option<JoinHandle<Result<(), NodeError>>>,
@@ -149,7 +155,10 @@ impl Node {
     /// If its disk, its address, its threads or its ledgers cannot be used.
     pub fn start(config: NodeConfig) -> Result<Self, NodeError> {
         let (asks, receiver) = mpsc::channel(QUEUE);
-        let handle = GateHandle { asks, last: Arc::new(AtomicU64::new(1)) };
+        let observer = Observer::start();
+        let ours = Arc::clone(&observer);
+        let last = Arc::new(AtomicU64::new(1));
+        let handle = GateHandle { asks, last, observer: Arc::clone(&observer) };
         let gate = config.roles.contains(&Role::Gate).then(|| handle.clone());
         let (control, leave) = mpsc::channel(8);
         let (started, has_started) = std::sync::mpsc::sync_channel(1);
@@ -162,7 +171,7 @@ impl Node {
             .name("node".to_owned())
             .spawn(move || {
                 let all = async move {
-                    let opened = match Roles::open(config).await {
+                    let opened = match Roles::open(config, observer).await {
                         Ok(roles) => Ok((roles.listening(), roles)),
                         Err(error) => Err(error),
                     };
@@ -183,7 +192,10 @@ impl Node {
             })
             .map_err(io("the node's thread does not start"))?;
         match has_started.recv() {
-            Ok(Ok(listening)) => Ok(Self { gate, control, listening, thread: Some(thread), left }),
+            Ok(Ok(listening)) => {
+                let (observer, thread) = (ours, Some(thread));
+                Ok(Self { gate, observer, control, listening, thread, left })
+            }
             Ok(Err(error)) => Err(error),
             Err(_) => Err(NodeError::Stopped),
         }
@@ -193,6 +205,12 @@ impl Node {
     #[must_use]
     pub fn gate(&self) -> Option<GateHandle> {
         self.gate.clone()
+    }
+
+    /// What it counts.
+    #[must_use]
+    pub const fn observer(&self) -> &Arc<Observer> {
+        &self.observer
     }
 
     /// Where it listens for other nodes, if it does.
@@ -254,7 +272,7 @@ fn io(what: &str) -> impl FnOnce(std::io::Error) -> NodeError {
 /// The roles of a process.
 struct Roles {
     config: NodeConfig,
-    clock: Clock,
+    observer: Arc<Observer>,
     gate: Option<(GateHost, Identity)>,
     manager: Option<(ManagerHost, Identity)>,
     worker: Option<(WorkerHost, Identity, mpsc::Receiver<hyperscale_engine::CoreEvent>)>,
@@ -262,9 +280,9 @@ struct Roles {
 }
 
 impl Roles {
-    async fn open(config: NodeConfig) -> Result<Self, NodeError> {
-        let clock = Clock::start();
-        let now = clock.now();
+    async fn open(config: NodeConfig, observer: Arc<Observer>) -> Result<Self, NodeError> {
+        let (clock, timers) = (observer.clock(), config.timers);
+        timers.check()?;
         let storage = config.storage()?;
         let has = |role| config.roles.contains(&role);
         if config.certificates.is_none() && (config.listen.is_some() || !config.join.is_empty()) {
@@ -282,10 +300,12 @@ impl Roles {
             let identity = storage.identity("gate")?;
             let key = storage.secret_key()?;
             let mut settings = GateConfig::new(identity.node, clock.wall_at_zero(), key);
-            settings.window = config.window;
-            settings.push = config.window.min(settings.push);
+            settings.window = timers.window;
+            settings.push = timers.window.min(settings.push);
+            settings.retention = timers.retention;
             settings.start_margin = config.start_margin;
-            Some((GateHost::open(settings, storage.clone(), now)?, identity))
+            let (storage, observer) = (storage.clone(), Arc::clone(&observer));
+            Some((GateHost::open(settings, timers.ledger(), storage, observer)?, identity))
         } else {
             None
         };
@@ -294,19 +314,24 @@ impl Roles {
             let mut settings =
                 ManagerConfig::new(identity.node, config.datacenter.clone(), clock.wall_at_zero());
             settings.start_margin = config.start_margin;
-            Some((ManagerHost::open(settings, storage.clone(), now)?, identity))
+            settings.execution_lease = timers.execution_lease;
+            settings.leader_lease = timers.leader_lease;
+            let (storage, observer) = (storage.clone(), Arc::clone(&observer));
+            Some((ManagerHost::open(settings, timers.ledger(), storage, observer)?, identity))
         } else {
             None
         };
         let worker = if has(Role::Worker) {
             let identity = storage.identity("worker")?;
             let (engine, cores) = Engine::start(config.cores)?;
-            let settings = WorkerConfig::new(config.cores);
-            Some((WorkerHost::new(settings, engine, clock), identity, cores))
+            let mut settings = WorkerConfig::new(config.cores);
+            (settings.renewal, settings.drain_limit) = (timers.renewal, timers.drain);
+            let host = WorkerHost::new(settings, engine, Arc::clone(&observer));
+            Some((host, identity, cores))
         } else {
             None
         };
-        Ok(Self { config, clock, gate, manager, worker, listener })
+        Ok(Self { config, observer, gate, manager, worker, listener })
     }
 
     fn listening(&self) -> Option<SocketAddr> {
@@ -319,7 +344,8 @@ impl Roles {
         handle: GateHandle,
         mut leave: mpsc::Receiver<Leave>,
     ) -> Result<(), NodeError> {
-        let Self { config, clock, gate, manager, worker, listener } = self;
+        let Self { config, observer, gate, manager, worker, listener } = self;
+        let clock = observer.clock();
         let config = Rc::new(config);
         let (to_gate, gate_links) = mpsc::channel(QUEUE);
         let (to_manager, manager_links) = mpsc::channel(QUEUE);
@@ -338,8 +364,10 @@ impl Roles {
             }
             for address in &config.join {
                 let config = Rc::clone(&config);
-                let call = net::call(config, address.clone(), hello.clone(), to_caller.clone());
-                tokio::task::spawn_local(call);
+                let (address, hello, to_caller) =
+                    (address.clone(), hello.clone(), to_caller.clone());
+                let observer = Arc::clone(&observer);
+                tokio::task::spawn_local(net::call(config, address, hello, to_caller, observer));
             }
         }
         if let (Some(listener), Some(identity)) = (listener, manager_id) {
@@ -348,19 +376,22 @@ impl Roles {
                 listener,
                 identity,
                 to_manager.clone(),
+                Arc::clone(&observer),
             ));
         }
         let mut worker_left = None;
         let mut roles = tokio::task::JoinSet::new();
-        if let Some((mut host, _)) = gate {
-            roles.spawn_local(async move { drive(&mut host, clock, gate_links, gate_asks).await });
+        // Every line of a role says whose it is, whatever is logged.
+        let named = |role: Role, identity: Identity| tracing::error_span!("role", role = role.as_str(), node = %identity.node);
+        if let Some((mut host, identity)) = gate {
+            let run = async move { drive(&mut host, clock, gate_links, gate_asks).await };
+            roles.spawn_local(run.instrument(named(Role::Gate, identity)));
         }
-        if let Some((mut host, _)) = manager {
-            roles.spawn_local(
-                async move { drive(&mut host, clock, manager_links, manager_asks).await },
-            );
+        if let Some((mut host, identity)) = manager {
+            let run = async move { drive(&mut host, clock, manager_links, manager_asks).await };
+            roles.spawn_local(run.instrument(named(Role::Manager, identity)));
         }
-        if let Some((mut host, _, mut cores)) = worker {
+        if let Some((mut host, identity, mut cores)) = worker {
             let to_worker = worker_ask.clone();
             tokio::task::spawn_local(async move {
                 while let Some(event) = cores.recv().await {
@@ -371,11 +402,12 @@ impl Roles {
             });
             let (left, has_left) = oneshot::channel::<()>();
             worker_left = Some(has_left);
-            roles.spawn_local(async move {
+            let run = async move {
                 let result = drive(&mut host, clock, worker_links, worker_asks).await;
                 drop(left);
                 result
-            });
+            };
+            roles.spawn_local(run.instrument(named(Role::Worker, identity)));
         }
         let leaving = async move {
             let told = leave.recv().await;

@@ -102,6 +102,16 @@ pub(crate) enum LinkEvent {
     Down { peer: NodeId, outbox: Outbox },
 }
 
+/// What became of a frame that was queued.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pushed {
+    Fits,
+    /// The oldest frame of its line had to give way.
+    OldestDropped {
+        is_control: bool,
+    },
+}
+
 /// Where a role puts what it sends over a link.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Outbox(Rc<Shared>);
@@ -116,27 +126,29 @@ struct Shared {
 struct Queue {
     control: VecDeque<Vec<u8>>,
     other: VecDeque<Vec<u8>>,
-    dropped: u64,
     is_closed: bool,
 }
 
 impl Outbox {
     /// Queues a message; control goes first, and of the rest the oldest gives way.
-    pub(crate) fn push(&self, message: &Message) -> Result<(), EncodeError> {
+    pub(crate) fn push(&self, message: &Message) -> Result<Pushed, EncodeError> {
         let frame = encode_frame(message)?;
         let mut queue = self.0.queue.borrow_mut();
-        let Queue { control, other, dropped, .. } = &mut *queue;
-        let (line, max) = match message.class() {
-            Class::Control => (control, CONTROL_WAITING_MAX),
-            Class::Dispatch | Class::Progress | Class::Bulk => (other, WAITING_MAX),
+        let Queue { control, other, .. } = &mut *queue;
+        let is_control = match message.class() {
+            Class::Control => true,
+            Class::Dispatch | Class::Progress | Class::Bulk => false,
         };
+        let (line, max) =
+            if is_control { (control, CONTROL_WAITING_MAX) } else { (other, WAITING_MAX) };
+        let mut pushed = Pushed::Fits;
         if line.len() >= max {
             line.pop_front();
-            *dropped += 1;
+            pushed = Pushed::OldestDropped { is_control };
         }
         line.push_back(frame);
         self.0.ready.notify_one();
-        Ok(())
+        Ok(pushed)
     }
 
     /// Ends the link once what is queued has been written.
@@ -148,11 +160,6 @@ impl Outbox {
     /// Whether both are the same link.
     pub(crate) fn is(&self, other: &Self) -> bool {
         Rc::ptr_eq(&self.0, &other.0)
-    }
-
-    /// Frames that had to give way.
-    pub(crate) fn dropped(&self) -> u64 {
-        self.0.queue.borrow().dropped
     }
 
     /// All frames that wait, joined; `None` at the end.

@@ -1,15 +1,20 @@
 //! The links of one role.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use hyperscale_model::NodeId;
+use hyperscale_model::{NodeId, Role};
 use hyperscale_wire::{Hello, Message};
 
-use crate::link::{LinkEvent, Outbox};
+use crate::link::{LinkEvent, Outbox, Pushed};
+use crate::observe::{Count, Observer, Part};
 
-/// By node the link that is up.
-#[derive(Debug, Default)]
-pub(crate) struct Links(BTreeMap<NodeId, Outbox>);
+#[derive(Debug)]
+pub(crate) struct Links {
+    /// By node the link that is up, with the role at its other end.
+    up: BTreeMap<NodeId, (Role, Outbox)>,
+    observer: Arc<Observer>,
+}
 
 /// What a link's event means for a role.
 #[derive(Debug)]
@@ -22,44 +27,64 @@ pub(crate) enum Change {
 }
 
 impl Links {
+    pub(crate) const fn new(observer: Arc<Observer>) -> Self {
+        Self { up: BTreeMap::new(), observer }
+    }
+
     pub(crate) fn on(&mut self, event: LinkEvent) -> Change {
         match event {
             LinkEvent::Up { peer, outbox } => {
                 // A node that comes back before its old link was found dead has one link, the new.
-                if let Some(old) = self.0.insert(peer.node, outbox) {
+                if let Some((role, old)) = self.up.insert(peer.node, (peer.role, outbox)) {
                     old.close();
+                    self.observer.less(Count::linked(role));
                 }
+                self.observer.count(Count::linked(peer.role));
                 tracing::info!(peer = %peer, "link up");
                 Change::Up(peer)
             }
             LinkEvent::Message { from, message } => Change::Message(from, message),
-            LinkEvent::Down { peer, outbox } => {
-                if outbox.dropped() > 0 {
-                    tracing::warn!(%peer, frames = outbox.dropped(), "a slow link lost frames");
-                }
-                if self.0.get(&peer).is_some_and(|current| current.is(&outbox)) {
-                    self.0.remove(&peer);
+            LinkEvent::Down { peer, outbox } => match self.up.get(&peer) {
+                Some((role, current)) if current.is(&outbox) => {
+                    self.observer.less(Count::linked(*role));
+                    self.up.remove(&peer);
                     tracing::info!(%peer, "link down");
                     Change::Down(peer)
-                } else {
-                    Change::Nothing
                 }
-            }
+                Some(_) | None => Change::Nothing,
+            },
         }
     }
 
     /// Sends, if there is a link: roles send again what is not acknowledged.
     pub(crate) fn send(&self, to: NodeId, message: &Message) {
-        if let Some(outbox) = self.0.get(&to)
-            && let Err(error) = outbox.push(message)
-        {
-            tracing::error!(%to, message = message.name(), %error, "a message cannot be sent");
+        let Some((_, outbox)) = self.up.get(&to) else {
+            self.observer.count(Count::DroppedNoLink);
+            return;
+        };
+        let name = message.name();
+        match outbox.push(message) {
+            Ok(Pushed::Fits) => {}
+            Ok(Pushed::OldestDropped { is_control }) => {
+                let dropped =
+                    if is_control { Count::DroppedSlowControl } else { Count::DroppedSlow };
+                self.observer.count(dropped);
+                if let Some(held_back) = self.observer.trouble(Part::Link, "slow", to) {
+                    tracing::warn!(%to, is_control, held_back, "a slow link loses frames");
+                }
+            }
+            Err(error) => {
+                if let Some(held_back) = self.observer.trouble(Part::Link, name, to) {
+                    tracing::error!(%to, message = name, %error, held_back, "a message cannot be sent");
+                }
+            }
         }
     }
 
     pub(crate) fn close(&mut self) {
-        for outbox in std::mem::take(&mut self.0).into_values() {
+        for (role, outbox) in std::mem::take(&mut self.up).into_values() {
             outbox.close();
+            self.observer.less(Count::linked(role));
         }
     }
 }

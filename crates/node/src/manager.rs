@@ -1,5 +1,7 @@
 //! A manager on this machine.
 
+use std::sync::Arc;
+
 use hyperscale_ledger::{Input as LedgerInput, Ledger, Output as LedgerOutput};
 use hyperscale_manager::{Event, Input, Manager, ManagerConfig, Output};
 use hyperscale_model::{Role, Time};
@@ -8,7 +10,9 @@ use crate::drive::{Host, NodeError, Progress};
 use crate::gate::open_ledger;
 use crate::link::LinkEvent;
 use crate::links::{Change, Links};
+use crate::observe::{Count, Observer, Part};
 use crate::storage::Storage;
+use crate::timers::LedgerTimers;
 
 /// What comes from outside the cluster.
 #[derive(Debug)]
@@ -21,22 +25,26 @@ pub(crate) struct ManagerHost {
     ledger: Ledger,
     storage: Storage,
     links: Links,
+    observer: Arc<Observer>,
     is_leaving: bool,
 }
 
 impl ManagerHost {
     pub(crate) fn open(
         config: ManagerConfig,
+        timers: LedgerTimers,
         storage: Storage,
-        now: Time,
+        observer: Arc<Observer>,
     ) -> Result<Self, NodeError> {
+        let now = observer.clock().now();
         let node = config.node;
         let mut manager = Manager::new(config);
         for bytes in storage.blobs(Role::Manager)? {
             manager.handle(now, Input::Blob { bytes });
         }
-        let ledger = open_ledger(&storage, "manager", node, now)?;
-        Ok(Self { manager, ledger, storage, links: Links::default(), is_leaving: false })
+        let ledger = open_ledger(&storage, "manager", node, timers, now)?;
+        let links = Links::new(Arc::clone(&observer));
+        Ok(Self { manager, ledger, storage, links, observer, is_leaving: false })
     }
 
     fn on_ledger(&mut self, now: Time, output: LedgerOutput) -> Result<(), NodeError> {
@@ -69,41 +77,79 @@ impl ManagerHost {
             Output::Snapshot { snapshot, .. } => {
                 self.ledger.handle(now, LedgerInput::Snapshot { snapshot });
             }
-            Output::Event(event) => log(&event),
+            Output::Event(event) => log(&self.observer, &event),
         }
         Ok(())
     }
 }
 
-fn log(event: &Event) {
+fn log(observer: &Observer, event: &Event) {
     match event {
-        Event::LeadershipGained { fence } => tracing::info!(%fence, "this manager leads"),
-        Event::LeadershipLost => tracing::warn!("this manager leads no more"),
-        Event::PartAccepted { part } => tracing::info!(%part, "part accepted"),
-        Event::PartRefused { part, why } => tracing::warn!(%part, ?why, "part refused"),
+        Event::LeadershipGained { fence } => {
+            observer.count(Count::LeadershipGained);
+            tracing::info!(%fence, "this manager leads");
+        }
+        Event::LeadershipLost => {
+            observer.count(Count::LeadershipLost);
+            tracing::warn!("this manager leads no more");
+        }
+        Event::PartAccepted { part } => {
+            observer.count(Count::PartAccepted);
+            tracing::info!(job = %part.job, %part, "part accepted");
+        }
+        Event::PartRefused { part, why } => {
+            observer.count(Count::PartRefused);
+            if let Some(held_back) = observer.trouble(Part::Manager, "part refused", part) {
+                tracing::warn!(job = %part.job, %part, ?why, held_back, "part refused");
+            }
+        }
         Event::WorkflowPlaced { part, workflow, shards } => {
-            tracing::info!(%part, workflow = workflow.0, shards, "workflow placed");
+            let workflow = workflow.0;
+            tracing::info!(job = %part.job, %part, workflow, shards, "workflow placed");
         }
         Event::WorkflowEnded { part, workflow, status } => {
-            tracing::info!(%part, workflow = workflow.0, ?status, "workflow ended");
+            let workflow = workflow.0;
+            tracing::info!(job = %part.job, %part, workflow, ?status, "workflow ended");
         }
         Event::AttemptLost { attempt, worker, cause } => {
-            tracing::warn!(%attempt, %worker, ?cause, "attempt lost");
+            observer.count(Count::AttemptLost);
+            if let Some(held_back) = observer.trouble(Part::Manager, "attempt lost", attempt) {
+                let job = attempt.shard.job;
+                tracing::warn!(%job, %attempt, %worker, ?cause, held_back, "attempt lost");
+            }
         }
         Event::AttemptOpened { attempt, worker } => {
-            tracing::info!(%attempt, %worker, "attempt opened");
+            observer.count(Count::AttemptReopened);
+            tracing::info!(job = %attempt.shard.job, %attempt, %worker, "attempt opened");
         }
-        Event::PartEnded { part, status } => tracing::info!(%part, ?status, "part ended"),
+        Event::PartEnded { part, status } => {
+            observer.count(Count::PartEnded);
+            tracing::info!(job = %part.job, %part, ?status, "part ended");
+        }
         Event::WorkerJoined { worker, incarnation } => {
+            observer.count(Count::WorkerJoined);
             tracing::info!(%worker, %incarnation, "worker joined");
         }
         Event::StaleFence { from, fence, held } => {
-            tracing::warn!(%from, %fence, %held, "a deposed sender was refused");
+            observer.count(Count::StaleFence);
+            if let Some(held_back) = observer.trouble(Part::Manager, "stale fence", from) {
+                tracing::warn!(%from, %fence, %held, held_back, "a deposed sender was refused");
+            }
         }
         Event::LateDelta { attempt, requests } => {
-            tracing::warn!(%attempt, requests, "statistics came after their attempt was closed");
+            observer.add(Count::LateRequests, *requests);
+            if let Some(held_back) = observer.trouble(Part::Manager, "late delta", attempt) {
+                tracing::warn!(
+                    job = %attempt.shard.job, %attempt, requests, held_back,
+                    "statistics came after their attempt was closed"
+                );
+            }
         }
-        Event::Malformed { what, error } => tracing::error!(what, error, "unreadable"),
+        Event::Malformed { what, error } => {
+            if let Some(held_back) = observer.trouble(Part::Manager, "unreadable", what) {
+                tracing::error!(what, error, held_back, "unreadable");
+            }
+        }
     }
 }
 

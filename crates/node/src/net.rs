@@ -1,6 +1,7 @@
 //! Links that begin: within the process, called, and answered.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyperscale_model::{Backoff, Role};
@@ -11,6 +12,7 @@ use tokio::sync::mpsc;
 use crate::NodeConfig;
 use crate::gate::chain;
 use crate::link::{self, End, LinkEvent};
+use crate::observe::{Observer, Part};
 use crate::storage::{Identity, random};
 
 /// How long a connection and its TLS handshake may take.
@@ -36,7 +38,13 @@ pub(crate) fn join(caller: Hello, to_caller: Events, called: Hello, to_called: E
 }
 
 /// Calls a node for ever: whenever the link is down, it is called again.
-pub(crate) async fn call(config: Rc<NodeConfig>, address: String, hello: Hello, events: Events) {
+pub(crate) async fn call(
+    config: Rc<NodeConfig>,
+    address: String,
+    hello: Hello,
+    events: Events,
+    observer: Arc<Observer>,
+) {
     let seed = random().unwrap_or(0); // It only spreads retries.
     let mut backoff = Backoff::seeded(Duration::from_millis(100), seed).with_cap(RETRY_MAX);
     loop {
@@ -47,7 +55,10 @@ pub(crate) async fn call(config: Rc<NodeConfig>, address: String, hello: Hello, 
         if error.was_up {
             backoff.reset();
         }
-        tracing::warn!(%address, role = %hello.role, error = error.message, "no link; trying again");
+        if let Some(held_back) = observer.trouble(Part::Link, "no link", &address) {
+            let (node, role, error) = (hello.node, hello.role, error.message);
+            tracing::warn!(%address, %node, %role, error, held_back, "no link; trying again");
+        }
         tokio::time::sleep(backoff.next_delay()).await;
     }
 }
@@ -87,21 +98,27 @@ pub(crate) async fn listen(
     listener: TcpListener,
     identity: Identity,
     events: Events,
+    observer: Arc<Observer>,
 ) {
     loop {
         let (stream, from) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
                 // Out of descriptors, most likely: links must end before others begin.
-                tracing::error!(%error, "a link cannot be accepted");
+                if let Some(held_back) = observer.trouble(Part::Link, "accept", "") {
+                    tracing::error!(%error, held_back, "a link cannot be accepted");
+                }
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
         };
         let (config, events) = (Rc::clone(&config), events.clone());
+        let observer = Arc::clone(&observer);
         tokio::task::spawn_local(async move {
-            if let Err(message) = answer(&config, stream, identity, &events).await {
-                tracing::warn!(%from, error = message, "a link ended");
+            if let Err(message) = answer(&config, stream, identity, &events).await
+                && let Some(held_back) = observer.trouble(Part::Link, "link ended", from.ip())
+            {
+                tracing::warn!(%from, error = message, held_back, "a link ended");
             }
         });
     }

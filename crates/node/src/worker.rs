@@ -1,5 +1,6 @@
 //! A worker on this machine: its rules, and the engine that they steer.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyperscale_engine::{AttemptNews, CoreEvent, Engine, RunEnd, Stop, Work};
@@ -9,10 +10,10 @@ use hyperscale_worker::{
     EngineCommand, EngineEvent, Event, Input, Output, Preparation, Worker, WorkerConfig,
 };
 
-use crate::clock::Clock;
 use crate::drive::{Host, NodeError, Progress};
 use crate::link::LinkEvent;
 use crate::links::{Change, Links};
+use crate::observe::{Count, Observer, Part};
 
 /// How often dead threads are looked for.
 const CHECK: Duration = Duration::from_secs(1);
@@ -31,21 +32,15 @@ pub(crate) struct WorkerHost {
     worker: Worker,
     engine: Engine,
     links: Links,
-    clock: Clock,
+    observer: Arc<Observer>,
     next_check: Time,
     has_left: bool,
 }
 
 impl WorkerHost {
-    pub(crate) fn new(config: WorkerConfig, engine: Engine, clock: Clock) -> Self {
-        Self {
-            worker: Worker::new(config),
-            engine,
-            links: Links::default(),
-            clock,
-            next_check: Time::ZERO,
-            has_left: false,
-        }
+    pub(crate) fn new(config: WorkerConfig, engine: Engine, observer: Arc<Observer>) -> Self {
+        let (worker, links) = (Worker::new(config), Links::new(Arc::clone(&observer)));
+        Self { worker, engine, links, observer, next_check: Time::ZERO, has_left: false }
     }
 
     fn tell(&mut self, now: Time, event: EngineEvent) {
@@ -87,7 +82,7 @@ impl WorkerHost {
                 (attempt, self.engine.run(attempt, start_in, job_elapsed, load_elapsed))
             }
             EngineCommand::Lease { until } => {
-                self.engine.lease(self.clock.instant(until));
+                self.engine.lease(self.observer.clock().instant(until));
                 return;
             }
             EngineCommand::Stop { attempt, mode } => {
@@ -109,7 +104,10 @@ impl WorkerHost {
     }
 
     fn lost(&mut self, now: Time, attempt: AttemptId) {
-        tracing::error!(%attempt, "a core that ran this attempt is gone");
+        if let Some(held_back) = self.observer.trouble(Part::Worker, "core gone", attempt) {
+            let job = attempt.shard.job;
+            tracing::error!(%job, %attempt, held_back, "a core that ran this attempt is gone");
+        }
         let end = AttemptEnd::CoreLost { message: "a core of the worker is gone".to_owned() };
         self.tell(now, EngineEvent::Ended { attempt, end, published: Default::default() });
     }
@@ -131,21 +129,45 @@ fn work(preparation: Preparation) -> Work {
     }
 }
 
-fn log(event: &Event) {
+fn log(observer: &Observer, event: &Event) {
     match event {
         Event::LeaderChanged { leader, fence } => tracing::info!(%leader, %fence, "new leader"),
-        Event::LeaseLost => tracing::warn!("no leader answers: load stops"),
+        Event::LeaseLost => {
+            observer.count(Count::LeaseLost);
+            if let Some(held_back) = observer.trouble(Part::Worker, "lease lost", "") {
+                tracing::warn!(held_back, "no leader answers: load stops");
+            }
+        }
         Event::LeaseRegained => tracing::info!("a leader answers again: load goes on"),
         Event::AttemptRefused { attempt, why } => {
-            tracing::warn!(%attempt, ?why, "attempt refused");
+            observer.count(Count::AttemptRefused);
+            if let Some(held_back) = observer.trouble(Part::Worker, "attempt refused", attempt) {
+                let job = attempt.shard.job;
+                tracing::warn!(%job, %attempt, ?why, held_back, "attempt refused");
+            }
         }
-        Event::AttemptStarted { attempt } => tracing::info!(%attempt, "attempt started"),
-        Event::AttemptEnded { attempt, end } => tracing::info!(%attempt, ?end, "attempt ended"),
+        Event::AttemptStarted { attempt } => {
+            observer.count(Count::AttemptStarted);
+            tracing::info!(job = %attempt.shard.job, %attempt, "attempt started");
+        }
+        Event::AttemptEnded { attempt, end } => {
+            observer.count(Count::AttemptEnded);
+            tracing::info!(job = %attempt.shard.job, %attempt, ?end, "attempt ended");
+        }
         Event::StaleFence { from, fence, held } => {
-            tracing::warn!(%from, %fence, %held, "a deposed sender was refused");
+            observer.count(Count::StaleFence);
+            if let Some(held_back) = observer.trouble(Part::Worker, "stale fence", from) {
+                tracing::warn!(%from, %fence, %held, held_back, "a deposed sender was refused");
+            }
         }
         Event::AttemptForgotten { attempt, uncounted_requests } => {
-            tracing::warn!(%attempt, uncounted_requests, "the leader does not know this attempt");
+            observer.count(Count::AttemptForgotten);
+            if let Some(held_back) = observer.trouble(Part::Worker, "attempt forgotten", attempt) {
+                tracing::warn!(
+                    job = %attempt.shard.job, %attempt, uncounted_requests, held_back,
+                    "the leader does not know this attempt"
+                );
+            }
         }
     }
 }
@@ -200,7 +222,7 @@ impl Host for WorkerHost {
                 match output {
                     Output::Send { to, message } => self.links.send(to, &message),
                     Output::Engine(command) => self.command(now, command),
-                    Output::Event(event) => log(&event),
+                    Output::Event(event) => log(&self.observer, &event),
                     Output::Drained => self.has_left = true,
                 }
             }

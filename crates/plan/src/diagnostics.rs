@@ -394,7 +394,8 @@ impl Collector {
 const NEAREST_CHARS_MAX: usize = 48;
 
 /// The known name that `name` is most likely a slip of.
-pub(crate) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+#[must_use]
+pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let length = name.chars().count();
     if length > NEAREST_CHARS_MAX {
         return None;

@@ -53,9 +53,12 @@ mod yaml;
 
 pub use compile::{CompileOptions, Compiled, ReadFile, compile};
 pub use context::{CONTEXT_BYTES_MAX, Context, Secrets};
-pub use diagnostics::{DIAGNOSTICS_MAX, Diagnostic, Diagnostics, Location, Paint, Severity};
+pub use diagnostics::{
+    DIAGNOSTICS_MAX, Diagnostic, Diagnostics, Location, Paint, Severity, nearest,
+};
 pub use ir::*;
 pub use load::{Arrivals, Distribution, Load, LoadKind, Stage};
 pub use reference::{json_schema, reference};
 pub use slice::Slice;
 pub use threshold::{Aggregate, Comparison, DatacenterFilter, Filter, Threshold, ThresholdMetric};
+pub use units::{UnitError, duration as parse_duration};

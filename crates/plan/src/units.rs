@@ -7,21 +7,38 @@ const DURATION_MAX: Duration = Duration::from_secs(365 * 86_400);
 
 /// Text that is no value of the wanted kind.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum UnitError {
+#[non_exhaustive]
+pub enum UnitError {
     /// A number that says nothing of its unit.
     #[error("`{number}` lacks a unit")]
-    BareNumber { number: String, form: &'static str },
+    BareNumber {
+        /// The number.
+        number: String,
+        /// What would have been right.
+        form: &'static str,
+    },
     /// Something else.
     #[error("`{text}` is not {expected}")]
-    Malformed { text: String, expected: &'static str },
+    Malformed {
+        /// The text.
+        text: String,
+        /// What would have been right.
+        expected: &'static str,
+    },
     /// More than makes sense.
     #[error("`{text}` is more than {limit}")]
-    TooMuch { text: String, limit: &'static str },
+    TooMuch {
+        /// The text.
+        text: String,
+        /// The most that makes sense.
+        limit: &'static str,
+    },
 }
 
 impl UnitError {
     /// What would have been right.
-    pub(crate) fn hint(&self) -> Option<String> {
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
         match self {
             Self::BareNumber { form, .. } => Some(format!("write {form}")),
             Self::Malformed { .. } | Self::TooMuch { .. } => None,
@@ -66,8 +83,12 @@ fn shown(text: &str) -> String {
     crate::yaml::shorten(text)
 }
 
-/// `250ms`, `1m30s`; zero needs no unit.
-pub(crate) fn duration(text: &str) -> Result<Duration, UnitError> {
+/// Reads `250ms`, `1m30s`; zero needs no unit.
+///
+/// # Errors
+///
+/// If it is something else, or longer than makes sense.
+pub fn duration(text: &str) -> Result<Duration, UnitError> {
     let malformed = || UnitError::Malformed {
         text: shown(text),
         expected: "a duration such as `250ms` or `1m30s`",

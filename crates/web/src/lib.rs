@@ -1,49 +1,52 @@
-//! The HTTP API of a gate, under `/api/v1`. The command line uses nothing else.
+//! The HTTP API of a gate, under `/api/v1`, and its metrics at `/metrics`. The command line uses
+//! nothing else.
 //!
-//! | request | answer |
-//! |---|---|
-//! | `POST /jobs` [`Submission`] | `201` [`Accepted`]; the same for a repeated key |
-//! | `GET /jobs` | [`JobView`]s, the newest first |
-//! | `GET /jobs/{job}` | [`JobView`] |
-//! | `POST /jobs/{job}/cancel` [`Cancellation`] | [`JobView`] |
-//! | `GET /jobs/{job}/results` | [`JobResult`], or `409` while it runs |
-//! | `GET /jobs/{job}/events` | server-sent events: `event` ([`EventRecord`], resumed after `Last-Event-ID`), `view` ([`LiveView`]), `end` |
-//! | `GET /datacenters` | [`DatacenterView`]s |
-//! | `GET /health` | `200` while the gate answers; needs no token |
+//! One table says what there is (`operations.rs`): routes, who may use them, limits, metrics and the
+//! OpenAPI document come from it. `docs/openapi.json` is that document.
 //!
 //! Errors are `application/problem+json` (RFC 9457) with a stable `type`.
-//!
-//! [`JobView`]: hyperscale_gate::JobView
-//! [`DatacenterView`]: hyperscale_gate::DatacenterView
-//! [`JobResult`]: hyperscale_report::JobResult
-//! [`EventRecord`]: hyperscale_report::EventRecord
-//! [`LiveView`]: hyperscale_report::LiveView
 
+mod body;
+mod counts;
 mod events;
+mod handlers;
+mod limits;
+mod openapi;
+mod operations;
+mod patience;
 mod problem;
+mod schemas;
+mod server;
 mod tokens;
 
-use std::sync::Arc;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use axum::Json;
-use axum::extract::{DefaultBodyLimit, Path, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use base64::Engine as _;
-use hyperscale_gate::{Reply, Request};
-use hyperscale_model::JobId;
-use hyperscale_node::GateHandle;
+use axum::routing::get;
+use hyperscale_gate::{Reply, Request as Ask};
+use hyperscale_model::{ClientId, JobId};
+use hyperscale_node::{GateHandle, Observer};
 use hyperscale_plan::{Plan, Secrets};
-use hyperscale_wire::StopMode;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 
+pub use crate::limits::{Limits, Rate};
+pub use crate::openapi::document as openapi;
 pub use crate::problem::Problem;
 pub use crate::tokens::{Access, Token, Tokens};
 
-/// The largest request: a plan with its data, in base64.
-const BODY_BYTES_MAX: usize = 96 << 20;
+use crate::limits::{Asker, RateLimiter};
+use crate::operations::{OPERATIONS, Operation, methods_of};
+use crate::server::{Front, Peer};
+
+/// Buckets of rate limits at once.
+const BUCKETS_MAX: usize = 10_000;
 
 /// A test to run.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -85,41 +88,164 @@ pub struct Cancellation {
 pub(crate) struct Api {
     gate: GateHandle,
     tokens: Arc<Tokens>,
+    limiter: Option<Arc<Mutex<RateLimiter>>>,
+    front: Arc<Front>,
 }
+
+/// In whose name a request is made.
+#[derive(Debug, Clone)]
+pub(crate) struct Caller(ClientId);
 
 /// Serves the API until the listener breaks or the future is dropped.
 ///
 /// # Errors
 ///
 /// If the listener breaks.
-pub async fn serve(listener: TcpListener, gate: GateHandle, tokens: Tokens) -> std::io::Result<()> {
-    let api = Api { gate, tokens: Arc::new(tokens) };
-    let jobs = axum::Router::new()
-        .route("/jobs", get(list).post(submit))
-        .route("/jobs/{job}", get(job))
-        .route("/jobs/{job}/cancel", post(cancel))
-        .route("/jobs/{job}/results", get(results))
-        .route("/jobs/{job}/events", get(events::follow))
-        .route("/datacenters", get(datacenters))
-        .route("/health", get(async || StatusCode::OK))
-        .fallback(async || Problem::new(StatusCode::NOT_FOUND, "not-found", "no such path"))
-        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-        .with_state(api);
-    let router = axum::Router::new().nest("/api/v1", jobs);
-    axum::serve(listener, router).await
+pub async fn serve(
+    listener: TcpListener,
+    gate: GateHandle,
+    tokens: Tokens,
+    limits: Limits,
+) -> std::io::Result<()> {
+    let api = Api::new(gate, tokens, limits);
+    server::serve(listener, router(&api), Arc::clone(&api.front)).await
+}
+
+/// Serves what a process counts, at `/metrics`: for one that has no gate.
+///
+/// # Errors
+///
+/// If the listener breaks.
+pub async fn serve_metrics(
+    listener: TcpListener,
+    observer: Arc<Observer>,
+    tokens: Tokens,
+    limits: Limits,
+) -> std::io::Result<()> {
+    let front = Front::new(limits, Arc::clone(&observer));
+    let show = async move |headers: HeaderMap| {
+        tokens.check(&headers, Access::View).map(|_client| as_metrics(observer.text()))
+    };
+    let router = axum::Router::new().route("/metrics", get(show)).fallback(async || {
+        let message = "there is nothing here but /metrics";
+        Problem::new(StatusCode::NOT_FOUND, "no-such-path", message)
+    });
+    server::serve(listener, router, front).await
+}
+
+/// Metrics as an answer.
+pub(crate) fn as_metrics(text: String) -> Response {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
+}
+
+fn router(api: &Api) -> axum::Router {
+    let mut router = axum::Router::new();
+    for operation in OPERATIONS {
+        let guarded = from_fn_with_state((api.clone(), operation), guard);
+        router = router.route(operation.path, (operation.handler)().route_layer(guarded));
+    }
+    router
+        .fallback(no_path)
+        .method_not_allowed_fallback(no_method)
+        // What axum refuses by itself is too large for nothing: bodies have limits of their own.
+        .layer(axum::extract::DefaultBodyLimit::disable())
+        .with_state(api.clone())
+}
+
+/// Lets a request through to its handler if its client may ask for that, now.
+async fn guard(
+    State((api, operation)): State<(Api, &'static Operation)>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let answer = match api.admit(operation, &request) {
+        Ok(client) => {
+            request.extensions_mut().insert(Caller(client));
+            next.run(request).await
+        }
+        Err(problem) => problem.into_response(),
+    };
+    api.front.counts.answered(Some(operation), answer.status());
+    answer
+}
+
+async fn no_path(State(api): State<Api>, request: Request) -> Response {
+    let message = format!("there is no path {}; see /api/v1/openapi.json", request.uri().path());
+    let answer = Problem::new(StatusCode::NOT_FOUND, "no-such-path", &message).into_response();
+    api.front.counts.answered(None, answer.status());
+    answer
+}
+
+async fn no_method(State(api): State<Api>, request: Request) -> Response {
+    let allowed = methods_of(request.uri().path()).join(", ");
+    let message = format!("{} takes {allowed}, and not {}", request.uri().path(), request.method());
+    let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "wrong-method", &message);
+    let mut answer = problem.into_response();
+    if let Ok(allowed) = HeaderValue::try_from(allowed) {
+        answer.headers_mut().insert(header::ALLOW, allowed);
+    }
+    api.front.counts.answered(None, answer.status());
+    answer
 }
 
 impl Api {
-    /// Asks the gate in the name of whoever's token the request carries.
-    pub(crate) async fn ask(
-        &self,
-        headers: &HeaderMap,
-        needed: Access,
-        request: Request,
-    ) -> Result<Reply, Problem> {
-        let client = self.tokens.check(headers, needed)?;
-        let reply = self.gate.ask(client, request).await;
-        match reply {
+    fn new(gate: GateHandle, tokens: Tokens, limits: Limits) -> Self {
+        let limiter =
+            limits.rate.map(|rate| Arc::new(Mutex::new(RateLimiter::new(rate, BUCKETS_MAX))));
+        let front = Front::new(limits, Arc::clone(gate.observer()));
+        Self { gate, tokens: Arc::new(tokens), limiter, front }
+    }
+
+    /// Whether a request may pass, and in whose name.
+    fn admit(&self, operation: &'static Operation, request: &Request) -> Result<ClientId, Problem> {
+        let peer = request.extensions().get::<Peer>();
+        let peer = peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0);
+        let from_peer = Asker::Address(peer);
+        let (client, asker) = match operation.needs.map(|n| self.tokens.check(request.headers(), n))
+        {
+            None => (ClientId::from("anonymous"), from_peer),
+            Some(Ok(client)) if self.tokens.0.is_empty() => (client, from_peer),
+            Some(Ok(client)) => (client.clone(), Asker::Client(client)),
+            Some(Err(problem)) => {
+                // Guessing tokens is slow, too.
+                self.take(from_peer, "refused")?;
+                return Err(problem);
+            }
+        };
+        if operation.is_limited {
+            self.take(asker, operation.id)?;
+        }
+        Ok(client)
+    }
+
+    fn take(&self, asker: Asker, operation: &'static str) -> Result<(), Problem> {
+        let Some(limiter) = &self.limiter else { return Ok(()) };
+        let now = self.front.observer.clock().now();
+        let mut limiter = limiter.lock().unwrap_or_else(PoisonError::into_inner);
+        limiter.take(now, asker, operation).map_err(|wait: Duration| {
+            self.front.counts.rate_limited.fetch_add(1, Ordering::Relaxed);
+            let message = format!("too many requests of this kind; the next may come in {wait:?}");
+            // Whole seconds, and never too early.
+            let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+            Problem::new(StatusCode::TOO_MANY_REQUESTS, "too-fast", &message).retry_after(seconds)
+        })
+    }
+
+    /// Asks the gate, and waits only so long.
+    pub(crate) async fn ask(&self, client: ClientId, ask: Ask) -> Result<Reply, Problem> {
+        match tokio::time::timeout(self.front.limits.answer_time, self.watch(client, ask)).await {
+            Ok(reply) => reply,
+            Err(_late) => {
+                let message =
+                    format!("the gate has no answer after {:?}", self.front.limits.answer_time);
+                Err(Problem::new(StatusCode::GATEWAY_TIMEOUT, "no-answer", &message).retry_after(1))
+            }
+        }
+    }
+
+    /// Asks the gate something that has no answer before something happens.
+    pub(crate) async fn watch(&self, client: ClientId, ask: Ask) -> Result<Reply, Problem> {
+        match self.gate.ask(client, ask).await {
             Ok(Reply::Error(error)) => Err(Problem::from(error)),
             Ok(reply) => Ok(reply),
             Err(error) => {
@@ -129,91 +255,5 @@ impl Api {
     }
 }
 
-fn parse_job(text: &str) -> Result<JobId, Problem> {
-    text.parse().map_err(|error| {
-        let message = format!("`{text}` is no job id: {error}");
-        Problem::new(StatusCode::BAD_REQUEST, "bad-job-id", &message)
-    })
-}
-
-fn unexpected() -> Response {
-    let message = "the gate gave an answer to another question";
-    Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message).into_response()
-}
-
-async fn submit(
-    State(api): State<Api>,
-    headers: HeaderMap,
-    body: Result<Json<Submission>, axum::extract::rejection::JsonRejection>,
-) -> Result<Response, Problem> {
-    let Json(submission) =
-        body.map_err(|error| Problem::new(error.status(), "bad-submission", &error.body_text()))?;
-    let blobs = (submission.blobs.iter())
-        .map(|text| base64::engine::general_purpose::STANDARD.decode(text).map(Arc::from))
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| {
-            let message = format!("a blob is not base64: {error}");
-            Problem::new(StatusCode::BAD_REQUEST, "bad-submission", &message)
-        })?;
-    let (key, plan, secrets) = (submission.key, submission.plan.to_bytes(), submission.secrets);
-    let request = Request::Submit { key, plan, blobs, secrets };
-    match api.ask(&headers, Access::Run, request).await? {
-        Reply::Accepted { job } => {
-            Ok((StatusCode::CREATED, Json(Accepted { job })).into_response())
-        }
-        _ => Ok(unexpected()),
-    }
-}
-
-async fn list(State(api): State<Api>, headers: HeaderMap) -> Result<Response, Problem> {
-    match api.ask(&headers, Access::View, Request::List).await? {
-        Reply::Jobs(jobs) => Ok(Json(jobs).into_response()),
-        _ => Ok(unexpected()),
-    }
-}
-
-async fn job(
-    State(api): State<Api>,
-    Path(job): Path<String>,
-    headers: HeaderMap,
-) -> Result<Response, Problem> {
-    let job = parse_job(&job)?;
-    match api.ask(&headers, Access::View, Request::Get { job }).await? {
-        Reply::Job(view) => Ok(Json(view).into_response()),
-        _ => Ok(unexpected()),
-    }
-}
-
-async fn cancel(
-    State(api): State<Api>,
-    Path(job): Path<String>,
-    headers: HeaderMap,
-    body: Option<Json<Cancellation>>,
-) -> Result<Response, Problem> {
-    let job = parse_job(&job)?;
-    let Cancellation { workflow, now } = body.map(|Json(body)| body).unwrap_or_default();
-    let mode = if now { StopMode::Now } else { StopMode::Graceful };
-    match api.ask(&headers, Access::Run, Request::Cancel { job, workflow, mode }).await? {
-        Reply::Job(view) => Ok(Json(view).into_response()),
-        _ => Ok(unexpected()),
-    }
-}
-
-async fn results(
-    State(api): State<Api>,
-    Path(job): Path<String>,
-    headers: HeaderMap,
-) -> Result<Response, Problem> {
-    let job = parse_job(&job)?;
-    match api.ask(&headers, Access::View, Request::Results { job }).await? {
-        Reply::Results(result) => Ok(Json(&*result).into_response()),
-        _ => Ok(unexpected()),
-    }
-}
-
-async fn datacenters(State(api): State<Api>, headers: HeaderMap) -> Result<Response, Problem> {
-    match api.ask(&headers, Access::View, Request::Datacenters).await? {
-        Reply::Datacenters(views) => Ok(Json(views).into_response()),
-        _ => Ok(unexpected()),
-    }
-}
+#[cfg(test)]
+mod tests;

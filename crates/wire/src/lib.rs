@@ -29,7 +29,7 @@ pub use frame::{
 pub use handshake::{Hello, HelloError, PROTOCOL_MAX, PROTOCOL_MIN};
 pub use message::{
     Assignment, AttemptEnd, AttemptPhase, AttemptReport, AttemptSummary, BLOB_CHUNK_BYTES, Class,
-    DatacenterStatus, Gap, GapCause, Message, PartOffer, PartReport, PartResult, Pressure,
-    RefuseAttempt, RefusePart, StopMode, StopReason, Subject, WorkerReport, WorkflowReport,
-    WorkflowState,
+    DatacenterStatus, Gap, GapCause, Message, NODES_TOLD_MAX, NodeState, NodeStatus, PartOffer,
+    PartReport, PartResult, Pressure, RefuseAttempt, RefusePart, SOFTWARE, StopMode, StopReason,
+    Subject, WorkerReport, WorkflowReport, WorkflowState,
 };

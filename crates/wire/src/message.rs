@@ -437,6 +437,48 @@ pub struct DatacenterStatus {
     pub cores: u32,
     /// Those of them that are free.
     pub free_cores: u32,
+    /// Its nodes: the sender first, then workers, at most [`NODES_TOLD_MAX`].
+    #[serde(default)]
+    pub nodes: Vec<NodeStatus>,
+}
+
+/// How many nodes of a datacenter are told one by one: their rows fit in a frame.
+pub const NODES_TOLD_MAX: usize = 1_000;
+
+/// The version of the software that this node runs.
+pub const SOFTWARE: &str = env!("CARGO_PKG_VERSION");
+
+/// A node of a datacenter, as its leader sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// Which.
+    pub node: NodeId,
+    /// What it is.
+    pub role: Role,
+    /// How it is.
+    pub state: NodeState,
+    /// Its cores; 0 if it is no worker.
+    pub cores: u32,
+    /// Those of them that may be given away.
+    pub free_cores: u32,
+    /// The version of its software; empty if it is too old to say.
+    pub software: String,
+}
+
+/// How a node is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NodeState {
+    /// A gate or manager that decides.
+    Leading,
+    /// A gate or manager that would take over.
+    Following,
+    /// A worker that takes work.
+    Ready,
+    /// A worker that finishes what runs, and takes nothing new.
+    Draining,
+    /// A worker that is linked and has said nothing lately.
+    Silent,
 }
 
 /// How a part is doing, in full each time.
@@ -543,6 +585,9 @@ pub struct WorkerReport {
     pub cores: u32,
     /// Whether it takes new attempts.
     pub is_draining: bool,
+    /// The version of its software.
+    #[serde(default)]
+    pub software: String,
     /// The attempts that it knows of.
     pub attempts: Vec<AttemptReport>,
 }

@@ -34,7 +34,7 @@ use hyperscale_plan::expr::Value;
 use hyperscale_stats::WindowFigures;
 use hyperscale_wire::{
     Assignment, AttemptEnd, AttemptPhase, AttemptReport, AttemptSummary, Message, Pressure,
-    RefuseAttempt, StopMode, Subject, WorkerReport,
+    RefuseAttempt, SOFTWARE, StopMode, Subject, WorkerReport,
 };
 
 use crate::attempt::{Attempt, Phase};
@@ -407,6 +407,7 @@ impl Worker {
             version: self.version,
             cores: self.config.cores,
             is_draining: self.drain.is_some(),
+            software: SOFTWARE.to_owned(),
             attempts: self
                 .attempts
                 .iter()
