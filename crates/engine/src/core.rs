@@ -29,6 +29,13 @@ pub(crate) struct Core {
     pub(crate) thread: JoinHandle<()>,
 }
 
+/// What all attempts of a core share.
+#[derive(Debug)]
+pub(crate) struct Common {
+    pub(crate) scratch: Rc<RefCell<Box<[u8]>>>,
+    pub(crate) lease: Rc<Lease>,
+}
+
 /// Starts a core's thread. It ends when the sender of its commands is gone and its attempts are
 /// over.
 pub(crate) fn spawn(core: u32, events: mpsc::Sender<CoreEvent>) -> Result<Core, CoreError> {
@@ -41,16 +48,17 @@ pub(crate) fn spawn(core: u32, events: mpsc::Sender<CoreEvent>) -> Result<Core, 
 }
 
 async fn serve(core: u32, mut commands: mpsc::Receiver<Command>, events: mpsc::Sender<CoreEvent>) {
-    let scratch = Rc::new(RefCell::new(vec![0; SCRATCH_BYTES].into_boxed_slice()));
-    let lease = Rc::new(Lease::default());
+    let common = Common {
+        scratch: Rc::new(RefCell::new(vec![0; SCRATCH_BYTES].into_boxed_slice())),
+        lease: Rc::default(),
+    };
     let mut runs: BTreeMap<AttemptId, Rc<Run>> = BTreeMap::new();
     while let Some(command) = commands.recv().await {
         runs.retain(|_, run| !run.is_over());
         match command {
             Command::Prepare { work, slice, rows } => {
                 let attempt = work.attempt;
-                let shared = (Rc::clone(&scratch), Rc::clone(&lease), rows);
-                let what = match Run::new(core, work, slice, shared, events.clone()) {
+                let what = match Run::new(core, work, slice, rows, &common, events.clone()) {
                     Ok(run) => {
                         runs.insert(attempt, Rc::new(run));
                         CoreNews::Prepared
@@ -67,7 +75,7 @@ async fn serve(core: u32, mut commands: mpsc::Receiver<Command>, events: mpsc::S
                     tokio::task::spawn_local(run.drive(job_zero, load_zero, at));
                 }
             }
-            Command::Lease { until } => lease.renew(until),
+            Command::Lease { until } => common.lease.renew(until),
             Command::Scale { attempt, vus } => {
                 if let Some(run) = runs.get(&attempt) {
                     run.scale(vus);

@@ -13,6 +13,7 @@ use hyperscale_stats::{Exchange, Recorder, WindowFigures};
 use tokio::sync::{Notify, mpsc};
 use tokio_rustls::TlsConnector;
 
+use crate::core::Common;
 use crate::executor;
 use crate::lease::Lease;
 use crate::pool::Pools;
@@ -82,7 +83,8 @@ impl Run {
         core: u32,
         work: Arc<Work>,
         slice: Slice,
-        (scratch, lease, rows): (Rc<RefCell<Box<[u8]>>>, Rc<Lease>, SharedRows),
+        rows: SharedRows,
+        common: &Common,
         events: mpsc::Sender<CoreEvent>,
     ) -> Result<Self, String> {
         let plan = &work.plan;
@@ -103,8 +105,8 @@ impl Run {
             iterations_done,
             program,
             recorder: RefCell::new(recorder),
-            scratch,
-            lease,
+            scratch: Rc::clone(&common.scratch),
+            lease: Rc::clone(&common.lease),
             rows_max: rows_max(plan, workflow),
             resolver,
             tls: RefCell::default(),

@@ -77,6 +77,7 @@ impl World {
         let attempt = work.attempt;
         let cores = u32::try_from(work.cores.len()).unwrap();
         let (mut engine, mut events) = Engine::start(cores).unwrap();
+        #[expect(clippy::disallowed_methods, reason = "a lease that outlasts the test")]
         engine.lease(std::time::Instant::now() + Duration::from_secs(3_600));
         assert!(engine.prepare(work));
         let mut then = Some(then);
