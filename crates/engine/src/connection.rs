@@ -21,8 +21,8 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::clock;
 use crate::request::Origin;
+use crate::{clock, tls};
 
 /// Bytes that a core reads at once.
 pub const SCRATCH_BYTES: usize = 64 << 10;
@@ -91,7 +91,8 @@ pub enum Keep {
 }
 
 impl Kept {
-    fn clear(&mut self) {
+    /// Forgets the answer, and keeps the memory.
+    pub fn clear(&mut self) {
         self.head.clear();
         self.body.clear();
         self.is_cut = false;
@@ -234,7 +235,7 @@ impl Connection {
             let handshake = connector.connect(name, stream);
             let stream = match tokio::time::timeout(tls_timeout, handshake).await {
                 Ok(Ok(stream)) => stream,
-                Ok(Err(error)) => return Err(Failure::new(Outcome::Tls, error.to_string())),
+                Ok(Err(error)) => return Err(Failure::new(Outcome::Tls, tls::in_words(&error))),
                 Err(_) => {
                     let message = format!("no TLS session within {tls_timeout:?}");
                     return Err(Failure::new(Outcome::Tls, message));
