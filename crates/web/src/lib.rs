@@ -26,6 +26,7 @@ mod tokens;
 use std::sync::Arc;
 
 use axum::Json;
+use axum::extract::rejection::JsonRejection;
 use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -103,6 +104,10 @@ pub async fn serve(listener: TcpListener, gate: GateHandle, tokens: Tokens) -> s
         .route("/datacenters", get(datacenters))
         .route("/health", get(async || StatusCode::OK))
         .fallback(async || Problem::new(StatusCode::NOT_FOUND, "not-found", "no such path"))
+        .method_not_allowed_fallback(async || {
+            let message = "this path takes no such method";
+            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "bad-method", message)
+        })
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(api);
     let router = axum::Router::new().nest("/api/v1", jobs);
@@ -144,7 +149,7 @@ fn unexpected() -> Response {
 async fn submit(
     State(api): State<Api>,
     headers: HeaderMap,
-    body: Result<Json<Submission>, axum::extract::rejection::JsonRejection>,
+    body: Result<Json<Submission>, JsonRejection>,
 ) -> Result<Response, Problem> {
     let Json(submission) =
         body.map_err(|error| Problem::new(error.status(), "bad-submission", &error.body_text()))?;
@@ -188,9 +193,11 @@ async fn cancel(
     State(api): State<Api>,
     Path(job): Path<String>,
     headers: HeaderMap,
-    body: Option<Json<Cancellation>>,
+    body: Result<Option<Json<Cancellation>>, JsonRejection>,
 ) -> Result<Response, Problem> {
     let job = parse_job(&job)?;
+    let body =
+        body.map_err(|error| Problem::new(error.status(), "bad-request", &error.body_text()))?;
     let Cancellation { workflow, now } = body.map(|Json(body)| body).unwrap_or_default();
     let mode = if now { StopMode::Now } else { StopMode::Graceful };
     match api.ask(&headers, Access::Run, Request::Cancel { job, workflow, mode }).await? {
