@@ -101,6 +101,7 @@ pub(crate) async fn serve(args: Box<ServeArgs>, by_command: &[&str]) -> Result<E
 fn failed(error: &NodeError) -> Failure {
     let exit = match error {
         NodeError::Config(_) => Exit::Invalid,
+        NodeError::Listen { .. } => Exit::ApiFailed,
         NodeError::Disk { .. }
         | NodeError::Ledger(_)
         | NodeError::LedgerFailed(_)
