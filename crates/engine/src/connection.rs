@@ -566,6 +566,8 @@ fn consume_chunks(
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn chunked() -> Framing {
@@ -633,6 +635,58 @@ mod tests {
             let head = parse_head(bytes, is_head).unwrap().unwrap();
             assert_eq!(head.framing, framing, "{}", bytes.escape_ascii());
             assert_eq!(head.is_keep_alive, is_keep_alive, "{}", bytes.escape_ascii());
+        }
+    }
+
+    /// What a body comes to, however it is cut: an error, or whether it is whole and how many bytes
+    /// follow it.
+    fn read_in(framing: Framing, pieces: &[&[u8]]) -> Option<(bool, usize, Vec<u8>)> {
+        let (mut framing, mut kept, mut left) = (framing, Vec::new(), 0);
+        let mut sink = Sink { kept: Some(&mut kept), limit: 64, is_cut: false };
+        for piece in pieces {
+            left += consume(&mut framing, piece, &mut sink).ok()?;
+        }
+        Some((is_done(framing), left, kept))
+    }
+
+    proptest! {
+        #[test]
+        fn pro_03_no_bytes_make_the_parser_of_answers_panic(
+            bytes in proptest::collection::vec(any::<u8>(), 0..300), is_head in any::<bool>(),
+        ) {
+            let with_status = [b"HTTP/1.1 200 OK\r\n", bytes.as_slice()].concat();
+            for bytes in [bytes, with_status] {
+                if let Ok(Some(head)) = parse_head(&bytes, is_head) {
+                    prop_assert!(head.len <= bytes.len());
+                }
+            }
+        }
+
+        #[test]
+        fn pro_03_damaged_answers_never_panic(
+            at in 0usize..140, flip in 1u8..=255, cut in 0usize..140,
+        ) {
+            let mut bytes = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\
+                Set-Cookie: a=b; Path=/\r\nConnection: keep-alive\r\n\r\n\
+                a;x=y\r\n0123456789\r\n0\r\nx: y\r\n\r\n"
+                .to_vec();
+            let length = bytes.len();
+            bytes[at % length] ^= flip;
+            bytes.truncate(cut.max(1));
+            if let Ok(Some(head)) = parse_head(&bytes, false) {
+                let _read = read_in(head.framing, &[&bytes[head.len..]]);
+            }
+        }
+
+        #[test]
+        fn pro_02_any_cut_of_any_chunks_comes_to_the_same(
+            bytes in proptest::collection::vec(
+                prop::sample::select(b"0123af;xyz \r\n\r\n\r\n\xff".to_vec()), 0..60,
+            ),
+            cut in 0usize..60,
+        ) {
+            let (first, second) = bytes.split_at(cut.min(bytes.len()));
+            prop_assert_eq!(read_in(chunked(), &[&bytes]), read_in(chunked(), &[first, second]));
         }
     }
 }
