@@ -264,6 +264,92 @@ fn certificates_that_cannot_be_read_are_named() {
         .refuses(104, &["a/b"]);
 }
 
+/// Plans that no compiler has made, sent past the command line: refused, or run without harm to any
+/// node.
+#[test]
+fn pro_03_plans_that_somebody_made_up_take_no_node_down() {
+    let world = World::new();
+    let target = world.target();
+    let mut control = world.control();
+    let mut worker = world.worker(&control);
+    control.until_free(1);
+    let text = format!(
+        "target: {}\nthresholds: [ \"failed < 50%\" ]\ndata: {{ rows: {{ values: [ {{ a: 1 }} ] }} }}\n\
+         workflows:\n  a:\n    load: {{ executor: ramping-arrival-rate, start_rate: 5/s, stages: [ \
+         {{ to: 20/s, over: 1s }} ], max_vus: 5 }}\n    steps:\n      - {{ get: \"/${{rows.a}}\", \
+         retry: {{ times: 1 }}, capture: {{ all: {{ body: true }} }} }}\n      - choose: [ {{ weight: 1, \
+         steps: [ {{ pause: 1ms..2ms }} ] }} ]\n      - repeat: {{ times: 2, steps: [ {{ get: / }} ] }}\n  \
+         b:\n    after: [ a ]\n    load: {{ executor: ramping-vus, stages: [ {{ to: 3, over: 1s }} ] }}\n    \
+         steps: [ {{ parallel: [ {{ get: / }}, {{ get: /x }} ] }} ]\n",
+        target.url("")
+    );
+    let options = hyperscale_plan::CompileOptions {
+        name: "test.yaml",
+        sets: &[],
+        environment: &|_| None,
+        read_file: &|_, _| Err("no files here".to_owned()),
+    };
+    let compiled = hyperscale_plan::compile(text.as_bytes(), &options).unwrap();
+    let plan = serde_json::to_value(&compiled.plan).unwrap();
+    let blobs: Vec<String> = {
+        use base64::Engine as _;
+        let base64 = &base64::engine::general_purpose::STANDARD;
+        compiled.blobs.iter().map(|(_, bytes)| base64.encode(bytes)).collect()
+    };
+    let extremes = serde_json::json!([0, -1, 300, u64::MAX, 1e300, 0.5, "", null]);
+    let mut places = Vec::new();
+    scalars(&plan, String::new(), &mut places);
+    let (mut taken, mut refused) = (0, 0);
+    // Each place once, with one extreme after the other.
+    for (number, place) in places.iter().enumerate() {
+        let mut plan = plan.clone();
+        *plan.pointer_mut(place).unwrap() = extremes[number % 8].clone();
+        let key = format!("key-{number}");
+        let body = serde_json::json!({ "key": key, "plan": plan, "blobs": blobs }).to_string();
+        let (status, answer) = http(&control.api, "POST", "/api/v1/jobs", &[], &body);
+        assert!(matches!(status, 201 | 400 | 422 | 503), "{place}: {status} {answer}");
+        if status != 201 {
+            refused += 1;
+            continue;
+        }
+        taken += 1;
+        let job: Value = serde_json::from_str(&answer).unwrap();
+        let job = job["job"].as_str().unwrap();
+        // It has a moment to run, as far as it can.
+        if number % 4 == 0 {
+            until("the job's start or end", WITHIN, || {
+                let view = control.get(&format!("/jobs/{job}"));
+                (view["state"]["state"] != "accepted").then_some(())
+            });
+        }
+        let cancel = format!("/api/v1/jobs/{job}/cancel");
+        let (status, answer) = http(&control.api, "POST", &cancel, &[], "{\"now\":true}");
+        assert_eq!(status, 200, "{place}: {answer}");
+        control.until_ended(job);
+        assert!(worker.is_running(), "{place}: {}", worker.stderr.text());
+    }
+    assert!(taken > 10 && refused > 10, "{taken} taken, {refused} refused");
+    assert!(!worker.stderr.text().contains("panicked"), "{}", worker.stderr.text());
+    drop(worker);
+    works(&world, &mut control);
+}
+
+/// Where the scalars of a value are.
+fn scalars(value: &Value, at: String, found: &mut Vec<String>) {
+    match value {
+        Value::Array(values) => {
+            values.iter().enumerate().for_each(|(n, v)| scalars(v, format!("{at}/{n}"), found));
+        }
+        Value::Object(values) => {
+            for (name, value) in values {
+                let name = name.replace('~', "~0").replace('/', "~1");
+                scalars(value, format!("{at}/{name}"), found);
+            }
+        }
+        _ => found.push(at),
+    }
+}
+
 /// Whatever is sent to the API, the answer is a problem in JSON with a stable type.
 #[test]
 fn pro_03_requests_that_make_no_sense_get_a_problem() {
