@@ -16,7 +16,7 @@ pub(crate) const EXIT_CODES: &str = "Exit codes:
   102  the job's time was over
   104  the test, a flag or a setting is invalid
   105  somebody stopped it
-  106  the API could not start
+  106  an address cannot be listened on
   108  the test stopped itself
   111  the job failed
   112  the gate cannot be reached, or refuses

@@ -17,7 +17,7 @@ pub(crate) enum Exit {
     Invalid = 104,
     /// Somebody stopped it.
     Interrupted = 105,
-    /// The API could not start.
+    /// An address cannot be listened on.
     ApiFailed = 106,
     /// The test asked to stop.
     Aborted = 108,

@@ -1,7 +1,7 @@
 //! `hyperscale run`: a gate, a manager and a worker in this process, and a client that submits the
 //! test to them as to any other gate.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -37,7 +37,7 @@ pub(crate) async fn run_here(
     }
     let cores = self::cores(cores);
     let mut config = NodeConfig::local(cores);
-    config.results_dir = state_dir();
+    config.results_dir = state_dir().filter(|directory| is_usable(directory));
     let node = Node::start(config)
         .map_err(|error| Failure::caused(Exit::Io, "the local system does not start", &error))?;
     let api = serve(&node).await?;
@@ -134,6 +134,18 @@ pub(crate) async fn submit(api: &Api, compiled: Compiled) -> Result<JobId, Failu
 
 pub(crate) fn refused(error: &ApiError) -> Failure {
     Failure::caused(Exit::Refused, "the gate refuses", error)
+}
+
+/// Whether results can be kept in a directory. If not, the run goes on without: many a container
+/// has no place for them.
+fn is_usable(directory: &Path) -> bool {
+    match std::fs::create_dir_all(directory) {
+        Ok(()) => true,
+        Err(error) => {
+            follow::say(&format!("the result is not kept in {}: {error}", directory.display()));
+            false
+        }
+    }
 }
 
 /// Where results of local runs are kept, by the XDG rules.

@@ -155,6 +155,7 @@ fn limits(args: &NodeArgs) -> Limits {
 fn failed(error: &NodeError) -> Failure {
     let exit = match error {
         NodeError::Config(_) => Exit::Invalid,
+        NodeError::Listen { .. } => Exit::ApiFailed,
         NodeError::Disk { .. }
         | NodeError::Ledger(_)
         | NodeError::LedgerFailed(_)

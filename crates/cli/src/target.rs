@@ -50,5 +50,5 @@ async fn listen(args: TargetArgs) -> Result<Exit, Failure> {
 }
 
 fn cannot(address: SocketAddr, error: &std::io::Error) -> Failure {
-    Failure::caused(Exit::Io, &format!("cannot listen on {address}"), error)
+    Failure::caused(Exit::ApiFailed, &format!("cannot listen on {address}"), error)
 }

@@ -9,6 +9,7 @@ mod log;
 mod state;
 
 use std::io::{IsTerminal as _, Stderr};
+use std::mem::ManuallyDrop;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::RecvTimeoutError;
@@ -54,7 +55,9 @@ pub(crate) enum Act {
 
 /// The device.
 pub(crate) struct Screen {
-    terminal: Terminal<CrosstermBackend<Stderr>>,
+    /// Never dropped: its `Drop` prints, and so panics if the terminal is gone. [`give_back`] shows
+    /// the cursor again.
+    terminal: ManuallyDrop<Terminal<CrosstermBackend<Stderr>>>,
     keys: mpsc::Receiver<Act>,
     stop: Arc<AtomicBool>,
     /// Disconnects when the keyboard's thread ends; nothing is ever sent.
@@ -78,6 +81,7 @@ impl Screen {
         log::hold();
         execute!(std::io::stderr(), EnterAlternateScreen, Clear(ClearType::All))?;
         let terminal = Terminal::new(CrosstermBackend::new(std::io::stderr()))?;
+        let terminal = ManuallyDrop::new(terminal);
         let (sender, keys) = mpsc::channel(KEYS_MAX);
         let stop = Arc::new(AtomicBool::new(false));
         let until = Arc::clone(&stop);

@@ -21,8 +21,8 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::clock;
 use crate::request::Origin;
+use crate::{clock, tls};
 
 /// Bytes that a core reads at once.
 pub const SCRATCH_BYTES: usize = 64 << 10;
@@ -91,7 +91,8 @@ pub enum Keep {
 }
 
 impl Kept {
-    fn clear(&mut self) {
+    /// Forgets the answer, and keeps the memory.
+    pub fn clear(&mut self) {
         self.head.clear();
         self.body.clear();
         self.is_cut = false;
@@ -247,7 +248,7 @@ impl Connection {
             let handshake = connector.connect(name, stream);
             let stream = match tokio::time::timeout(tls_timeout, handshake).await {
                 Ok(Ok(stream)) => stream,
-                Ok(Err(error)) => return Err(Failure::new(Outcome::Tls, error.to_string())),
+                Ok(Err(error)) => return Err(Failure::new(Outcome::Tls, tls::in_words(&error))),
                 Err(_) => {
                     let message = format!("no TLS session within {tls_timeout:?}");
                     return Err(Failure::new(Outcome::Tls, message));
@@ -593,6 +594,8 @@ fn consume_chunks(
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn chunked() -> Framing {
@@ -660,6 +663,58 @@ mod tests {
             let head = parse_head(bytes, is_head).unwrap().unwrap();
             assert_eq!(head.framing, framing, "{}", bytes.escape_ascii());
             assert_eq!(head.is_keep_alive, is_keep_alive, "{}", bytes.escape_ascii());
+        }
+    }
+
+    /// What a body comes to, however it is cut: an error, or whether it is whole and how many bytes
+    /// follow it.
+    fn read_in(framing: Framing, pieces: &[&[u8]]) -> Option<(bool, usize, Vec<u8>)> {
+        let (mut framing, mut kept, mut left) = (framing, Vec::new(), 0);
+        let mut sink = Sink { kept: Some(&mut kept), limit: 64, is_cut: false };
+        for piece in pieces {
+            left += consume(&mut framing, piece, &mut sink).ok()?;
+        }
+        Some((is_done(framing), left, kept))
+    }
+
+    proptest! {
+        #[test]
+        fn pro_03_no_bytes_make_the_parser_of_answers_panic(
+            bytes in proptest::collection::vec(any::<u8>(), 0..300), is_head in any::<bool>(),
+        ) {
+            let with_status = [b"HTTP/1.1 200 OK\r\n", bytes.as_slice()].concat();
+            for bytes in [bytes, with_status] {
+                if let Ok(Some(head)) = parse_head(&bytes, is_head) {
+                    prop_assert!(head.len <= bytes.len());
+                }
+            }
+        }
+
+        #[test]
+        fn pro_03_damaged_answers_never_panic(
+            at in 0usize..140, flip in 1u8..=255, cut in 0usize..140,
+        ) {
+            let mut bytes = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\
+                Set-Cookie: a=b; Path=/\r\nConnection: keep-alive\r\n\r\n\
+                a;x=y\r\n0123456789\r\n0\r\nx: y\r\n\r\n"
+                .to_vec();
+            let length = bytes.len();
+            bytes[at % length] ^= flip;
+            bytes.truncate(cut.max(1));
+            if let Ok(Some(head)) = parse_head(&bytes, false) {
+                let _read = read_in(head.framing, &[&bytes[head.len..]]);
+            }
+        }
+
+        #[test]
+        fn pro_02_any_cut_of_any_chunks_comes_to_the_same(
+            bytes in proptest::collection::vec(
+                prop::sample::select(b"0123af;xyz \r\n\r\n\r\n\xff".to_vec()), 0..60,
+            ),
+            cut in 0usize..60,
+        ) {
+            let (first, second) = bytes.split_at(cut.min(bytes.len()));
+            prop_assert_eq!(read_in(chunked(), &[&bytes]), read_in(chunked(), &[first, second]));
         }
     }
 }

@@ -189,9 +189,9 @@ impl<'a> Looked<'a> {
     }
 
     fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
-        let head = std::str::from_utf8(&self.kept.head).unwrap_or_default();
-        head.split("\r\n").skip(1).filter_map(|line| {
-            let (name, value) = line.split_once(':')?;
+        // Line by line: one header that is no UTF-8 must not hide the others.
+        self.kept.head.split(|&byte| byte == b'\n').skip(1).filter_map(|line| {
+            let (name, value) = std::str::from_utf8(line).ok()?.split_once(':')?;
             Some((name.trim(), value.trim()))
         })
     }
@@ -255,7 +255,64 @@ impl Answer for Looked<'_> {
 
 #[cfg(test)]
 mod tests {
+    use hyperscale_plan::expr::CompiledCapture;
+    use hyperscale_plan::{CaptureFrom, CaptureIndex};
+    use proptest::prelude::*;
+
     use super::*;
+
+    fn kept(head: &[u8], body: &[u8]) -> Kept {
+        Kept { head: head.to_vec(), body: body.to_vec(), is_cut: false }
+    }
+
+    #[test]
+    fn a_header_that_is_no_text_does_not_hide_the_others() {
+        let kept = kept(b"HTTP/1.1 200 OK\r\nx-name: Andr\xe9\r\nx-id: 7\r\n\r\n", b"");
+        let looked = Looked::new(&kept, 200, Duration::ZERO, Duration::ZERO);
+
+        assert_eq!(looked.header("x-id"), Some("7"));
+        assert_eq!(looked.header("x-name"), None);
+    }
+
+    #[test]
+    fn a_body_that_explodes_is_bounded() {
+        // A gigabyte of zeros: members of a mebibyte each, one after the other.
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        std::io::Write::write_all(&mut encoder, &vec![0; 1 << 20]).unwrap();
+        let bomb = encoder.finish().unwrap().repeat(1_024);
+        let kept = kept(b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\n\r\n", &bomb);
+        let looked = Looked::new(&kept, 200, Duration::ZERO, Duration::ZERO);
+
+        assert_eq!(looked.body().len() as u64, BODY_BYTES_MAX);
+    }
+
+    proptest! {
+        #[test]
+        fn pro_03_no_answer_makes_looking_at_it_panic(
+            head in proptest::collection::vec(any::<u8>(), 0..200),
+            encoding in prop::sample::select(vec!["gzip", "deflate", "br", ""]),
+            body in proptest::collection::vec(any::<u8>(), 0..300),
+        ) {
+            let head = [
+                format!("HTTP/1.1 200 OK\r\ncontent-encoding: {encoding}\r\n").as_bytes(),
+                &head,
+            ]
+            .concat();
+            let kept = kept(&head, &body);
+            let looked = Looked::new(&kept, 200, Duration::ZERO, Duration::ZERO);
+            let (mut random, all) = (SplitMix::new(1), CaptureIndex::All);
+            for from in [
+                CaptureFrom::Json("$..*".to_owned()),
+                CaptureFrom::Regex("(\\w+)=".to_owned()),
+                CaptureFrom::Header("x".to_owned()),
+                CaptureFrom::Cookie("x".to_owned()),
+                CaptureFrom::Body,
+            ] {
+                let capture = CompiledCapture::new(&from).unwrap();
+                let _found = capture.extract(&looked, all, &mut random);
+            }
+        }
+    }
 
     #[test]
     fn a_shuffle_takes_each_row_once() {

@@ -1,11 +1,14 @@
 //! TLS towards the target.
 
+use std::io;
 use std::sync::Arc;
 
 use hyperscale_plan::{Secrets, Tls, TlsVersion};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use tokio_rustls::TlsConnector;
@@ -86,6 +89,22 @@ fn roots(settings: &Tls) -> Result<RootCertStore, String> {
         }
     }
     Ok(roots)
+}
+
+/// Why a handshake failed, in words that say what to do about it.
+pub(crate) fn in_words(error: &io::Error) -> String {
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
+    match cause {
+        Some(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {
+            "the certificate is signed by nobody who is trusted; name its authority in `tls.ca`"
+                .to_owned()
+        }
+        Some(rustls::Error::InvalidCertificate(why)) => {
+            format!("the certificate is refused: {why}")
+        }
+        Some(error) => error.to_string(),
+        None => format!("the TLS handshake broke off: {error}"),
+    }
 }
 
 /// Takes any certificate; signatures are still checked.

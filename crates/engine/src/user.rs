@@ -12,6 +12,8 @@ use hyperscale_model::{Outcome, SplitMix};
 use hyperscale_plan::expr::{EvalError, Scope, Value};
 use hyperscale_plan::{Connections, LocalIndex, OnError, Pause, StepIndex, StopScope};
 use hyperscale_stats::{Exchange, Sample};
+use tokio::task::coop::{consume_budget, has_budget_remaining};
+use tokio::task::yield_now;
 use tokio::time::Sleep;
 use url::Url;
 
@@ -275,6 +277,8 @@ impl User {
 
     async fn steps(&mut self, ops: &[Op]) -> Flow {
         for op in ops {
+            // Steps that wait for nothing must not keep the core from everything else.
+            consume_budget().await;
             if let Some(when) = &op.when {
                 match self.evaluate(|scope| when.is_true(scope)) {
                     Ok(true) => {}
@@ -476,6 +480,8 @@ impl User {
         let mut tries = 0;
         loop {
             let Self { net, watchdog, .. } = self;
+            // An example of a request that gets no answer must not show that of an earlier one.
+            net.kept.clear();
             let exchange = follow(&run, net, ready, &flight.trace, request.keep);
             let early = run.plan().http.first_byte_timeout.map(|limit| (limit, &flight.trace));
             let result = watchdog.limit(start, ready.timeout, early, exchange).await;
@@ -517,6 +523,11 @@ impl User {
                 }
             }
             flight.land(outcome, end);
+            if sent != Sent::Well {
+                // Requests that fail before they wait for anything, such as without a descriptor
+                // for a connection, must not keep the core from everything else.
+                yield_now().await;
+            }
             return sent;
         }
     }
@@ -840,6 +851,11 @@ impl Watchdog {
                 return Poll::Ready(Some(result));
             }
             let due = deadline();
+            // Work that always has more to do (an answer without end) spends all that its task may
+            // do at once, and then timers do not answer it either.
+            if !has_budget_remaining() && clock::now() >= due {
+                return Poll::Ready(None);
+            }
             let sleep =
                 self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due.into())));
             if self.armed.is_none_or(|armed| armed > due) {

@@ -27,12 +27,11 @@ use hyperscale_plan::Plan;
 use hyperscale_report::JobResult;
 use hyperscale_wire::{DatacenterStatus, Message, Subject, decode_value, encode_value};
 
-use crate::owner::Live;
+use crate::owner::{Checkpoint, Live};
 pub use crate::request::{
     DatacenterView, JobView, NodeView, Reply, Request, RequestError, RequestErrorKind, RequestId,
 };
 use crate::state::{Applied, Entry, IdempotencyKey, State};
-use crate::statistics::Statistics;
 
 /// Settings of a gate.
 #[derive(Debug, Clone)]
@@ -320,7 +319,7 @@ pub struct Gate {
     managers: BTreeSet<NodeId>,
     datacenters: BTreeMap<DatacenterId, Datacenter>,
     blobs: Blobs,
-    checkpoints: BTreeMap<JobId, Statistics>,
+    checkpoints: BTreeMap<JobId, Checkpoint<'static>>,
     live: BTreeMap<JobId, Live>,
     results: BTreeMap<JobId, Arc<JobResult>>,
     /// Submissions whose entry is on its way, with everyone who waits for it.
@@ -397,8 +396,8 @@ impl Gate {
                 self.blobs.insert(bytes);
             }
             Input::Checkpoint { job, checkpoint } => match decode_value(&checkpoint) {
-                Ok(statistics) => {
-                    self.checkpoints.insert(job, statistics);
+                Ok(checkpoint) => {
+                    self.checkpoints.insert(job, checkpoint);
                 }
                 Err(error) => self.malformed("checkpoint", &error),
             },

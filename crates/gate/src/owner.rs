@@ -1,5 +1,6 @@
 //! What the owner of a job does: parts, statistics, thresholds, completion, news.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +18,7 @@ use hyperscale_wire::{
     Gap, Message, PartOffer, PartReport, PartResult, Pressure, RefusePart, StopMode, StopReason,
     WorkflowState, encode_value,
 };
+use serde::{Deserialize, Serialize};
 
 use crate::request::{Reply, RequestErrorKind, RequestId};
 use crate::seal::open;
@@ -47,6 +49,16 @@ pub(crate) struct Live {
     next_checkpoint: Time,
     /// Since when this gate has owned the job in this life.
     owned_since: Time,
+}
+
+/// What must outlive this life of the gate: a job's statistics, its events, and the reports that
+/// they came from.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Checkpoint<'a> {
+    statistics: Cow<'a, Statistics>,
+    events: Cow<'a, VecDeque<EventRecord>>,
+    last_event: u64,
+    reports: Vec<Option<PartReport>>,
 }
 
 #[derive(Debug, Default)]
@@ -88,6 +100,7 @@ impl Live {
     }
 
     fn note(&mut self, at: Duration, kind: &str, text: String) {
+        self.statistics.is_dirty = true;
         self.last_event += 1;
         if self.events.len() >= EVENTS_MAX {
             self.events.pop_front();
@@ -148,29 +161,46 @@ impl Gate {
                 return;
             }
         };
-        let window = self.config.window;
-        let statistics = self.checkpoints.remove(&job).unwrap_or_else(|| Statistics::new(window));
+        let known = self.checkpoints.remove(&job);
+        let is_new = known.is_none();
+        let Checkpoint { statistics, events, last_event, reports } =
+            known.unwrap_or_else(|| Checkpoint {
+                statistics: Cow::Owned(Statistics::new(self.config.window)),
+                events: Cow::Owned(VecDeque::new()),
+                last_event: 0,
+                reports: Vec::new(),
+            });
+        // Watchers may have heard of events since the checkpoint: their ids are not used again.
+        let last_event = if is_new { 0 } else { last_event.saturating_add(EVENTS_MAX as u64) };
+        let mut reports = reports.into_iter();
         let mut live = Live {
-            statistics,
+            statistics: statistics.into_owned(),
             parts: (state.parts.iter())
                 // Whoever leads there may have heard of the part, and not of its secrets.
-                .map(|_| LivePart { needs_offer: !secrets.is_empty(), ..LivePart::default() })
+                .map(|_| LivePart {
+                    needs_offer: !secrets.is_empty(),
+                    report: reports.next().flatten(),
+                    ..LivePart::default()
+                })
                 .collect(),
             secrets,
             broken_since: vec![None; plan.thresholds.len()],
             thresholds: Vec::new(),
-            events: VecDeque::new(),
-            last_event: 0,
+            events: events.into_owned(),
+            last_event,
             watchers: Vec::new(),
             next_push: now,
             next_judge: now,
-            next_checkpoint: now + self.config.checkpoint,
+            // At once: no watcher shall know of more than the next life does.
+            next_checkpoint: now,
             owned_since: now,
             plan,
         };
         let names: Vec<&str> =
             state.parts.iter().map(|(target, _)| target.datacenter.as_str()).collect();
-        live.note(Duration::ZERO, "accepted", format!("accepted for {}", names.join(", ")));
+        if is_new {
+            live.note(Duration::ZERO, "accepted", format!("accepted for {}", names.join(", ")));
+        }
         self.live.insert(job, live);
     }
 
@@ -353,7 +383,13 @@ impl Gate {
         live.next_checkpoint = now + self.config.checkpoint;
         live.statistics.is_dirty = false;
         let acknowledgements = live.statistics.take_acknowledgements();
-        match encode_value(&live.statistics) {
+        let checkpoint = Checkpoint {
+            statistics: Cow::Borrowed(&live.statistics),
+            events: Cow::Borrowed(&live.events),
+            last_event: live.last_event,
+            reports: live.parts.iter().map(|part| part.report.clone()).collect(),
+        };
+        match encode_value(&checkpoint) {
             Ok(checkpoint) => self.outputs.push(Output::StoreCheckpoint { job, checkpoint }),
             Err(error) => return self.malformed("checkpoint", &error),
         }

@@ -9,6 +9,7 @@ use hyperscale_plan::{
     After, Aggregate, Comparison, HttpSettings, Load, PLAN_FORMAT, RunSettings, Secrets, StepIndex,
     StepName, Threshold, ThresholdMetric, Workflow,
 };
+use hyperscale_report::EventRecord;
 use hyperscale_stats::{Delta, Recorder, Sample, WindowFigures};
 use hyperscale_wire::{NodeState, NodeStatus, PartReport, WorkflowReport, WorkflowState};
 
@@ -165,6 +166,14 @@ impl Desk {
         let (id, client) = (RequestId(self.requests), ClientId::from("test"));
         self.input(Input::Request { id, client, request });
         self.replies.pop()
+    }
+
+    /// The events of a job after one.
+    fn news(&mut self, job: JobId, after: u64) -> Vec<EventRecord> {
+        self.now += Duration::from_secs(1);
+        let reply = self.ask(Request::Watch { job, after });
+        let Some(Reply::News { events, .. }) = reply else { panic!("no news: {reply:?}") };
+        events
     }
 
     fn submit(&mut self, plan: &Plan) -> PartId {
@@ -417,4 +426,26 @@ fn api_01_nodes_are_listed_as_their_leader_told_them() {
     let worker = (NodeId(7), Role::Worker, NodeState::Ready, true);
     assert_eq!(rows, [gate, worker]);
     assert!(!later[1].is_fresh, "nobody has spoken for a minute");
+}
+
+#[test]
+fn events_of_an_earlier_life_are_told_once_and_their_ids_are_not_used_again() {
+    let mut desk = Desk::new();
+    let part = desk.submit(&plan(vec![workflow("a")]));
+    let job = part.job;
+    desk.message(Message::PartAccepted { part, fence: Fence(1) });
+    desk.report(part, 1, 1, WorkflowState::Running);
+    let before = desk.news(job, 0);
+    let last = before.last().unwrap().id;
+
+    desk.wait(Duration::from_secs(2));
+    desk.restart();
+    desk.input(Input::Leadership { leads: true });
+    desk.connect(1);
+    desk.report(part, 1, 2, WorkflowState::Running);
+
+    assert_eq!(desk.news(job, 0), before, "nothing is forgotten, nothing is told again");
+    desk.end(part, 3, Vec::new());
+    let after = desk.news(job, last);
+    assert!(after.iter().any(|event| event.text.contains("completed")), "{after:?}");
 }

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
 
 /// What a ledger node must find again after any crash, as bytes that only the ledger reads.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -102,7 +102,13 @@ impl DiskStore {
     ///
     /// If the file cannot be opened, is in use by another process, or is no log.
     pub fn open(path: &Path) -> io::Result<Self> {
-        let database = Database::create(path).map_err(|error| named(path, error))?;
+        let database = Database::create(path).map_err(|error| match error {
+            DatabaseError::DatabaseAlreadyOpen => {
+                let message = "it is in use by another process";
+                io::Error::new(io::ErrorKind::ResourceBusy, message)
+            }
+            error => named(path, error),
+        })?;
         let store = Self { path: path.to_owned(), database };
         let tables = || -> Result<(), redb::Error> {
             let transaction = store.database.begin_write()?;

@@ -41,6 +41,21 @@ pub enum FailureCause {
     },
 }
 
+impl FailureCause {
+    /// The cause as one word, for programs.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Threshold { .. } => "threshold",
+            Self::Placement { .. } => "placement",
+            Self::Poison { .. } => "poison",
+            Self::Test { .. } => "test",
+            Self::Context { .. } => "context",
+            Self::Lost { .. } => "lost",
+        }
+    }
+}
+
 impl fmt::Display for FailureCause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

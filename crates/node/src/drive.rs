@@ -1,6 +1,7 @@
 //! The loop that gives a role its inputs and carries out its outputs.
 
 use std::io;
+use std::net::SocketAddr;
 
 use hyperscale_ledger::OpenError;
 use hyperscale_model::Time;
@@ -32,6 +33,14 @@ pub enum NodeError {
     /// The ledger broke: nothing that was acknowledged is lost, but nothing can be decided.
     #[error("the ledger cannot be written: {0}")]
     LedgerFailed(String),
+    /// Somebody else listens there, or nobody may.
+    #[error("cannot listen for nodes on {address}")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// Why it failed.
+        source: io::Error,
+    },
     /// A thread or socket cannot be had.
     #[error("{what}")]
     Io {

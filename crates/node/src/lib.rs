@@ -292,8 +292,8 @@ impl Roles {
         let listener = match config.listen {
             None => None,
             Some(address) => {
-                let what = format!("cannot listen for nodes on {address}");
-                Some(TcpListener::bind(address).await.map_err(io(&what))?)
+                let bound = TcpListener::bind(address).await;
+                Some(bound.map_err(|source| NodeError::Listen { address, source })?)
             }
         };
         let gate = if has(Role::Gate) {

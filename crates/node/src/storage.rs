@@ -69,6 +69,11 @@ impl Storage {
         Ok(Self { root: None, results: results.map(Path::to_owned) })
     }
 
+    /// Whether others rely on what is kept here.
+    pub(crate) const fn is_durable(&self) -> bool {
+        self.root.is_some()
+    }
+
     /// Who this node is in this life. Its incarnation is on the disk before anyone hears it.
     pub(crate) fn identity(&self, name: &str) -> Result<Identity, NodeError> {
         let fresh = || -> Result<Identity, NodeError> {

@@ -77,8 +77,8 @@ pub fn compile(text: &[u8], options: &CompileOptions<'_>) -> Result<Compiled, Di
     let mut collector = Collector::default();
     let lossy;
     let text = if text.len() > FILE_BYTES_MAX {
-        let size = text.len();
-        let message = format!("the file has {size} bytes; {FILE_BYTES_MAX} are allowed");
+        let name = options.name;
+        let message = format!("{name} has more than {FILE_BYTES_MAX} bytes, which are allowed");
         collector.push(Draft::error(Span::default(), message).nowhere().link("limits"));
         ""
     } else {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Longest duration that has a meaning here: 365 days.
-const DURATION_MAX: Duration = Duration::from_secs(365 * 86_400);
+pub(crate) const DURATION_MAX: Duration = Duration::from_secs(365 * 86_400);
 
 /// Text that is no value of the wanted kind.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

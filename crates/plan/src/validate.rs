@@ -1,9 +1,12 @@
 //! The invariants of plans, checked on whatever comes from elsewhere.
 
+use std::time::Duration;
+
 use crate::Plan;
 use crate::expr::{EXPR_DEPTH_MAX, Expr, Value, Var};
-use crate::ir::{Action, Workflow};
+use crate::ir::{Action, Pause, Workflow};
 use crate::load::Load;
+use crate::units::DURATION_MAX;
 use crate::walk;
 
 /// Most workflows in a plan.
@@ -26,8 +29,14 @@ impl Plan {
         if self.workflows.len() > WORKFLOWS_MAX || self.steps.len() > STEPS_MAX {
             return Err(format!("more than {WORKFLOWS_MAX} workflows or {STEPS_MAX} steps"));
         }
+        if !are_bounded(settings_of(self)) {
+            return Err("a time in its settings is longer than 365 days".to_owned());
+        }
         for workflow in &self.workflows {
             let name = &workflow.name;
+            if !are_bounded(times_of(workflow)) {
+                return Err(format!("workflow `{name}` has a time longer than 365 days"));
+            }
             if let Some(missing) =
                 workflow.after.workflows.iter().find(|index| self.workflow(**index).is_none())
             {
@@ -110,6 +119,72 @@ fn is_whole(plan: &Plan, workflow: &Workflow) -> bool {
         };
     });
     is_whole
+}
+
+/// Whether times may be added without an overflow: their limit is that of test files, and there are
+/// at most as many as fit into a plan.
+fn are_bounded(mut times: impl Iterator<Item = Duration>) -> bool {
+    times.all(|time| time <= DURATION_MAX)
+}
+
+fn settings_of(plan: &Plan) -> impl Iterator<Item = Duration> {
+    let http = &plan.http;
+    let always = [plan.run.deadline, http.connect_timeout, http.tls_timeout];
+    let maybe = [
+        http.max_age,
+        http.idle,
+        http.first_byte_timeout,
+        http.dns.ttl,
+        plan.run.max_latency,
+        plan.run.best_effort.map(|effort| effort.deadline),
+    ];
+    let thresholds = plan.thresholds.iter().flat_map(|threshold| {
+        let during = threshold.during.unwrap_or_default();
+        [threshold.after, threshold.for_at_least, during.0, during.1]
+    });
+    always.into_iter().chain(maybe.into_iter().flatten()).chain(thresholds)
+}
+
+fn times_of(workflow: &Workflow) -> impl Iterator<Item = Duration> {
+    let mut times = vec![workflow.start_after, workflow.graceful_stop];
+    match &workflow.load {
+        Load::ConstantVus { duration, .. }
+        | Load::ConstantArrivalRate { duration, .. }
+        | Load::ExternallyControlled { duration, .. } => times.push(*duration),
+        Load::PerVuIterations { max_duration, .. }
+        | Load::SharedIterations { max_duration, .. }
+        | Load::Once { max_duration } => times.push(*max_duration),
+        Load::RampingVus { stages, graceful_ramp_down, .. } => {
+            times.push(*graceful_ramp_down);
+            times.extend(stages.iter().map(|stage| stage.over));
+        }
+        Load::RampingArrivalRate { stages, .. } => {
+            times.extend(stages.iter().map(|stage| stage.over));
+        }
+    }
+    walk::steps(workflow, &mut |step| match &step.action {
+        Action::Request(request) => {
+            times.push(request.timeout);
+            times.extend(request.retry.as_ref().map(|retry| retry.backoff));
+        }
+        Action::Pause(Pause::Constant(time) | Pause::Exponential { mean: time }) => {
+            times.push(*time);
+        }
+        Action::Pause(Pause::Uniform { min: a, max: b } | Pause::Normal { mean: a, sd: b }) => {
+            times.extend([*a, *b]);
+        }
+        Action::Log(_)
+        | Action::Set { .. }
+        | Action::Group(_)
+        | Action::Repeat { .. }
+        | Action::While { .. }
+        | Action::If { .. }
+        | Action::Choose(_)
+        | Action::Parallel(_)
+        | Action::Stop(_)
+        | Action::Record { .. } => {}
+    });
+    times.into_iter()
 }
 
 fn is_sane(load: &Load) -> bool {

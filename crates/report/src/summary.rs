@@ -34,6 +34,10 @@ pub struct Summary {
     pub status: String,
     /// Why, if it did not complete.
     pub cause: Option<String>,
+    /// The same for programs, if it failed: `threshold`, `placement`, `poison`, `test`, `context`
+    /// or `lost`.
+    #[serde(default)]
+    pub cause_kind: Option<String>,
     /// What the thresholds say.
     pub verdict: Verdict,
     /// Whether load or statistics are missing.
@@ -295,6 +299,13 @@ impl Summary {
                 EndStatus::Cancelled { by } => Some(format!("cancelled by {by}")),
                 EndStatus::TimedOut => Some("its time was over".to_owned()),
                 EndStatus::Completed | EndStatus::Skipped { .. } => None,
+            },
+            cause_kind: match input.status {
+                EndStatus::Failed { cause } => Some(cause.kind().to_owned()),
+                EndStatus::Cancelled { .. }
+                | EndStatus::TimedOut
+                | EndStatus::Completed
+                | EndStatus::Skipped { .. } => None,
             },
             verdict: input.verdict,
             partial: input.is_incomplete || !input.gaps.is_empty(),

@@ -294,6 +294,12 @@ fn summary() -> Named {
             ("labels", labels),
             ("status", one_of("How it ended.", &STATUSES[..4])),
             ("cause", or_null(text("Why, if it did not complete."))),
+            (
+                "cause_kind",
+                or_null(text(
+                    "The same for programs, if it failed: `threshold`, `placement`, `poison`, `test`, `context` or `lost`.",
+                )),
+            ),
             ("verdict", verdict()),
             ("partial", flag("Whether load or statistics are missing.")),
             ("gaps", list(reference("GapView"), "Load that was planned and not sent.")),
@@ -319,7 +325,11 @@ fn totals() -> Named {
             ("requests", count("Requests, however they ended.")),
             ("iterations", count("Iterations that ended by themselves.")),
             ("iterations_cut", count("Iterations that a stop cut.")),
-            ("dropped", count("Starts that found no free user.")),
+            (
+                "dropped",
+                count("Starts that were dropped: no user was free, or the generator was late."),
+            ),
+            ("dropped_late", count("Those of them to which the generator came too late.")),
             ("retries", count("Further tries of requests.")),
             ("bytes_in", count("Bytes received.")),
             ("bytes_out", count("Bytes sent.")),
@@ -485,7 +495,10 @@ fn live_view() -> Named {
             ("requests", count("Requests in all.")),
             ("failed", count("Failed requests in all.")),
             ("iterations", count("Iterations in all.")),
-            ("dropped", count("Starts that found no free user.")),
+            (
+                "dropped",
+                count("Starts that were dropped: no user was free, or the generator was late."),
+            ),
             ("latency_us", reference("Latency")),
             ("recent", mixed("The last windows: requests, failures, p95 of latency in µs.")),
             ("steps", list(reference("LiveStep"), "Each step.")),

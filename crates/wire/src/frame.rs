@@ -238,6 +238,63 @@ mod tests {
         }
 
         #[test]
+        fn pro_03_random_streams_keep_little_and_never_panic(
+            pieces in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..300), 0..30),
+        ) {
+            let (mut decoder, mut fed) = (FrameDecoder::default(), 0);
+            for piece in &pieces {
+                decoder.feed(piece);
+                fed += piece.len();
+                while let Ok(Some(body)) = decoder.next_frame() {
+                    fed -= body.len() + LENGTH_BYTES;
+                }
+                prop_assert!(decoder.buffered() <= fed);
+            }
+        }
+
+        #[test]
+        fn pro_03_damaged_handshakes_never_panic(
+            at in any::<prop::sample::Index>(), flip in 1u8..=255, cut in any::<prop::sample::Index>(),
+        ) {
+            let hello = crate::Hello {
+                cluster: "blue".to_owned(),
+                environment: "test".to_owned(),
+                protocol_min: 1,
+                protocol_max: 2,
+                node: NodeId(7),
+                role: hyperscale_model::Role::Worker,
+                to: hyperscale_model::Role::Manager,
+                datacenter: hyperscale_model::DatacenterId::from("eu"),
+                incarnation: hyperscale_model::Incarnation(3),
+                features: vec!["a".to_owned()],
+                address: Some("127.0.0.1:1".to_owned()),
+            };
+            let refused: Result<(), crate::HelloError> =
+                Err(crate::HelloError::Protocol { min: 1, max: 2 });
+            for mut bytes in [encode_value(&hello).unwrap(), encode_value(&refused).unwrap()] {
+                *at.get_mut(&mut bytes) ^= flip;
+                if let Ok(theirs) = decode_value::<crate::Hello>(&bytes) {
+                    let _verdict = hello.check(&theirs);
+                }
+                let _verdict = decode_value::<Result<(), crate::HelloError>>(&bytes).is_ok();
+                bytes.truncate(cut.index(bytes.len()));
+                prop_assert!(decode_value::<crate::Hello>(&bytes).is_err());
+            }
+        }
+
+        /// An announced length must not be believed before the bytes are there.
+        #[test]
+        fn pro_01_announced_lengths_cost_nothing(
+            marker in prop::sample::select(vec![0xdbu8, 0xc6, 0xdd, 0xdf]), length in any::<u32>(),
+        ) {
+            let mut bytes = vec![marker];
+            bytes.extend_from_slice(&length.to_be_bytes());
+            prop_assert!(decode_message(&bytes).is_err());
+            prop_assert!(decode_value::<Vec<String>>(&bytes).is_err() || length == 0);
+            prop_assert!(decode_value::<Vec<u64>>(&bytes).is_err() || length == 0);
+        }
+
+        #[test]
         fn pro_03_damaged_messages_never_panic(
             which in 0usize..60, at in 0usize..400, flip in 1u8..=255,
         ) {

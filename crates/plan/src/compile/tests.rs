@@ -642,7 +642,76 @@ fn hostile_files_end_in_an_error_soon() {
     }
 }
 
+/// Every scalar of a JSON value, in order.
+fn scalars<'v>(value: &'v mut serde_json::Value, found: &mut Vec<&'v mut serde_json::Value>) {
+    match value {
+        serde_json::Value::Array(values) => values.iter_mut().for_each(|v| scalars(v, found)),
+        serde_json::Value::Object(values) => values.values_mut().for_each(|v| scalars(v, found)),
+        _ => found.push(value),
+    }
+}
+
+/// What gates, managers and workers compute of a plan that somebody sent.
+fn computed(plan: &Plan) {
+    let later = [0, 1, 59, 86_400, 40_000_000].map(Duration::from_secs);
+    assert!(plan.planned_duration() <= plan.run.deadline);
+    assert!(plan.start_order().is_some());
+    let _blobs = plan.blobs();
+    for workflow in &plan.workflows {
+        let load = &workflow.load;
+        let end = load.duration() + workflow.start_after + workflow.graceful_stop;
+        assert!(end < Duration::from_secs(1 << 40), "{end:?}");
+        for slice in crate::Slice::whole().split_evenly(7) {
+            for at in later {
+                let users = u64::from(load.vus_at(at).unwrap_or(0));
+                assert!(slice.count(users) <= users);
+                if let Some(arrivals) = load.arrivals() {
+                    let due = slice.count(arrivals.due_before(at));
+                    assert!(due <= arrivals.total());
+                    let number = slice.global(due).unwrap_or(0);
+                    assert!(arrivals.time_of(number).is_none_or(|time| time <= load.duration()));
+                    assert!(arrivals.rate_at(at).is_finite());
+                }
+            }
+            assert!(slice.count(load.iterations().unwrap_or(0)) <= u64::MAX / 2);
+        }
+    }
+}
+
 proptest! {
+    #[test]
+    fn pro_03_plans_that_somebody_made_up_are_refused_or_harmless(
+        changes in proptest::collection::vec((any::<prop::sample::Index>(), 0usize..14), 1..4),
+    ) {
+        let mut plan = serde_json::to_value(good(EVERYTHING).plan).unwrap();
+        let extremes = serde_json::json!([
+            0, 1, -1, 255, 65_535, 65_536, 4_294_967_295u64, 10_000_000, i64::MIN, u64::MAX, 1e300,
+            -0.5, "", null
+        ]);
+        let mut places = Vec::new();
+        scalars(&mut plan, &mut places);
+        for (index, extreme) in changes {
+            **index.get_mut(&mut places) = extremes[extreme].clone();
+        }
+        drop(places);
+
+        if let Ok(plan) = Plan::from_bytes(plan.to_string().as_bytes()) {
+            computed(&plan);
+        }
+    }
+
+    #[test]
+    fn pro_03_damaged_plans_never_panic(at in any::<prop::sample::Index>(), flip in 1u8..=255) {
+        let mut bytes = good(EVERYTHING).plan.to_bytes();
+        *at.get_mut(&mut bytes) ^= flip;
+
+        if let Ok(plan) = Plan::from_bytes(&bytes) {
+            computed(&plan);
+        }
+        bytes.truncate(at.index(bytes.len()));
+        prop_assert!(Plan::from_bytes(&bytes).is_err());
+    }
+
     #[test]
     fn no_bytes_make_the_compiler_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
         let _result = with_sets(&bytes, &[]);
