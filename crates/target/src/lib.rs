@@ -235,7 +235,14 @@ fn parse(bytes: &[u8]) -> io::Result<Option<Request>> {
         return Ok(None);
     }
     let method = request.method.unwrap_or_default().to_owned();
-    let path = request.path.unwrap_or_default().to_owned();
+    let path = match request.path.unwrap_or_default() {
+        // Through a proxy the whole URL comes (RFC 9112, section 3.2.2).
+        url if url.starts_with("http://") => {
+            let path = url["http://".len()..].find('/').map(|at| &url["http://".len() + at..]);
+            path.unwrap_or("/").to_owned()
+        }
+        path => path.to_owned(),
+    };
     let promises_keep_alive = is_keep_alive && request.version != Some(1);
     Ok(Some(Request { method, path, head_len, len, is_keep_alive, promises_keep_alive }))
 }

@@ -241,3 +241,26 @@ fn nodes_are_listed_with_what_they_are() {
         nodes.as_array().unwrap().iter().map(|node| node["role"].as_str().unwrap()).collect();
     assert_eq!(roles, ["gate", "manager", "worker"].into());
 }
+
+#[test]
+fn a_test_names_its_outputs_and_the_command_line_overrides_them() {
+    let world = World::new();
+    let target = world.target();
+    let text = format!(
+        "target: {}\noutputs: [ {{ json: own.json }}, {{ csv: own.csv }} ]\n\
+         workflows: {{ main: {{ load: once, steps: [ {{ get: / }} ] }} }}\n",
+        target.url("")
+    );
+    let file = world.write("outputs.yaml", text);
+
+    let run = world.run([
+        OsStr::new("run"),
+        file.as_os_str(),
+        OsStr::new("--out"),
+        OsStr::new("json=given.json"),
+    ]);
+
+    run.expect(0);
+    let written = ["given.json", "own.csv", "own.json"].map(|name| world.path(name).exists());
+    assert_eq!(written, [true, true, false]);
+}
