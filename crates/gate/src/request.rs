@@ -356,13 +356,11 @@ impl Gate {
     /// A gate that has just started may not have heard of datacenters that are well.
     fn unless_new(&self, now: Time, error: RequestError) -> RequestError {
         let is_new = now < Time::ZERO + self.config.stale_after;
-        match error.kind {
-            RequestErrorKind::NoDatacenter if is_new => RequestError {
-                kind: RequestErrorKind::NotReady,
-                message: format!("this gate has just started: {}", error.message),
-            },
-            _ => error,
+        if error.kind != RequestErrorKind::NoDatacenter || !is_new {
+            return error;
         }
+        let message = format!("this gate has just started: {}", error.message);
+        RequestError { kind: RequestErrorKind::NotReady, message }
     }
 
     /// The datacenters of a job, with the share of each.

@@ -455,7 +455,7 @@ fn syn_01_a_gate_that_has_just_started_asks_to_try_again() {
     let mut desk = Desk::new();
     let mut plan = plan(vec![workflow("a")]);
     plan.run.datacenters = hyperscale_plan::Datacenters::Named(vec!["us".to_owned()]);
-    let mut refusal = |desk: &mut Desk| {
+    let refusal = |desk: &mut Desk| {
         let (key, plan) = (desk.now.to_string(), plan.to_bytes());
         let (blobs, secrets) = (Vec::new(), Secrets::default());
         match desk.ask(Request::Submit { key, plan, blobs, secrets }) {
