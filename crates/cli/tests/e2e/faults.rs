@@ -6,14 +6,11 @@
 use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::system::{
-    Control, Counted, Target, WITHIN, World, is_long, now, read_json, sums_up, until,
-};
+use crate::system::{Control, Counted, Target, WITHIN, World, is_long, read_json, sums_up, until};
 
 const RATE: u64 = 300;
 /// Workers that share the load evenly.
@@ -159,7 +156,7 @@ fn accounts_for_all(summary: &Value, counted: &Counted, seconds: u64) {
     let planned = RATE * seconds;
     // A gap begins where the last window that was counted ends; a core that came to that end late
     // has counted starts of its lateness in it.
-    let blurred = (RATE as f64 / WORKERS as f64 * LATE).ceil() as u64 * gaps.len() as u64;
+    let blurred = (RATE / WORKERS * 25).div_ceil(1_000) * gaps.len() as u64;
     let sum = reported + missing + dropped;
     assert!(
         sum.abs_diff(planned) <= blurred,
