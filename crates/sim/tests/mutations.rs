@@ -16,7 +16,8 @@ const fn hint(mutation: Mutation) -> u64 {
         Mutation::AcceptLowerFence | Mutation::LoseWrites => 5,
         Mutation::LoseCheckpoints => 6,
         Mutation::ForgetAbort => 27,
-        Mutation::CountDuplicates | Mutation::ReleaseTwice | Mutation::IgnoreLease => 0,
+        Mutation::IgnoreLease => 11,
+        Mutation::CountDuplicates | Mutation::ReleaseTwice => 0,
     }
 }
 
