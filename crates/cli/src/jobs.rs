@@ -42,8 +42,8 @@ pub(crate) fn print_json(value: &impl Serialize) -> Result<(), Failure> {
 }
 
 pub(crate) async fn submit(args: Box<SubmitArgs>) -> Result<Exit, Failure> {
-    let outs = output::parse(&args.outputs.outs)?;
     let compiled = source::of(&args.source, &args.load)?;
+    let outs = output::parse_with(&args.outputs.outs, &compiled.outputs)?;
     for warning in &compiled.warnings {
         follow::say(&format!("{warning}\n"));
     }

@@ -23,6 +23,19 @@ enum Kind {
     Junit,
 }
 
+/// What the command line asks for, and what the test asks for besides.
+pub(crate) fn parse_with(
+    outs: &[String],
+    of_test: &[(String, String)],
+) -> Result<Vec<Out>, Failure> {
+    let mut all = parse(outs)?;
+    let of_test: Vec<String> =
+        of_test.iter().map(|(kind, path)| format!("{kind}={path}")).collect();
+    let given: Vec<Kind> = all.iter().map(|out| out.kind).collect();
+    all.extend(parse(&of_test)?.into_iter().filter(|out| !given.contains(&out.kind)));
+    Ok(all)
+}
+
 pub(crate) fn parse(outs: &[String]) -> Result<Vec<Out>, Failure> {
     (outs.iter())
         .map(|out| {

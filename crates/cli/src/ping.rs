@@ -8,7 +8,8 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use hyperscale_engine::{
-    Connection, Failure as Lost, Keep, Kept, Origin, SCRATCH_BYTES, Session, Trace, probe_connector,
+    Connection, Failure as Lost, Keep, Kept, Origin, SCRATCH_BYTES, Session, Trace, Way,
+    probe_connector,
 };
 use hyperscale_model::Outcome;
 use hyperscale_plan::Tls;
@@ -231,7 +232,7 @@ async fn exchange(wanted: &Wanted, args: &PingArgs, hop: &mut Hop) -> Result<(),
     let mut opened = None;
     for address in addresses {
         hop.address = Some(address.to_string());
-        let open = Connection::open(&origin, address, connector.as_ref(), None, None, timeouts);
+        let open = Connection::open(&origin, address, connector.as_ref(), Way::default(), timeouts);
         match open.await {
             Ok(connection) => {
                 opened = Some(connection);

@@ -31,7 +31,7 @@ pub(crate) async fn run_here(
     cores: Option<u32>,
     outputs: &OutputArgs,
 ) -> Result<Exit, Failure> {
-    let outs = output::parse(&outputs.outs)?;
+    let outs = output::parse_with(&outputs.outs, &compiled.outputs)?;
     for warning in &compiled.warnings {
         follow::say(&format!("{warning}\n"));
     }

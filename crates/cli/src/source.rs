@@ -62,6 +62,10 @@ pub(crate) fn of_url(source: &str, args: &LoadArgs) -> Result<Compiled, Failure>
         .collect();
     let method = args.method.as_deref().unwrap_or("GET").to_ascii_uppercase();
     let mut step = json!({ "http": { "method": method, "url": source } });
+    if !source.contains("${") {
+        // There is one target: its host stands in the test's name already.
+        step["name"] = json!(format!("{method} {}", url.path()));
+    }
     if !headers.is_empty() {
         step["headers"] = Value::Object(headers);
     }

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use hyperscale_model::Outcome;
 use hyperscale_plan::HttpSettings;
 use rustls_pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -155,6 +155,44 @@ pub struct Opened {
     pub tls: Option<Duration>,
 }
 
+/// How an origin is reached.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Way<'a> {
+    /// The name that its certificate must have, if not its host.
+    pub server_name: Option<&'a str>,
+    /// The local address to connect from.
+    pub source: Option<IpAddr>,
+    /// Whether what is connected to is a proxy.
+    pub is_proxied: bool,
+}
+
+/// Asks a proxy for a tunnel (RFC 9110, section 9.3.6).
+async fn tunnel(stream: &mut TcpStream, origin: &Origin) -> Result<(), String> {
+    let host = if origin.host.contains(':') {
+        format!("[{}]:{}", origin.host, origin.port)
+    } else {
+        format!("{}:{}", origin.host, origin.port)
+    };
+    let request = format!("CONNECT {host} HTTP/1.1\r\nhost: {host}\r\n\r\n");
+    let lost = |error: io::Error| format!("the proxy is gone: {error}");
+    stream.write_all(request.as_bytes()).await.map_err(lost)?;
+    let mut head = Vec::new();
+    // One byte at a time: what follows the head is the tunnel's.
+    while !head.ends_with(b"\r\n\r\n") {
+        if head.len() > HEAD_BYTES_MAX {
+            return Err("the proxy's answer has no end".to_owned());
+        }
+        head.push(stream.read_u8().await.map_err(lost)?);
+    }
+    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+    let mut response = httparse::Response::new(&mut headers);
+    match response.parse(&head) {
+        Ok(_) if response.code.is_some_and(|code| (200..300).contains(&code)) => Ok(()),
+        Ok(_) => Err(format!("the proxy refuses a tunnel with {}", response.code.unwrap_or(0))),
+        Err(error) => Err(format!("the proxy does not speak HTTP/1.1: {error}")),
+    }
+}
+
 /// A connection to an origin, kept alive as long as both sides want.
 #[derive(Debug)]
 pub struct Connection {
@@ -213,14 +251,13 @@ impl Connection {
         origin: &Rc<Origin>,
         address: SocketAddr,
         connector: Option<&TlsConnector>,
-        server_name: Option<&str>,
-        source: Option<IpAddr>,
+        way: Way<'_>,
         (connect_timeout, tls_timeout): (Duration, Duration),
     ) -> Result<(Self, Opened), Failure> {
         let start = clock::now();
         let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
         let socket = socket.map_err(|error| Failure::new(Outcome::Connect, error.to_string()))?;
-        if let Some(source) = source
+        if let Some(source) = way.source
             && let Err(error) = socket.bind(SocketAddr::new(source, 0))
         {
             let message = format!("no connection can be made from {source}: {error}");
@@ -240,9 +277,16 @@ impl Connection {
         if let Err(error) = stream.set_nodelay(true) {
             return Err(Failure::new(Outcome::Connect, error.to_string()));
         }
+        let mut stream = stream;
+        if way.is_proxied && connector.is_some() {
+            let opened = tokio::time::timeout(connect_timeout, tunnel(&mut stream, origin)).await;
+            let opened =
+                opened.unwrap_or_else(|_| Err(format!("no tunnel within {connect_timeout:?}")));
+            opened.map_err(|why| Failure::new(Outcome::Connect, format!("{address}: {why}")))?;
+        }
         let connect = clock::now() - start;
         let (stream, tls) = if let Some(connector) = connector {
-            let name = server_name.unwrap_or(&origin.host).to_owned();
+            let name = way.server_name.unwrap_or(&origin.host).to_owned();
             let name = ServerName::try_from(name)
                 .map_err(|error| Failure::new(Outcome::Tls, error.to_string()))?;
             let handshake = connector.connect(name, stream);

@@ -36,7 +36,7 @@ use hyperscale_stats::WindowFigures;
 use tokio::sync::mpsc;
 
 pub use crate::connection::{
-    Answer, Connection, Failure, Keep, Kept, Opened, SCRATCH_BYTES, Session, Trace,
+    Answer, Connection, Failure, Keep, Kept, Opened, SCRATCH_BYTES, Session, Trace, Way,
 };
 pub use crate::core::CoreError;
 pub use crate::request::Origin;

@@ -40,6 +40,7 @@ pub(crate) struct Ready {
     pub(crate) timeout: Duration,
     /// How many redirects may still be followed.
     pub(crate) redirects: u32,
+    is_proxied: bool,
 }
 
 /// What requests are made with, beside their steps.
@@ -48,6 +49,8 @@ pub(crate) struct Make<'a> {
     pub(crate) blobs: &'a BTreeMap<BlobHash, Arc<[u8]>>,
     /// Whether compressed answers are asked for.
     pub(crate) compression: bool,
+    /// Whether they go through a proxy.
+    pub(crate) is_proxied: bool,
 }
 
 /// Knows no variable, and notes whether chance was asked.
@@ -148,10 +151,22 @@ impl Ready {
         }
         let origin = Rc::new(origin_of(&url).map_err(EvalError)?);
         let method = step.method.clone();
-        let bytes = bytes_of(&method, &url, &origin, &headers, &body, None);
-        let (timeout, redirects) = (step.timeout, step.redirects);
-        let step = step.step;
-        Ok(Self { step, origin, url, method, headers, body, bytes, timeout, redirects })
+        let (timeout, redirects, is_proxied) = (step.timeout, step.redirects, make.is_proxied);
+        let (step, bytes) = (step.step, Vec::new());
+        let mut ready = Self {
+            step,
+            origin,
+            url,
+            method,
+            headers,
+            body,
+            bytes,
+            timeout,
+            redirects,
+            is_proxied,
+        };
+        ready.bytes = ready.to_bytes(None);
+        Ok(ready)
     }
 
     pub(crate) fn is_head(&self) -> bool {
@@ -160,7 +175,7 @@ impl Ready {
 
     /// The same request with cookies.
     pub(crate) fn bytes_with_cookies(&self, cookies: &str) -> Vec<u8> {
-        bytes_of(&self.method, &self.url, &self.origin, &self.headers, &self.body, Some(cookies))
+        self.to_bytes(Some(cookies))
     }
 
     /// The request that a redirect asks for (RFC 9110, section 15.4).
@@ -182,10 +197,53 @@ impl Ready {
                 !name.eq_ignore_ascii_case("authorization") && !name.eq_ignore_ascii_case("cookie")
             });
         }
-        next.bytes = bytes_of(&next.method, &url, &origin, &next.headers, &next.body, None);
         (next.url, next.origin) = (url, origin);
+        next.bytes = next.to_bytes(None);
         next.redirects = self.redirects.saturating_sub(1);
         Some(next)
+    }
+
+    fn to_bytes(&self, cookies: Option<&str>) -> Vec<u8> {
+        let Self { method, url, origin, headers, body, .. } = self;
+        let has = |wanted: &str| headers.iter().any(|(name, _)| name.eq_ignore_ascii_case(wanted));
+        let mut text = format!("{method} ");
+        if self.is_proxied && !origin.is_tls {
+            // A proxy wants the whole URL (RFC 9112, section 3.2.2); a tunnel is none of that.
+            text.push_str(&url[..url::Position::BeforePath]);
+        }
+        text.push_str(url.path());
+        if let Some(query) = url.query() {
+            text.push('?');
+            text.push_str(query);
+        }
+        text.push_str(" HTTP/1.1\r\n");
+        if !has("host") {
+            let host = url.host_str().unwrap_or(&origin.host);
+            match url.port() {
+                Some(port) => text.push_str(&format!("host: {host}:{port}\r\n")),
+                None => text.push_str(&format!("host: {host}\r\n")),
+            }
+        }
+        if !has("user-agent") {
+            text.push_str(concat!("user-agent: hyperscale/", env!("CARGO_PKG_VERSION"), "\r\n"));
+        }
+        if !has("accept") {
+            text.push_str("accept: */*\r\n");
+        }
+        for (name, value) in headers {
+            text.push_str(&format!("{name}: {value}\r\n"));
+        }
+        if let Some(cookies) = cookies.filter(|_| !has("cookie")) {
+            text.push_str(&format!("cookie: {cookies}\r\n"));
+        }
+        let has_body = !body.is_empty() || matches!(method.as_str(), "POST" | "PUT" | "PATCH");
+        if has_body && !has("content-length") {
+            text.push_str(&format!("content-length: {}\r\n", body.len()));
+        }
+        text.push_str("\r\n");
+        let mut bytes = text.into_bytes();
+        bytes.extend_from_slice(body);
+        bytes
     }
 }
 
@@ -205,47 +263,4 @@ fn origin_of(url: &Url) -> Result<Origin, String> {
     let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
     let port = url.port_or_known_default().unwrap_or(if is_tls { 443 } else { 80 });
     Ok(Origin { is_tls, host, port })
-}
-
-fn bytes_of(
-    method: &str,
-    url: &Url,
-    origin: &Origin,
-    headers: &[(String, String)],
-    body: &[u8],
-    cookies: Option<&str>,
-) -> Vec<u8> {
-    let has = |wanted: &str| headers.iter().any(|(name, _)| name.eq_ignore_ascii_case(wanted));
-    let mut text = format!("{method} {}", url.path());
-    if let Some(query) = url.query() {
-        text.push('?');
-        text.push_str(query);
-    }
-    text.push_str(" HTTP/1.1\r\n");
-    if !has("host") {
-        let host = url.host_str().unwrap_or(&origin.host);
-        match url.port() {
-            Some(port) => text.push_str(&format!("host: {host}:{port}\r\n")),
-            None => text.push_str(&format!("host: {host}\r\n")),
-        }
-    }
-    if !has("user-agent") {
-        text.push_str(concat!("user-agent: hyperscale/", env!("CARGO_PKG_VERSION"), "\r\n"));
-    }
-    if !has("accept") {
-        text.push_str("accept: */*\r\n");
-    }
-    for (name, value) in headers {
-        text.push_str(&format!("{name}: {value}\r\n"));
-    }
-    if let Some(cookies) = cookies.filter(|_| !has("cookie")) {
-        text.push_str(&format!("cookie: {cookies}\r\n"));
-    }
-    if !has("content-length") && (!body.is_empty() || matches!(method, "POST" | "PUT" | "PATCH")) {
-        text.push_str(&format!("content-length: {}\r\n", body.len()));
-    }
-    text.push_str("\r\n");
-    let mut bytes = text.into_bytes();
-    bytes.extend_from_slice(body);
-    bytes
 }

@@ -89,7 +89,7 @@ impl Run {
     ) -> Result<Self, String> {
         let plan = &work.plan;
         let workflow = plan.workflow(work.workflow()).ok_or("the plan has no such workflow")?;
-        let make = Make { blobs: &work.blobs, compression: plan.http.compression };
+        let make = make(&work);
         let sample_bytes = if plan.http.samples > 0 { Exchange::TEXT_BYTES_MAX } else { 0 };
         let program = Program::new(workflow, make, sample_bytes)?;
         if let Err(message) = rows.get_or_init(|| Rows::read(plan, &work.blobs)) {
@@ -134,7 +134,7 @@ impl Run {
 
     /// What requests are made with.
     pub(crate) fn make(&self) -> Make<'_> {
-        Make { blobs: &self.work.blobs, compression: self.plan().http.compression }
+        make(&self.work)
     }
 
     /// The rows of the plan's data.
@@ -314,6 +314,12 @@ impl Run {
             self.stopping.set(Some(Stop::Silent));
         }
     }
+}
+
+fn make(work: &Work) -> Make<'_> {
+    let http = &work.plan.http;
+    let is_proxied = http.proxy.is_some();
+    Make { blobs: &work.blobs, compression: http.compression, is_proxied }
 }
 
 /// How many iterations find a row in every source that the workflow reads and that stops its users

@@ -18,7 +18,7 @@ use tokio::time::Sleep;
 use url::Url;
 
 use crate::clock;
-use crate::connection::{Answer, Connection, Failure, Keep, Kept, Trace};
+use crate::connection::{Answer, Connection, Failure, Keep, Kept, Trace, Way};
 use crate::pool::Permit;
 use crate::program::{Op, OpKind, Request};
 use crate::request::{Origin, Ready};
@@ -761,11 +761,19 @@ async fn open(run: &Run, origin: &Rc<Origin>, trace: &Trace) -> Result<Connectio
         None
     };
     let timeouts = (settings.connect_timeout, settings.tls_timeout);
-    let name = settings.tls.server_name.as_deref();
+    let proxy = settings.proxy.as_ref().map(|proxy| Origin {
+        is_tls: false,
+        host: proxy.host.clone(),
+        port: proxy.port,
+    });
     let mut failure = None;
-    for address in run.resolver.resolve(origin).await? {
-        let source = run.resolver.source(address);
-        let opened = Connection::open(origin, address, connector.as_ref(), name, source, timeouts);
+    for address in run.resolver.resolve(proxy.as_ref().unwrap_or(origin)).await? {
+        let way = Way {
+            server_name: settings.tls.server_name.as_deref(),
+            source: run.resolver.source(address),
+            is_proxied: proxy.is_some(),
+        };
+        let opened = Connection::open(origin, address, connector.as_ref(), way, timeouts);
         match opened.await {
             Ok((connection, opened)) => {
                 trace.connect.set(Some(opened.connect));

@@ -6,7 +6,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use hyperscale_engine::{Connection, Failure, Keep, Kept, Origin, SCRATCH_BYTES, Trace};
+use hyperscale_engine::{Connection, Failure, Keep, Kept, Origin, SCRATCH_BYTES, Trace, Way};
 use hyperscale_model::Outcome;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -35,7 +35,7 @@ async fn exchanges(answers: Vec<Vec<&'static [u8]>>, count: usize) -> Vec<Result
     let origin =
         Rc::new(Origin { is_tls: false, host: "127.0.0.1".to_owned(), port: address.port() });
     let scratch = RefCell::new(vec![0; SCRATCH_BYTES].into_boxed_slice());
-    let opened = Connection::open(&origin, address, None, None, None, TIMEOUTS).await;
+    let opened = Connection::open(&origin, address, None, Way::default(), TIMEOUTS).await;
     let (mut connection, _) = opened.unwrap();
     let mut results = Vec::new();
     for _ in 0..count {
@@ -84,7 +84,8 @@ async fn a_refused_connection_is_a_connect_failure() {
     let origin =
         Rc::new(Origin { is_tls: false, host: "127.0.0.1".to_owned(), port: address.port() });
 
-    let failure = Connection::open(&origin, address, None, None, None, TIMEOUTS).await.unwrap_err();
+    let failure =
+        Connection::open(&origin, address, None, Way::default(), TIMEOUTS).await.unwrap_err();
 
     assert_eq!(failure.outcome, Outcome::Connect);
 }

@@ -492,3 +492,64 @@ workflows:
     assert_eq!(stats.requests, 300);
     assert!(stats.connections <= 4, "two for each core, not {}", stats.connections);
 }
+
+/// A proxy that passes one connection on, and what it was asked for.
+async fn proxy(listener: tokio::net::TcpListener, target: String) -> String {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let (mut client, _) = listener.accept().await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(client.read_u8().await.unwrap());
+    }
+    let head = String::from_utf8(head).unwrap();
+    let mut server = tokio::net::TcpStream::connect(target).await.unwrap();
+    if head.starts_with("CONNECT ") {
+        client.write_all(b"HTTP/1.1 200 Connected\r\n\r\n").await.unwrap();
+    } else {
+        // A server takes the whole URL as well (RFC 9112, section 3.2.2).
+        server.write_all(head.as_bytes()).await.unwrap();
+    }
+    // Whoever leaves first ends it; that is no failure here.
+    drop(tokio::io::copy_bidirectional(&mut client, &mut server).await);
+    head
+}
+
+fn through_a_proxy(target: &str, insecure: bool) -> (Seen, String) {
+    let world = World::new();
+    let listener = world.runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+    let at = listener.local_addr().unwrap();
+    let authority = target.split("://").nth(1).unwrap().to_owned();
+    let asked = world.runtime.spawn(proxy(listener, authority));
+    let text = format!(
+        "target: {target}\ndefaults: {{ net: {{ proxy: \"http://{at}\" }}, tls: {{ insecure: {insecure} }} }}\n\
+         workflows: {{ main: {{ load: {{ vus: 1, iterations: 3 }}, steps: [ {{ get: /json }} ] }} }}\n"
+    );
+    let seen = world.run_with(written(&world, &text), |_| {});
+    let head = world.runtime.block_on(asked).unwrap();
+    (seen, head)
+}
+
+#[test]
+fn requests_go_through_a_proxy_by_their_whole_url() {
+    let world = World::new();
+
+    let (seen, head) = through_a_proxy(&world.url, false);
+
+    assert_eq!(seen.figures.outcomes()[Outcome::Ok], 3);
+    assert!(head.starts_with(&format!("GET {}/json HTTP/1.1\r\n", world.url)), "{head}");
+}
+
+#[test]
+fn https_goes_through_a_tunnel_of_a_proxy() {
+    let world = World::new();
+    let (acceptor, _) = hyperscale_target::acceptor(vec!["127.0.0.1".to_owned()]).unwrap();
+    let address = "127.0.0.1:0".parse().unwrap();
+    let target = world.runtime.block_on(Target::bind(address, Some(acceptor))).unwrap();
+    let address = target.address().unwrap();
+    world.runtime.spawn(target.serve());
+
+    let (seen, head) = through_a_proxy(&format!("https://{address}"), true);
+
+    assert_eq!(seen.figures.outcomes()[Outcome::Ok], 3);
+    assert!(head.starts_with(&format!("CONNECT {address} HTTP/1.1\r\n")), "{head}");
+}

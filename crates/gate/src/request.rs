@@ -317,7 +317,7 @@ impl Gate {
             let message = format!("the blob {missing} that the plan names was not sent");
             return refuse(RequestErrorKind::BadPlan, message);
         }
-        let parts = self.choose(now, &read)?;
+        let parts = self.choose(now, &read).map_err(|error| self.unless_new(now, error))?;
         let job = self.next_job(now);
         let Ok(sealed) = seal(&self.config.secret_key, job, &secrets) else {
             return refuse(RequestErrorKind::BadPlan, "the secrets cannot be sealed".to_owned());
@@ -351,6 +351,16 @@ impl Gate {
             JobId::from_u128(self.last_job.as_u128() + 1)
         };
         self.last_job
+    }
+
+    /// A gate that has just started may not have heard of datacenters that are well.
+    fn unless_new(&self, now: Time, error: RequestError) -> RequestError {
+        let is_new = now < Time::ZERO + self.config.stale_after;
+        if error.kind != RequestErrorKind::NoDatacenter || !is_new {
+            return error;
+        }
+        let message = format!("this gate has just started: {}", error.message);
+        RequestError { kind: RequestErrorKind::NotReady, message }
     }
 
     /// The datacenters of a job, with the share of each.

@@ -479,3 +479,24 @@ fn events_of_an_earlier_life_are_told_once_and_their_ids_are_not_used_again() {
     let after = desk.news(job, last);
     assert!(after.iter().any(|event| event.text.contains("completed")), "{after:?}");
 }
+
+#[test]
+fn syn_01_a_gate_that_has_just_started_asks_to_try_again() {
+    let mut desk = Desk::new();
+    let mut plan = plan(vec![workflow("a")]);
+    plan.run.datacenters = hyperscale_plan::Datacenters::Named(vec!["us".to_owned()]);
+    let refusal = |desk: &mut Desk| {
+        let (key, plan) = (desk.now.to_string(), plan.to_bytes());
+        let (blobs, secrets) = (Vec::new(), Secrets::default());
+        match desk.ask(Request::Submit { key, plan, blobs, secrets }) {
+            Some(Reply::Error(error)) => error.kind,
+            other => panic!("not refused: {other:?}"),
+        }
+    };
+
+    let early = refusal(&mut desk);
+    desk.wait(Duration::from_secs(6));
+    let later = refusal(&mut desk);
+
+    assert_eq!((early, later), (RequestErrorKind::NotReady, RequestErrorKind::NoDatacenter));
+}

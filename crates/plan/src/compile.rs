@@ -66,6 +66,8 @@ pub struct Compiled {
     pub blobs: Vec<(BlobHash, Vec<u8>)>,
     /// What its author should know.
     pub warnings: Vec<Diagnostic>,
+    /// Files of results that the test asks for: kind and path, as `--out KIND=PATH` has them.
+    pub outputs: Vec<(String, String)>,
 }
 
 /// Compiles a test file.
@@ -115,11 +117,11 @@ pub fn compile(text: &[u8], options: &CompileOptions<'_>) -> Result<Compiled, Di
     };
     let mut compiler = Compiler::new(options, collector);
     let plan = compiler.test(&root, text);
-    let Compiler { mut collector, secrets, blobs, unset, .. } = compiler;
+    let Compiler { mut collector, secrets, blobs, unset, outputs, .. } = compiler;
     // What follows from a missing variable says nothing new.
     collector.forget_lines(&sources, |line| unset.iter().any(|name| line.contains(name)));
     let warnings = collector.finish(&sources)?;
-    Ok(Compiled { plan, secrets, blobs: blobs.into_iter().collect(), warnings })
+    Ok(Compiled { plan, secrets, blobs: blobs.into_iter().collect(), warnings, outputs })
 }
 
 fn failed(collector: Collector, sources: &[SourceText<'_>]) -> Diagnostics {
@@ -203,6 +205,7 @@ struct Compiler<'n> {
     step_count: usize,
     /// Declared variables without a value, as expressions name them.
     unset: Vec<String>,
+    outputs: Vec<(String, String)>,
 }
 
 impl<'n> Compiler<'n> {
@@ -229,6 +232,7 @@ impl<'n> Compiler<'n> {
             check_places: BTreeMap::new(),
             step_count: 0,
             unset: Vec::new(),
+            outputs: Vec::new(),
         }
     }
 
@@ -337,6 +341,7 @@ impl<'n> Compiler<'n> {
         self.blocks = file.below("blocks").iter().map(|(name, _, node)| (name, node)).collect();
         let workflows = self.workflows(file);
         self.unused_blocks(file);
+        self.outputs(file);
         let mut plan = Plan {
             name,
             description,
@@ -496,6 +501,27 @@ impl<'n> Compiler<'n> {
                 }
             }
             Kind::Scalar(scalar) => Ok(scalar_json(scalar)),
+        }
+    }
+
+    fn outputs(&mut self, file: Fields<'n>) {
+        for node in file.get("outputs").map(items).unwrap_or_default() {
+            let mut fields = Fields::of(node).iter();
+            match (fields.next(), fields.next()) {
+                (Some((kind, _, path)), None) => {
+                    let Some(path) = self.read(Some(path), Consts::text) else { continue };
+                    if self.outputs.iter().any(|(known, _)| known == kind) {
+                        let message = format!("a second output of the kind `{kind}`");
+                        self.collector.push(Draft::error(node.span, message).link("outputs"));
+                    }
+                    self.outputs.push((kind.to_owned(), path));
+                }
+                _ => self.collector.push(
+                    Draft::error(node.span, "an output has one kind and its path")
+                        .note("write each as `json: out.json`")
+                        .link("outputs"),
+                ),
+            }
         }
     }
 

@@ -725,6 +725,9 @@ pub struct HttpSettings {
     pub resolve: BTreeMap<String, Vec<std::net::IpAddr>>,
     /// How names are looked up.
     pub dns: Dns,
+    /// The HTTP proxy that everything goes through.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<Proxy>,
     /// TLS.
     pub tls: Tls,
     /// How many exchanges of each step and outcome that is not ok are kept.
@@ -746,6 +749,7 @@ impl Default for HttpSettings {
             source_ips: Vec::new(),
             resolve: BTreeMap::new(),
             dns: Dns::default(),
+            proxy: None,
             tls: Tls::default(),
             samples: 5,
         }
@@ -763,6 +767,15 @@ pub enum Connections {
         /// How many per core and host at most.
         size: u32,
     },
+}
+
+/// An HTTP proxy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proxy {
+    /// Its host, without brackets.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
 }
 
 /// How names are looked up.

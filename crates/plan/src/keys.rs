@@ -196,9 +196,9 @@ pub(crate) static TEST: Section = Section {
         key("run", sub("run"), "", "how the job as a whole runs"),
         key(
             "outputs",
-            Unsupported,
+            List(&sub("output")),
             "",
-            "where results go besides the report; give them on the command line",
+            "files of results, as `--out` writes them; one of the same kind on the command line takes its place",
         ),
     ],
 };
@@ -287,7 +287,12 @@ pub(crate) static NET: Section = Section {
         key("source_ips", TEXTS, "", "local addresses to send from, in turn"),
         key("resolve", Map(&TEXT_OR_TEXTS), "", "addresses of names, before any lookup"),
         key("dns", sub("dns"), "", "how names are looked up"),
-        key("proxy", Unsupported, "", "a proxy to send through"),
+        key(
+            "proxy",
+            Text,
+            "",
+            "an HTTP proxy to send through, such as `http://10.0.0.7:3128`; HTTPS goes through a tunnel",
+        ),
     ],
 };
 
@@ -817,8 +822,22 @@ pub(crate) static BEST_EFFORT: Section = Section {
     ],
 };
 
+pub(crate) static OUTPUT: Section = Section {
+    name: "output",
+    heading: "Outputs",
+    anchor: "outputs",
+    doc: "Files that are written when the job has ended, relative to where the command runs; each with exactly one of these keys.",
+    required: &[],
+    keys: &[
+        key("json", Text, "", "the summary"),
+        key("csv", Text, "", "the figures of each window"),
+        key("html", Text, "", "the report"),
+        key("junit", Text, "", "thresholds and checks as test cases"),
+    ],
+};
+
 /// All sections, in the order of the reference.
-pub(crate) static SECTIONS: [&Section; 33] = [
+pub(crate) static SECTIONS: [&Section; 34] = [
     &TEST,
     &ENV,
     &SECRET,
@@ -851,6 +870,7 @@ pub(crate) static SECTIONS: [&Section; 33] = [
     &THRESHOLD,
     &RUN,
     &BEST_EFFORT,
+    &OUTPUT,
     &LIMITS,
 ];
 

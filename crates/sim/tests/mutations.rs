@@ -28,11 +28,9 @@ const fn hint(mutation: Mutation) -> u64 {
         Mutation::AcceptLowerFence | Mutation::LoseWrites => 5,
         Mutation::LoseCheckpoints => 6,
         Mutation::ForgetAbort => 27,
+        Mutation::IgnoreLease => 11,
         Mutation::ServeUnconfirmed => 38,
-        Mutation::CountDuplicates
-        | Mutation::ReleaseTwice
-        | Mutation::IgnoreLease
-        | Mutation::SkipBarrier => 0,
+        Mutation::CountDuplicates | Mutation::ReleaseTwice | Mutation::SkipBarrier => 0,
     }
 }
 

@@ -20,6 +20,7 @@ mod delta;
 mod figures;
 mod histogram;
 mod judge;
+mod packed;
 mod recorder;
 mod series;
 mod watermark;

@@ -28,7 +28,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
 pub use crate::count::Stats;
@@ -40,6 +40,9 @@ use crate::count::Counters;
 /// The largest head and the largest body of a request.
 const REQUEST_BYTES_MAX: usize = 64 << 20;
 const HEADERS_MAX: usize = 64;
+/// Connections that may wait to be accepted: thousands of users come at once, and one that finds no
+/// place tries again after a second. The system may allow fewer.
+const BACKLOG: u32 = 16 << 10;
 const READ_BYTES: usize = 16 << 10;
 
 /// A bound target.
@@ -68,7 +71,13 @@ impl Target {
     ///
     /// If the address cannot be had.
     pub async fn bind(address: SocketAddr, tls: Option<TlsAcceptor>) -> io::Result<Self> {
-        let listener = TcpListener::bind(address).await?;
+        let socket = match address {
+            SocketAddr::V4(_) => TcpSocket::new_v4()?,
+            SocketAddr::V6(_) => TcpSocket::new_v6()?,
+        };
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        let listener = socket.listen(BACKLOG)?;
         Ok(Self { listener, counters: Arc::new(Counters::new()), tls })
     }
 
@@ -226,7 +235,14 @@ fn parse(bytes: &[u8]) -> io::Result<Option<Request>> {
         return Ok(None);
     }
     let method = request.method.unwrap_or_default().to_owned();
-    let path = request.path.unwrap_or_default().to_owned();
+    let path = match request.path.unwrap_or_default() {
+        // Through a proxy the whole URL comes (RFC 9112, section 3.2.2).
+        url if url.starts_with("http://") => {
+            let path = url["http://".len()..].find('/').map(|at| &url["http://".len() + at..]);
+            path.unwrap_or("/").to_owned()
+        }
+        path => path.to_owned(),
+    };
     let promises_keep_alive = is_keep_alive && request.version != Some(1);
     Ok(Some(Request { method, path, head_len, len, is_keep_alive, promises_keep_alive }))
 }

@@ -10,9 +10,29 @@ use crate::system::{WITHIN, World, http, until};
 
 /// The commands whose happy path some test of this binary takes: the ones below, and those of the
 /// other modules.
-const CALLED: [&str; 17] = [
-    "run", "demo", "target", "serve", "gate", "manager", "worker", "cert", "submit", "jobs",
-    "status", "watch", "cancel", "results", "validate", "schema", "help",
+const CALLED: [&str; 22] = [
+    "run",
+    "demo",
+    "target",
+    "serve",
+    "gate",
+    "manager",
+    "worker",
+    "cert",
+    "submit",
+    "jobs",
+    "status",
+    "watch",
+    "cancel",
+    "results",
+    "validate",
+    "schema",
+    "help",
+    "nodes",
+    "new",
+    "completions",
+    "plan",
+    "ping",
 ];
 
 #[test]
@@ -168,4 +188,79 @@ fn roles_in_processes_of_their_own_work_together_with_certificates_and_tokens() 
     for refused in [nobody, wrong, viewer] {
         assert!(!refused.stderr.contains("secret-"), "secrets are not shown: {refused}");
     }
+}
+
+#[test]
+fn a_new_test_is_valid_planned_and_never_overwritten() {
+    let world = World::new();
+
+    let made = world.run(["new", "smallest", "--out", "first.yaml"]);
+    let again = world.run(["new", "smallest", "--out", "first.yaml"]);
+    let valid = world.run(["validate", "first.yaml"]);
+    let plan = world.run(["plan", "first.yaml", "--output", "json"]);
+    let completions = world.run(["completions", "bash"]);
+
+    made.expect(0);
+    again.refuses(113, &["first.yaml"]);
+    valid.expect(0);
+    plan.expect(0);
+    let plan: Value = serde_json::from_str(&plan.stdout).unwrap();
+    assert!(plan["workflows"][0]["name"].is_string(), "{plan}");
+    completions.expect(0);
+    assert!(completions.stdout.contains("hyperscale"), "{completions}");
+}
+
+#[test]
+fn a_ping_shows_one_request_in_every_detail() {
+    let world = World::new();
+    let target = world.target();
+
+    let answered = world.run(["ping", &target.url("/json")]);
+    let refused = world.run(["ping", "http://127.0.0.1:9/"]);
+
+    answered.expect(0);
+    for shown in ["127.0.0.1", "200", "content-type"] {
+        assert!(answered.stdout.contains(shown), "{shown}: {answered}");
+    }
+    assert_eq!(target.counted().requests, 1);
+    refused.refuses(114, &["127.0.0.1:9"]);
+}
+
+#[test]
+fn nodes_are_listed_with_what_they_are() {
+    let world = World::new();
+    let control = world.control();
+    let _worker = world.worker(&control);
+    control.until_free(1);
+
+    let nodes = world.run(["nodes", "--gate", &control.api, "--output", "json"]);
+
+    nodes.expect(0);
+    let nodes: Value = serde_json::from_str(&nodes.stdout).unwrap();
+    let roles: BTreeSet<&str> =
+        nodes.as_array().unwrap().iter().map(|node| node["role"].as_str().unwrap()).collect();
+    assert_eq!(roles, ["gate", "manager", "worker"].into());
+}
+
+#[test]
+fn a_test_names_its_outputs_and_the_command_line_overrides_them() {
+    let world = World::new();
+    let target = world.target();
+    let text = format!(
+        "target: {}\noutputs: [ {{ json: own.json }}, {{ csv: own.csv }} ]\n\
+         workflows: {{ main: {{ load: once, steps: [ {{ get: / }} ] }} }}\n",
+        target.url("")
+    );
+    let file = world.write("outputs.yaml", text);
+
+    let run = world.run([
+        OsStr::new("run"),
+        file.as_os_str(),
+        OsStr::new("--out"),
+        OsStr::new("json=given.json"),
+    ]);
+
+    run.expect(0);
+    let written = ["given.json", "own.csv", "own.json"].map(|name| world.path(name).exists());
+    assert_eq!(written, [true, true, false]);
 }

@@ -159,6 +159,11 @@ impl World {
             OsStr::new(api),
             OsStr::new("--data-dir"),
             data.as_os_str(),
+            // Tests look more often than people do.
+            OsStr::new("--api-rate"),
+            OsStr::new("10000"),
+            OsStr::new("--api-burst"),
+            OsStr::new("10000"),
         ]);
         let nodes = process.announced("listening for nodes on ");
         let api = process.announced("API on http://").trim_end_matches("/api/v1").to_owned();

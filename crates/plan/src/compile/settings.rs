@@ -10,7 +10,7 @@ use crate::expr::check::compile_template;
 use crate::expr::{Expr, Piece, Var};
 use crate::ir::{
     BestEffort, Connections, DEADLINE_DEFAULT, Datacenters, Dns, DnsFamily, DnsSelect,
-    HttpSettings, Plan, Priority, RunSettings, Split, Tls, TlsVersion,
+    HttpSettings, Plan, Priority, Proxy, RunSettings, Split, Tls, TlsVersion,
 };
 use crate::load::Load;
 use crate::shape::{Consts, expected, place};
@@ -87,6 +87,7 @@ impl<'n> Compiler<'n> {
                 .map(|(host, _, node)| (host.to_owned(), self.addresses(Some(node))))
                 .collect::<BTreeMap<_, _>>(),
             dns: self.dns(net.below("dns")),
+            proxy: net.get("proxy").and_then(|node| self.proxy(node)),
             tls: self.tls(tls_fields),
             samples: (self.read(fields.get("samples"), |c, node| c.count_u32(node, 0, 100)))
                 .unwrap_or(basis.samples),
@@ -106,6 +107,40 @@ impl<'n> Compiler<'n> {
             }
         }
         addresses
+    }
+
+    fn proxy(&mut self, node: &Node) -> Option<Proxy> {
+        let text = self.read(Some(node), Consts::text)?;
+        let proxy = || -> Result<Proxy, String> {
+            if text.contains('@') {
+                return Err("has a user or a password".to_owned());
+            }
+            super::request::check_url(&text)?;
+            let authority = text.strip_prefix("http://").ok_or("is not reached by `http://`")?;
+            let authority = authority.trim_end_matches('/');
+            if authority.contains(['/', '?', '#']) {
+                return Err("has a path".to_owned());
+            }
+            let (host, port) = match authority.rsplit_once(':') {
+                Some((host, port)) if !port.ends_with(']') => {
+                    (host, port.parse().map_err(|error| format!("has a bad port: {error}"))?)
+                }
+                Some(_) | None => (authority, 80),
+            };
+            let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+            Ok(Proxy { host, port })
+        };
+        match proxy() {
+            Ok(proxy) => Some(proxy),
+            Err(problem) => {
+                self.collector.push_once(
+                    Draft::error(node.span, format!("the proxy {problem}"))
+                        .note("write it as `http://host:port`")
+                        .link("network"),
+                );
+                None
+            }
+        }
     }
 
     fn dns(&mut self, fields: Fields<'n>) -> Dns {

@@ -733,3 +733,18 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn outputs_and_a_proxy_are_read() {
+    let compiled = good(
+        "target: http://127.0.0.1\n\
+         defaults: { net: { proxy: \"http://[::1]:3128/\" } }\n\
+         outputs: [ { json: out/a.json }, { html: b.html } ]\n\
+         workflows: { w: { load: once, steps: [ { get: / } ] } }\n",
+    );
+
+    let outputs = [("json", "out/a.json"), ("html", "b.html")];
+    assert_eq!(compiled.outputs, outputs.map(|(kind, path)| (kind.to_owned(), path.to_owned())));
+    let proxy = crate::ir::Proxy { host: "::1".to_owned(), port: 3128 };
+    assert_eq!(compiled.plan.http.proxy, Some(proxy));
+}

@@ -363,7 +363,7 @@ fn pro_03_requests_that_make_no_sense_get_a_problem() {
     let unknown = format!("/api/v1/jobs/{}", hyperscale_model::JobId::from_parts(1, 1));
     let cancel = format!("{unknown}/cancel");
     let cases: [(&str, &str, &str, u16); 15] = [
-        ("POST", "/api/v1/jobs", "", 400),
+        ("POST", "/api/v1/jobs", "", 422),
         ("POST", "/api/v1/jobs", "{", 400),
         ("POST", "/api/v1/jobs", "[]", 422),
         ("POST", "/api/v1/jobs", "{\"key\":\"a\"}", 422),
