@@ -99,6 +99,12 @@ impl Blobs {
         }
     }
 
+    /// From whom a blob is being fetched, if it is.
+    #[must_use]
+    pub fn source(&self, hash: BlobHash) -> Option<NodeId> {
+        self.fetching.get(&hash).map(|fetch| fetch.from)
+    }
+
     /// The answer to a request for a piece.
     #[must_use]
     pub fn serve(&self, hash: BlobHash, offset: u64) -> Message {

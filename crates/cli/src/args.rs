@@ -276,6 +276,9 @@ pub(crate) struct NodeArgs {
     /// The manager that this node calls; may be repeated
     #[arg(long, value_name = "ADDRESS", env = "HYPERSCALE_JOIN", value_delimiter = ',')]
     pub(crate) join: Vec<String>,
+    /// The other managers of this one's datacenter, 2 or 4; may be repeated
+    #[arg(long, value_name = "ADDRESS", env = "HYPERSCALE_PEERS", value_delimiter = ',')]
+    pub(crate) peers: Vec<String>,
     /// Where the HTTP API listens [default: 127.0.0.1:7780 for a gate]
     #[arg(long, value_name = "ADDRESS", env = "HYPERSCALE_API")]
     pub(crate) api: Option<SocketAddr>,

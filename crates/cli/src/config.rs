@@ -45,6 +45,7 @@ const SETTINGS: &[Setting] = &[
     setting("roles", Kind::List),
     setting("listen", Kind::Text),
     setting("join", Kind::List),
+    setting("peers", Kind::List),
     setting("api", Kind::Text),
     setting("metrics", Kind::Text),
     setting("tokens", Kind::Tokens),

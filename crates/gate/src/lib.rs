@@ -465,7 +465,7 @@ impl Gate {
             }
             Message::PartReport(report) => self.on_report(now, from, *report),
             Message::PartEnded(result) => self.on_part_ended(now, from, *result),
-            Message::Delta(delta) => self.on_delta(&delta),
+            Message::Delta(delta) => self.on_delta(from, &delta),
             Message::BlobRequest { hash, offset } => {
                 let answer = self.blobs.serve(hash, offset);
                 self.send(from, answer);
@@ -482,6 +482,7 @@ impl Gate {
             | Message::PartEndedAck { .. }
             | Message::RenewLease { .. }
             | Message::LeaseGranted { .. }
+            | Message::Lead { .. }
             | Message::NotLeader { .. }
             | Message::OfferAttempt(_)
             | Message::AttemptAccepted { .. }
@@ -491,6 +492,10 @@ impl Gate {
             | Message::AttemptEnded { .. }
             | Message::AttemptEndedAck { .. }
             | Message::DeltaAck { .. }
+            | Message::Ledger { .. }
+            | Message::ManagerStatus { .. }
+            | Message::KeepBlob { .. }
+            | Message::BlobKept { .. }
             | Message::BlobChunk { .. }
             | Message::BlobMissing { .. } => {}
         }
@@ -521,7 +526,8 @@ impl Gate {
         known.status = Some(status);
     }
 
-    /// A new leader has no secrets of its parts, which no ledger holds: an offer brings them.
+    /// A new leader has no secrets of its parts, which no ledger holds: an offer brings them. And it
+    /// may not know of all that was counted.
     fn offer_anew(&mut self, datacenter: &DatacenterId) {
         for (job, live) in &mut self.live {
             if let Some(state) = self.state.jobs.get(job) {

@@ -89,6 +89,7 @@ impl Live {
         for (part, is_concerned) in self.parts.iter_mut().zip(concerned) {
             part.needs_offer |= is_concerned && has_secrets;
         }
+        self.statistics.acknowledge_anew();
     }
 
     /// Whether some part waits for cores and none sends load.
@@ -177,10 +178,15 @@ impl Gate {
             statistics: statistics.into_owned(),
             parts: (state.parts.iter())
                 // Whoever leads there may have heard of the part, and not of its secrets.
-                .map(|_| LivePart {
-                    needs_offer: !secrets.is_empty(),
-                    report: reports.next().flatten(),
-                    ..LivePart::default()
+                .map(|_| {
+                    let report: Option<PartReport> = reports.next().flatten();
+                    LivePart {
+                        needs_offer: !secrets.is_empty(),
+                        // What a deposed leader says stays refused.
+                        mark: report.as_ref().map_or_else(Default::default, |r| (r.fence, r.seq)),
+                        report,
+                        ..LivePart::default()
+                    }
                 })
                 .collect(),
             secrets,
@@ -328,8 +334,11 @@ impl Gate {
         live.told_end = Some((since, result, from));
     }
 
-    pub(crate) fn on_delta(&mut self, delta: &Delta) {
+    pub(crate) fn on_delta(&mut self, from: NodeId, delta: &Delta) {
         let id = delta.attempt.shard;
+        if !self.may_tell_of(from, id.part_id()) {
+            return;
+        }
         let ended = (self.state.jobs.get(&id.job))
             .and_then(|job| job.parts.get(usize::from(id.part.0))?.1.as_ref());
         let is_beyond_end = ended.is_some_and(|end| {
@@ -340,6 +349,19 @@ impl Gate {
             && !is_beyond_end
         {
             live.statistics.add(delta);
+        }
+    }
+
+    /// Whether a manager's figures of a part count. Those of a deposed leader do not: the next one
+    /// says in an entry what of an attempt counts, from what it has asked of this gate.
+    fn may_tell_of(&self, from: NodeId, part: PartId) -> bool {
+        let index = usize::from(part.part.0);
+        let target = self.state.jobs.get(&part.job).and_then(|job| job.parts.get(index));
+        let known = target.and_then(|(target, _)| self.datacenters.get(&target.datacenter));
+        let live = self.live.get(&part.job).and_then(|live| live.parts.get(index));
+        match (known.and_then(|known| known.leader), live) {
+            (Some((leader, fence)), Some(live)) => leader == from && fence >= live.mark.0,
+            (Some(_) | None, _) => false,
         }
     }
 

@@ -119,6 +119,14 @@ impl Statistics {
             .collect()
     }
 
+    /// The next checkpoint acknowledges again everything that was counted.
+    pub(crate) fn acknowledge_anew(&mut self) {
+        for source in self.sources.values_mut() {
+            source.acknowledged = DeltaSeq::NONE;
+            self.is_dirty = true;
+        }
+    }
+
     /// A new leader asks what was counted of an attempt. Returns whether that is nothing; otherwise
     /// the next checkpoint answers, since an acknowledgement before it could be lost with the gate.
     pub(crate) fn inquire(&mut self, attempt: AttemptId) -> bool {

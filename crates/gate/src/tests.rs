@@ -350,6 +350,35 @@ fn a_new_leader_gets_the_secrets_of_its_parts_by_another_offer() {
 }
 
 #[test]
+fn sta_05_figures_count_only_from_whoever_leads() {
+    let mut desk = Desk::new();
+    let part = desk.submit(&plan(vec![workflow("a")]));
+    desk.report(part, 1, 1, WorkflowState::Running);
+    let attempt = desk.delta(part, 1);
+    desk.wait(Duration::from_secs(4));
+    desk.sent.clear();
+
+    // Another leads, and has said so in a report before anything else.
+    desk.report(part, 9, 1, WorkflowState::Running);
+    desk.delta(part, 2);
+    desk.wait(Duration::from_secs(4));
+    let acknowledged = |message: &Message| match message {
+        Message::DeltaAck { attempt: of, through, .. } if *of == attempt => Some(*through),
+        _ => None,
+    };
+    assert_eq!(desk.sent.iter().find_map(acknowledged), None);
+
+    // The next leader hears again of all that was counted, and may go on.
+    desk.connect(9);
+    desk.wait(Duration::from_secs(4));
+    assert_eq!(desk.sent.iter().find_map(acknowledged), Some(DeltaSeq(1)));
+    desk.sent.clear();
+    desk.delta(part, 2);
+    desk.wait(Duration::from_secs(4));
+    assert_eq!(desk.sent.iter().find_map(acknowledged), Some(DeltaSeq(2)));
+}
+
+#[test]
 fn a_gate_that_dies_between_a_parts_end_and_its_jobs_waits_for_the_statistics() {
     let mut desk = Desk::new();
     let part = desk.submit(&plan(vec![workflow("a")]));
@@ -362,6 +391,7 @@ fn a_gate_that_dies_between_a_parts_end_and_its_jobs_waits_for_the_statistics() 
     desk.restart();
     desk.input(Input::Leadership { leads: true });
     assert!(!desk.ended(part), "the second delta is still on its way");
+    desk.connect(1);
     desk.delta(part, 2);
     desk.wait(Duration::from_secs(1));
 

@@ -202,6 +202,9 @@ pub const fn quorum(voters: usize) -> usize {
     voters / 2 + 1
 }
 
+/// How long a follower may take to receive a snapshot and to answer.
+const SNAPSHOT: Duration = Duration::from_secs(3);
+
 type Consensus = Raft<Types, Machine>;
 
 /// One node of a ledger.
@@ -210,7 +213,8 @@ pub struct Ledger {
     executor: Executor,
     node: Rc<Node>,
     raft: Consensus,
-    leadership: (bool, Option<NodeId>),
+    /// The election in which this node leads, if it does, and who leads.
+    leadership: (Option<u64>, Option<NodeId>),
     confirmed: Time,
     has_failed: bool,
 }
@@ -245,6 +249,10 @@ impl Ledger {
             snapshot_policy: SnapshotPolicy::LogsSinceLast(config.snapshot_after),
             max_in_snapshot_log_to_keep: 0,
             enable_pre_vote: Some(true),
+            // A snapshot travels as a whole, behind whatever else is on its way.
+            install_snapshot_timeout: millis(SNAPSHOT),
+            // So that a batch of the largest entries can be said.
+            max_payload_entries: 48,
             ..Config::default()
         };
         let settings = settings.validate().map_err(|error| OpenError::Config(error.to_string()))?;
@@ -268,7 +276,7 @@ impl Ledger {
             executor,
             node,
             raft,
-            leadership: (false, None),
+            leadership: (None, None),
             confirmed: Time::ZERO,
             has_failed: false,
         };
@@ -346,6 +354,12 @@ impl Ledger {
         }
     }
 
+    /// Whether the ledger has been started here or elsewhere: it has voters.
+    #[must_use]
+    pub fn is_founded(&self) -> bool {
+        self.node.has_log()
+    }
+
     /// Entries that the log holds.
     #[must_use]
     pub fn log_len(&self) -> usize {
@@ -383,8 +397,13 @@ impl Ledger {
         let (metrics, voters) = self.metrics();
         let leads = metrics.state == ServerState::Leader;
         let leader = metrics.current_leader.map(NodeId);
-        if self.leadership != (leads, leader) {
-            self.leadership = (leads, leader);
+        let leads_in = leads.then_some(metrics.current_term);
+        if self.leadership != (leads_in, leader) {
+            let before = std::mem::replace(&mut self.leadership, (leads_in, leader));
+            if leads && before.0.is_some_and(|term| Some(term) != leads_in) {
+                // Lost and won again: whatever hangs on the first does not hang on the second.
+                self.node.output(Output::Leadership { leads: false, leader: None });
+            }
             self.node.output(Output::Leadership { leads, leader });
             self.confirmed = Time::ZERO;
         }

@@ -133,7 +133,8 @@ impl Node {
             membership: RefCell::new(membership),
             snapshot: RefCell::new(snapshot),
             snapshot_waiter: RefCell::default(),
-            numbers: Cell::new(0),
+            // An answer to an earlier life must not be taken for one to this.
+            numbers: Cell::new(life),
             answers: RefCell::default(),
         })
     }
@@ -156,6 +157,13 @@ impl Node {
         self.log.borrow().len()
     }
 
+    /// Whether anything was ever decided or proposed to this node.
+    pub(crate) fn has_log(&self) -> bool {
+        !self.log.borrow().is_empty()
+            || self.purged.borrow().is_some()
+            || self.snapshot.borrow().is_some()
+    }
+
     pub(crate) fn send(&self, to: u64, rpc: &Rpc) {
         // What cannot be written cannot be sent: the library takes it for a lost message.
         if let Ok(message) = encode(rpc) {
@@ -172,7 +180,7 @@ impl Node {
 
     /// The answer of another node, unless it does not come in time.
     async fn ask(&self, to: u64, within: Duration, make: impl FnOnce(u64) -> Rpc) -> Option<Rpc> {
-        let number = self.numbers.get() + 1;
+        let number = self.numbers.get().wrapping_add(1);
         self.numbers.set(number);
         let (sender, receiver) = tokio::sync::oneshot::channel();
         self.answers.borrow_mut().insert(number, sender);

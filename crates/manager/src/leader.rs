@@ -4,13 +4,13 @@
 //! runs after each input and is free of memory of its own: whatever it did not finish, or was lost
 //! on the way, is missing again at the next one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use hyperscale_model::{
-    AttemptId, DeltaSeq, EndStatus, FailureCause, Fence, NodeId, PartId, ProgressSeq, ProposalId,
-    ShardIndex, Time, WorkflowIndex,
+    AttemptId, BlobHash, DeltaSeq, EndStatus, FailureCause, Fence, NodeId, PartId, ProgressSeq,
+    ProposalId, ShardIndex, SplitMix, Time, WorkflowIndex,
 };
 use hyperscale_plan::expr::Value;
 use hyperscale_plan::{Plan, Priority};
@@ -29,6 +29,10 @@ use crate::state::{
 };
 use crate::{Event, Leadership, Manager, Output};
 
+/// How often a new leader calls workers that it does not hear of. Whoever misses that many notices by
+/// itself that its lease is not renewed.
+const CALLS_MAX: u32 = 4;
+
 /// What a leader knows for as long as it leads.
 #[derive(Debug)]
 pub(crate) struct Leading {
@@ -36,6 +40,8 @@ pub(crate) struct Leading {
     since: Time,
     /// Leases may be granted and attempts started before this.
     pub(crate) confirmed_until: Time,
+    /// The ledger has refused a proposal: it would refuse every other before something happens.
+    pub(crate) is_refused: bool,
     live: BTreeMap<AttemptId, Live>,
     /// Proposals on their way, by what they are about, with the cores that they give away.
     proposed: BTreeMap<ProposalId, (About, Vec<(NodeId, u32)>)>,
@@ -48,6 +54,11 @@ pub(crate) struct Leading {
     told: BTreeMap<PartId, (Time, u32)>,
     /// Requests that came too late, and the deltas that brought them.
     late: BTreeMap<AttemptId, (Watermark, u64)>,
+    /// Which other managers have stored a blob.
+    pub(crate) kept: BTreeMap<BlobHash, BTreeSet<NodeId>>,
+    /// When workers that have not been heard of are called next, and how often they were.
+    next_call: Time,
+    calls: u32,
 }
 
 /// What is known of an attempt beyond the ledger.
@@ -83,6 +94,10 @@ impl Live {
 struct About(u8, Option<PartId>, Option<WorkflowIndex>, Option<AttemptId>);
 
 impl About {
+    const fn closing(attempt: AttemptId) -> Self {
+        Self(7, None, None, Some(attempt))
+    }
+
     const fn new(entry: &Entry) -> Self {
         match entry {
             Entry::LeaderStarted { .. } => Self(0, None, None, None),
@@ -96,7 +111,7 @@ impl About {
             }
             Entry::AttemptOpened { attempt, .. } => Self(5, None, None, Some(*attempt)),
             Entry::AttemptStarted { attempt, .. } => Self(6, None, None, Some(*attempt)),
-            Entry::AttemptClosed { attempt, .. } => Self(7, None, None, Some(*attempt)),
+            Entry::AttemptClosed { attempt, .. } => Self::closing(*attempt),
             Entry::StopAsked { part, mode: StopMode::Graceful, .. } => {
                 Self(8, Some(*part), None, None)
             }
@@ -119,6 +134,7 @@ impl Leading {
             fence,
             since,
             confirmed_until,
+            is_refused: false,
             live: (state.open_attempts())
                 .map(|(attempt, _)| (attempt, Live::new(Relay::inherited())))
                 .collect(),
@@ -128,6 +144,9 @@ impl Leading {
             reviewed: since,
             told: BTreeMap::new(),
             late: BTreeMap::new(),
+            kept: BTreeMap::new(),
+            next_call: since,
+            calls: 0,
         }
     }
 
@@ -139,6 +158,11 @@ impl Leading {
             self.proposed.insert(proposal, (about, given_by(entry)));
         }
         is_new
+    }
+
+    /// Whether an entry that closes the attempt, and says what of it counts, is on its way.
+    fn is_closing(&self, attempt: AttemptId) -> bool {
+        self.proposed.values().any(|(about, _)| *about == About::closing(attempt))
     }
 
     /// Cores of a worker that proposals on their way give away.
@@ -277,6 +301,7 @@ impl Manager {
         sent_at: Time,
         report: WorkerReport,
     ) {
+        let leader = self.other_leader();
         let Some(view) = self.workers.get_mut(&worker) else { return };
         view.last_heard = now;
         let is_new = view.report.is_none();
@@ -285,10 +310,6 @@ impl Manager {
             view.report = Some(report.clone());
         }
         let Leadership::Leading(leading) = &mut self.leadership else {
-            let leader = match &self.leadership {
-                Leadership::Follower { leader } => *leader,
-                Leadership::Barrier { .. } | Leadership::Leading(_) => None,
-            };
             self.send(worker, Message::NotLeader { leader });
             return;
         };
@@ -299,7 +320,9 @@ impl Manager {
             leading.next_report = now; // A gate may be waiting for its cores.
         }
         if now >= leading.confirmed_until {
-            return; // Another may lead: no load in our name.
+            // Another may lead: no load in our name.
+            self.send(worker, Message::NotLeader { leader: None });
+            return;
         }
         let fence = leading.fence;
         view.last_granted = Some(now);
@@ -396,6 +419,9 @@ impl Manager {
             }
             return;
         }
+        if last.is_none() && leading.is_closing(attempt) {
+            return; // The entry does not count it. If it is not decided, the worker says it again.
+        }
         let live = leading.live.entry(attempt).or_insert_with(|| Live::new(Relay::inherited()));
         if live.relay.is_based && delta.seq <= live.relay.acknowledged {
             // Counted for good: the worker has missed its acknowledgement.
@@ -413,6 +439,9 @@ impl Manager {
         let Some(gate) = self.gate_for(gate) else { return };
         let resend = self.config.resend * 2;
         let Leadership::Leading(leading) = &mut self.leadership else { return };
+        if now >= leading.confirmed_until {
+            return; // Another may have said already what of it counts.
+        }
         let Some(live) = leading.live.get_mut(&attempt) else { return };
         for delta in live.relay.due(now, resend) {
             let message = Message::Delta(Box::new(delta));
@@ -491,7 +520,6 @@ impl Manager {
             Entry::PartEnded { part, status } if applied == Applied::Changed => {
                 self.event(Event::PartEnded { part: *part, status: status.clone() });
             }
-            Entry::PartForgotten { part } if applied == Applied::Changed => self.forget(*part),
             Entry::PartStarted { .. } | Entry::WorkflowStarted { .. } => self.report_soon(now),
             Entry::LeaderStarted { .. }
             | Entry::WorkflowPlaced { .. }
@@ -521,19 +549,25 @@ impl Manager {
         }
     }
 
-    fn forget(&mut self, part: PartId) {
+    /// Drops what only a part that is done with needed.
+    pub(crate) fn forget(&mut self, now: Time, part: PartId) {
         self.secrets.remove(&part);
         if let Leadership::Leading(leading) = &mut self.leadership {
             leading.live.retain(|attempt, _| attempt.shard.part_id() != part);
             leading.late.retain(|attempt, _| attempt.shard.part_id() != part);
             leading.told.remove(&part);
         }
-        let plans: Vec<_> = self.state.parts.values().map(|part| part.plan).collect();
-        self.plans.retain(|hash, _| plans.contains(hash));
-        let mut needed: std::collections::BTreeSet<_> = plans.iter().copied().collect();
+        let mut needed: BTreeSet<_> = self.state.parts.values().map(|part| part.plan).collect();
+        self.plans.retain(|hash, _| needed.contains(hash));
+        let plans: Vec<BlobHash> = needed.iter().copied().collect();
+        // A plan that is still on its way may need anything.
+        let are_known = plans.into_iter().all(|plan| self.plan(plan).is_some());
         needed.extend(self.plans.values().flat_map(|plan| plan.blobs()));
-        needed.extend(self.offers.values().map(|(_, offer)| offer.plan));
-        if self.offers.is_empty() {
+        needed.extend(self.peers.kept(now));
+        if self.offers.is_empty() && are_known {
+            if let Leadership::Leading(leading) = &mut self.leadership {
+                leading.kept.retain(|hash, _| needed.contains(hash));
+            }
             self.blobs.retain(|hash| needed.contains(&hash));
             self.outputs.push(Output::DropBlobs { needed });
         }
@@ -590,6 +624,9 @@ impl Manager {
             consider(self.safe_at(leading, known));
         }
         leading.told.values().for_each(|(at, _)| consider(Some(*at)));
+        if self.unheard(leading).next().is_some() {
+            consider(Some(leading.next_call));
+        }
         Some(next)
     }
 
@@ -597,11 +634,39 @@ impl Manager {
     fn safe_at(&self, leading: &Leading, attempt: &Attempt) -> Option<Time> {
         let lease = self.config.execution_lease + self.config.lease_margin;
         let view = self.workers.get(&attempt.worker);
-        Some(match view.and_then(|view| view.last_granted) {
-            Some(granted) => granted + lease,
-            // Perhaps an earlier leader granted it a lease until shortly after we took over.
-            None => leading.since + self.config.leader_lease + lease,
-        })
+        let granted = view.and_then(|view| view.last_granted).unwrap_or(leading.since);
+        // An earlier leader may have granted it a lease until shortly after we took over, and it may
+        // have heard nothing of ours.
+        Some(granted.max(leading.since + self.config.leader_lease) + lease)
+    }
+
+    /// Workers that are linked and have not asked this leader for their lease.
+    fn unheard<'a>(&'a self, leading: &Leading) -> impl Iterator<Item = NodeId> + use<'a> {
+        let may_call = leading.calls < CALLS_MAX;
+        let linked = self.workers.iter().filter(|(_, view)| view.is_connected);
+        linked
+            .filter(move |(_, view)| may_call && view.last_granted.is_none())
+            .map(|(&worker, _)| worker)
+    }
+
+    /// Asks workers what runs: they may still follow an earlier leader.
+    fn call_workers(&mut self, now: Time) {
+        let Leadership::Leading(leading) = &self.leadership else { return };
+        if now < leading.next_call {
+            return;
+        }
+        let workers: Vec<NodeId> = self.unheard(leading).collect();
+        if workers.is_empty() {
+            return;
+        }
+        let Leadership::Leading(leading) = &mut self.leadership else { return };
+        let fence = leading.fence;
+        let seed = self.config.node.0 ^ fence.0.rotate_left(32) ^ u64::from(leading.calls);
+        let jitter = SplitMix::new(seed).unit();
+        let pause = Duration::from_millis(500) * (1 << leading.calls);
+        leading.next_call = now + pause.mul_f64(0.75 + jitter / 2.0);
+        leading.calls += 1;
+        workers.into_iter().for_each(|worker| self.send(worker, Message::Lead { fence }));
     }
 
     /// Looks for what is missing, and proposes or sends it.
@@ -609,6 +674,7 @@ impl Manager {
         if self.leading().is_none() {
             return;
         }
+        self.call_workers(now);
         let parts: Vec<PartId> = self.state.parts.keys().copied().collect();
         for part in parts {
             self.close_attempts(now, part);
@@ -906,15 +972,18 @@ impl Manager {
         let Some(shard) = self.state.shard(attempt.shard) else { return };
         let Some(known) = self.state.attempt(attempt) else { return };
         let now_elapsed = self.elapsed(now, part.started).unwrap_or_default();
-        let needs_secrets = self.plans.get(&part.plan).is_some_and(|plan| !plan.secrets.is_empty());
+        let plan = self.plans.get(&part.plan);
+        let needs_secrets = plan.is_some_and(|plan| !plan.secrets.is_empty());
+        let has_blobs =
+            plan.is_some_and(|plan| plan.blobs().iter().all(|h| self.blobs.get(*h).is_some()));
         let Leadership::Leading(leading) = &mut self.leadership else { return };
         let fence = leading.fence;
         let Some(live) = leading.live.get_mut(&attempt) else { return };
         let message = match dispatch {
             Dispatch::Offer { .. } => {
                 let secrets = self.secrets.get(&part_id).cloned();
-                if needs_secrets && secrets.is_none() {
-                    return; // The gate's repeated offer brings them.
+                if !has_blobs || needs_secrets && secrets.is_none() {
+                    return; // A peer's pieces or the gate's repeated offer bring them.
                 }
                 live.offered_at = Some(now);
                 Message::OfferAttempt(Box::new(Assignment {
@@ -1012,16 +1081,17 @@ impl Manager {
         if is_report_due {
             leading.next_report = now + self.config.report;
         }
+        if is_report_due {
+            // First: a gate takes figures only from whom it knows to lead.
+            let status = self.datacenter_status(now);
+            for gate in self.gates.clone() {
+                self.send(gate, Message::DatacenterStatus(status.clone()));
+            }
+        }
         for attempt in attempts {
             let gate = self.state.parts.get(&attempt.shard.part_id()).map(|part| part.gate);
             if let Some(gate) = gate {
                 self.relay(now, attempt, gate);
-            }
-        }
-        if is_report_due {
-            let status = self.datacenter_status(now);
-            for gate in self.gates.clone() {
-                self.send(gate, Message::DatacenterStatus(status.clone()));
             }
         }
         for (part, owner, is_ended) in parts {

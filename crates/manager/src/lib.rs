@@ -14,6 +14,7 @@
 
 mod gap;
 mod leader;
+mod peers;
 mod placement;
 mod relay;
 pub mod state;
@@ -34,7 +35,8 @@ use hyperscale_wire::{
 };
 
 use crate::leader::Leading;
-use crate::state::{Entry, State};
+use crate::peers::Peers;
+use crate::state::{Applied, Entry, State};
 
 /// Settings of a manager.
 #[derive(Debug, Clone)]
@@ -43,6 +45,9 @@ pub struct ManagerConfig {
     pub node: NodeId,
     /// Its datacenter.
     pub datacenter: DatacenterId,
+    /// How many managers the datacenter has, this one included. Its ledger starts once each of them
+    /// has been heard of.
+    pub managers: usize,
     /// The wall clock when the node's time was zero: for times that must survive a restart.
     pub wall_at_zero: WallTime,
     /// How long a worker sends load without hearing from its leader. Must exceed the slowest
@@ -75,6 +80,7 @@ impl ManagerConfig {
         Self {
             node,
             datacenter,
+            managers: 1,
             wall_at_zero,
             execution_lease: Duration::from_secs(10),
             leader_lease: Duration::from_secs(2),
@@ -105,6 +111,13 @@ pub enum Input {
         /// How often it has started.
         incarnation: Incarnation,
     },
+    /// A link to another manager of the datacenter is up.
+    ManagerConnected {
+        /// Which manager.
+        manager: NodeId,
+    },
+    /// The datacenter's ledger has been started, perhaps in an earlier life.
+    Founded,
     /// The link to a node is down.
     Disconnected {
         /// Which node.
@@ -165,7 +178,12 @@ pub enum Input {
 /// What a manager wants done.
 #[derive(Debug, PartialEq)]
 pub enum Output {
-    /// Send to a gate or a worker.
+    /// Start the datacenter's ledger with these voters.
+    Found {
+        /// The voters.
+        voters: Vec<NodeId>,
+    },
+    /// Send to a gate, a worker or another manager.
     Send {
         /// Which.
         to: NodeId,
@@ -308,14 +326,24 @@ pub(crate) struct WorkerView {
     pub(crate) last_granted: Option<Time>,
 }
 
+/// An offer that cannot be accepted yet.
+#[derive(Debug, Clone)]
+struct Offered {
+    from: NodeId,
+    offer: PartOffer,
+    /// When the other managers were last asked to keep its plan and data.
+    asked_at: Option<Time>,
+}
+
 #[derive(Debug)]
 enum Leadership {
     Follower {
         leader: Option<NodeId>,
     },
-    /// Elected; the entry that makes the fence is on its way.
+    /// Elected; the entry that makes the fence is on its way, unless the ledger has refused it: then it
+    /// waits until a majority has acknowledged the election.
     Barrier {
-        proposal: ProposalId,
+        proposal: Option<ProposalId>,
         confirmed_until: Time,
     },
     Leading(Box<Leading>),
@@ -329,12 +357,13 @@ pub struct Manager {
     leadership: Leadership,
     gates: BTreeSet<NodeId>,
     workers: BTreeMap<NodeId, WorkerView>,
+    peers: Peers,
     blobs: Blobs,
     plans: BTreeMap<BlobHash, Arc<Plan>>,
     /// Secrets never enter the ledger: a new leader has them from the gate's repeated offer.
     secrets: BTreeMap<PartId, Secrets>,
-    /// Offers whose plan is still on its way.
-    offers: BTreeMap<PartId, (NodeId, PartOffer)>,
+    /// Offers whose plan is still on its way, to this manager or to a majority.
+    offers: BTreeMap<PartId, Offered>,
     last_proposal: ProposalId,
     version: Version,
     outputs: Vec<Output>,
@@ -350,6 +379,7 @@ impl Manager {
             leadership: Leadership::Follower { leader: None },
             gates: BTreeSet::new(),
             workers: BTreeMap::new(),
+            peers: Peers::default(),
             blobs: Blobs::new(),
             plans: BTreeMap::new(),
             secrets: BTreeMap::new(),
@@ -362,12 +392,20 @@ impl Manager {
 
     /// Takes an input.
     pub fn handle(&mut self, now: Time, input: Input) {
+        if let Leadership::Leading(leading) = &mut self.leadership
+            && !matches!(input, Input::Refused { .. })
+        {
+            leading.is_refused = false;
+        }
         match input {
             Input::GateConnected { gate } => self.on_gate_connected(gate),
             Input::WorkerConnected { worker, incarnation } => {
                 self.on_worker_connected(now, worker, incarnation);
             }
+            Input::ManagerConnected { manager } => self.on_manager_connected(manager),
+            Input::Founded => self.peers.is_founded = true,
             Input::Disconnected { node } => {
+                self.peers.disconnect(node);
                 self.gates.remove(&node);
                 if let Some(view) = self.workers.get_mut(&node) {
                     view.is_connected = false;
@@ -377,22 +415,27 @@ impl Manager {
             Input::Committed { index, entry, proposal } => {
                 self.on_committed(now, index, &entry, proposal);
             }
-            Input::Refused { proposal } => self.on_refused(now, proposal),
+            Input::Refused { proposal } => self.on_refused(proposal),
             Input::Leadership { leads, leader } => self.on_leadership(leads, leader),
             Input::Confirmed { until } => match &mut self.leadership {
+                Leadership::Barrier { proposal: None, .. } => self.start_barrier(until),
                 Leadership::Barrier { confirmed_until, .. } => *confirmed_until = until,
                 Leadership::Leading(leading) => leading.confirmed_until = until,
                 Leadership::Follower { .. } => {}
             },
             Input::TakeSnapshot { index } => self.on_take_snapshot(index),
-            Input::Restored { snapshot } => self.on_restored(&snapshot),
+            Input::Restored { snapshot } => self.on_restored(now, &snapshot),
             Input::Blob { bytes } => {
-                self.blobs.insert(bytes);
+                // The log that comes now may name it after it tells what else is done with.
+                let hash = self.blobs.insert(bytes);
+                self.peers.keep(now, hash);
             }
             Input::Tick => {}
         }
         self.blobs.tick(now);
+        self.found();
         self.lead(now);
+        self.beat(now);
         let requests = self.blobs.drain();
         self.outputs.extend(requests.map(|(to, message)| Output::Send { to, message }));
     }
@@ -400,7 +443,10 @@ impl Manager {
     /// When [`Input::Tick`] is due.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Time> {
-        [self.next_of_leader(), self.blobs.next_deadline()].into_iter().flatten().min()
+        [self.next_of_leader(), self.next_beat(), self.blobs.next_deadline()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// What is to be done, in order.
@@ -420,6 +466,25 @@ impl Manager {
         match &self.leadership {
             Leadership::Leading(leading) => Some(leading.fence),
             Leadership::Follower { .. } | Leadership::Barrier { .. } => None,
+        }
+    }
+
+    /// The fence under which this manager leads for certain.
+    #[must_use]
+    pub fn leading_at(&self, now: Time) -> Option<Fence> {
+        match &self.leadership {
+            Leadership::Leading(leading) => {
+                (now < leading.confirmed_until).then_some(leading.fence)
+            }
+            Leadership::Follower { .. } | Leadership::Barrier { .. } => None,
+        }
+    }
+
+    /// Who leads instead of this manager, if that is known.
+    const fn other_leader(&self) -> Option<NodeId> {
+        match &self.leadership {
+            Leadership::Follower { leader } => *leader,
+            Leadership::Barrier { .. } | Leadership::Leading(_) => None,
         }
     }
 
@@ -533,12 +598,21 @@ impl Manager {
             Message::BlobChunk { hash, offset, total, bytes } => {
                 if let Some(bytes) = self.blobs.on_chunk(now, from, hash, offset, total, &bytes) {
                     self.outputs.push(Output::StoreBlob { hash, bytes });
+                    self.on_blob_stored(now, from, hash);
                     self.accept_what_is_fetched(now);
                 }
             }
             Message::BlobMissing { hash } => {
                 self.event(Event::Malformed { what: "blob", error: format!("{hash} is missing") });
+                self.on_blob_missing(now, from, hash);
             }
+            Message::ManagerStatus { is_founded, software } => {
+                self.peers.on_status(from, is_founded, software);
+            }
+            Message::KeepBlob { hash } => self.on_keep_blob(now, from, hash),
+            Message::BlobKept { hash } => self.on_blob_kept(now, from, hash),
+            // The driver hands these to the ledger itself.
+            Message::Ledger { .. } => {}
             // A worker that knows a later leader: our own ledger will say so too.
             Message::StaleFence { .. } => {}
             // Nobody may send us these; the link's table of messages refuses them before.
@@ -548,6 +622,7 @@ impl Manager {
             | Message::PartEnded(_)
             | Message::DatacenterStatus(_)
             | Message::LeaseGranted { .. }
+            | Message::Lead { .. }
             | Message::NotLeader { .. }
             | Message::OfferAttempt(_)
             | Message::StartAttempt { .. }
@@ -572,11 +647,8 @@ impl Manager {
 
     fn on_offer(&mut self, now: Time, from: NodeId, offer: PartOffer) {
         let (part, fence) = (offer.part, offer.fence);
-        if self.leading().is_none() {
-            let leader = match &self.leadership {
-                Leadership::Follower { leader } => *leader,
-                Leadership::Barrier { .. } | Leadership::Leading(_) => None,
-            };
+        if self.leading_at(now).is_none() {
+            let leader = self.other_leader();
             let why = match leader {
                 Some(_) => RefusePart::NotLeader { leader },
                 None => RefusePart::NotReady { retry_after: self.config.resend },
@@ -600,15 +672,16 @@ impl Manager {
                 return;
             }
         }
-        self.offers.insert(part, (from, offer));
+        let asked_at = self.offers.get(&part).and_then(|known| known.asked_at);
+        self.offers.insert(part, Offered { from, offer, asked_at });
         self.accept_what_is_fetched(now);
     }
 
     /// Goes on with each offer as far as its plan and data have arrived.
     fn accept_what_is_fetched(&mut self, now: Time) {
-        let offers: Vec<(PartId, NodeId, PartOffer)> =
-            self.offers.iter().map(|(&part, (from, offer))| (part, *from, offer.clone())).collect();
-        for (part, from, offer) in offers {
+        let offers: Vec<(PartId, Offered)> =
+            self.offers.iter().map(|(&part, offered)| (part, offered.clone())).collect();
+        for (part, Offered { from, offer, .. }) in offers {
             if self.blobs.get(offer.plan).is_none() {
                 self.blobs.fetch(now, offer.plan, from);
                 continue;
@@ -627,6 +700,11 @@ impl Manager {
                 plan.blobs().into_iter().filter(|&hash| self.blobs.get(hash).is_none()).collect();
             if !missing.is_empty() {
                 missing.into_iter().for_each(|hash| self.blobs.fetch(now, hash, from));
+                continue;
+            }
+            let mut named = plan.blobs();
+            named.insert(offer.plan);
+            if !self.is_with_majority(now, part, &named) {
                 continue;
             }
             self.offers.remove(&part);
@@ -661,7 +739,7 @@ impl Manager {
         }
         let proposal = self.next_proposal();
         let Leadership::Leading(leading) = &mut self.leadership else { return };
-        if !leading.register(proposal, &entry) {
+        if leading.is_refused || !leading.register(proposal, &entry) {
             return;
         }
         self.output_proposal(proposal, &entry);
@@ -685,9 +763,18 @@ impl Manager {
             }
         };
         let applied = self.state.apply(&entry);
+        self.peers.is_founded = true;
+        if let Entry::PartForgotten { part } = &entry
+            && applied == Applied::Changed
+        {
+            self.forget(now, *part);
+        }
+        if let Entry::PartAccepted { .. } = &entry {
+            self.fetch_what_is_needed(now);
+        }
         match &mut self.leadership {
             Leadership::Barrier { proposal: barrier, confirmed_until }
-                if proposal == Some(*barrier) =>
+                if proposal.is_some() && proposal == *barrier =>
             {
                 let fence = Fence(index);
                 let leading = Leading::new(fence, now, *confirmed_until, &self.state);
@@ -707,31 +794,34 @@ impl Manager {
         }
     }
 
-    fn on_refused(&mut self, now: Time, proposal: ProposalId) {
+    fn on_refused(&mut self, proposal: ProposalId) {
         match &mut self.leadership {
-            Leadership::Leading(leading) => leading.settle(proposal),
-            Leadership::Barrier { proposal: barrier, confirmed_until } if *barrier == proposal => {
-                // Still elected as far as we know: try the barrier again.
-                let confirmed_until = *confirmed_until;
-                self.start_barrier(confirmed_until.max(now));
+            Leadership::Leading(leading) => {
+                leading.settle(proposal);
+                leading.is_refused = true;
             }
-            Leadership::Barrier { .. } | Leadership::Follower { .. } => {}
+            Leadership::Barrier { proposal: barrier, .. } => {
+                *barrier = barrier.filter(|known| *known != proposal);
+            }
+            Leadership::Follower { .. } => {}
         }
     }
 
     fn start_barrier(&mut self, confirmed_until: Time) {
         let proposal = self.next_proposal();
-        self.leadership = Leadership::Barrier { proposal, confirmed_until };
+        self.leadership = Leadership::Barrier { proposal: Some(proposal), confirmed_until };
         let node = self.config.node;
         self.output_proposal(proposal, &Entry::LeaderStarted { node });
     }
 
     fn on_leadership(&mut self, leads: bool, leader: Option<NodeId>) {
+        self.peers.is_founded |= leader.is_some();
         match (&self.leadership, leads) {
             (Leadership::Follower { .. }, true) => self.start_barrier(Time::ZERO),
             (Leadership::Barrier { .. } | Leadership::Leading(_), true) => {}
             (Leadership::Leading(_), false) => {
                 self.leadership = Leadership::Follower { leader };
+                self.offers.clear();
                 self.event(Event::LeadershipLost);
             }
             (Leadership::Barrier { .. } | Leadership::Follower { .. }, false) => {
@@ -749,9 +839,13 @@ impl Manager {
         }
     }
 
-    fn on_restored(&mut self, snapshot: &[u8]) {
+    fn on_restored(&mut self, now: Time, snapshot: &[u8]) {
         match decode_value(snapshot) {
-            Ok(state) => self.state = state,
+            Ok(state) => {
+                self.state = state;
+                self.peers.is_founded = true;
+                self.fetch_what_is_needed(now);
+            }
             Err(error) => {
                 self.event(Event::Malformed { what: "snapshot", error: error.to_string() });
             }
@@ -768,7 +862,7 @@ impl Manager {
             .collect();
         DatacenterStatus {
             datacenter: self.config.datacenter.clone(),
-            leading: self.leading(),
+            leading: self.leading_at(now),
             version: self.version,
             workers: u32::try_from(workers.len()).unwrap_or(u32::MAX),
             cores: workers.iter().filter_map(|view| view.report.as_ref()).map(|r| r.cores).sum(),
@@ -777,7 +871,7 @@ impl Manager {
         }
     }
 
-    /// This node and the workers that are linked.
+    /// This node, and the managers and workers that are linked.
     fn node_statuses(&self, now: Time) -> Vec<NodeStatus> {
         let state =
             if self.leading().is_some() { NodeState::Leading } else { NodeState::Following };
@@ -810,7 +904,15 @@ impl Manager {
                 Some(NodeStatus { node, role: Role::Worker, state, cores, free_cores, software })
             },
         );
-        std::iter::once(own).chain(workers).take(NODES_TOLD_MAX).collect()
+        let managers = self.peers.told().map(|(node, software)| NodeStatus {
+            node,
+            role: Role::Manager,
+            state: NodeState::Following,
+            cores: 0,
+            free_cores: 0,
+            software: software.to_owned(),
+        });
+        std::iter::once(own).chain(managers).chain(workers).take(NODES_TOLD_MAX).collect()
     }
 }
 

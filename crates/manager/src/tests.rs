@@ -200,6 +200,95 @@ impl Desk {
     }
 }
 
+/// One of three managers, which has heard of the other two.
+fn one_of_three(node: NodeId, are_founded: bool) -> Manager {
+    let mut config = ManagerConfig::new(node, DatacenterId::from("eu"), WallTime(1_000));
+    config.managers = 3;
+    let mut manager = Manager::new(config);
+    for peer in [2, 3, 4].map(NodeId).into_iter().filter(|peer| *peer != node) {
+        manager.handle(Time::ZERO, Input::ManagerConnected { manager: peer });
+        assert_eq!(founded_by(&mut manager), None, "{peer} has not said how it stands");
+        let message =
+            Message::ManagerStatus { is_founded: are_founded, software: SOFTWARE.to_owned() };
+        manager.handle(Time::ZERO, Input::Message { from: peer, message });
+    }
+    manager
+}
+
+fn founded_by(manager: &mut Manager) -> Option<Vec<NodeId>> {
+    manager.drain().find_map(|output| match output {
+        Output::Found { voters } => Some(voters),
+        _ => None,
+    })
+}
+
+#[test]
+fn one_manager_founds_the_ledger_and_only_where_there_is_none() {
+    let all = [2, 3, 4].map(NodeId).to_vec();
+
+    assert_eq!(founded_by(&mut one_of_three(NodeId(2), false)), Some(all));
+    assert_eq!(founded_by(&mut one_of_three(NodeId(3), false)), None);
+    assert_eq!(founded_by(&mut one_of_three(NodeId(2), true)), None);
+}
+
+#[test]
+fn syn_05_an_entry_waits_until_a_majority_has_what_it_names() {
+    let mut desk = Desk::new();
+    desk.manager = one_of_three(MANAGER, true);
+    desk.input(Input::Leadership { leads: true, leader: Some(MANAGER) });
+    desk.input(Input::Confirmed { until: Time::from_nanos(u64::MAX) });
+    desk.connect_gate();
+    desk.take();
+
+    desk.offer(&plan(vec![workflow("a", After::default())]));
+    let asked: Vec<(NodeId, BlobHash)> = (desk.take().into_iter())
+        .filter_map(|(to, message)| match message {
+            Message::KeepBlob { hash } => Some((to, hash)),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(asked.iter().map(|(to, _)| to.0).collect::<Vec<_>>(), [3, 4]);
+    assert!(desk.manager.state().parts.is_empty(), "nobody else holds the plan");
+
+    desk.message(NodeId(4), Message::BlobKept { hash: asked[0].1 });
+
+    assert!(desk.manager.state().parts.contains_key(&part()));
+}
+
+#[test]
+fn lse_01_an_unconfirmed_leader_renews_no_lease() {
+    let mut desk = Desk::new();
+    desk.connect_worker(WORKER);
+    desk.input(Input::Confirmed { until: Time::from_secs(2) });
+    desk.take();
+
+    desk.now = Time::from_secs(2);
+    desk.renew(WORKER, Vec::new());
+
+    let answers = desk.take();
+    assert!(answers.contains(&(WORKER, Message::NotLeader { leader: None })), "{answers:?}");
+    let is_grant = |message: &Message| matches!(message, Message::LeaseGranted { .. });
+    assert!(!answers.iter().any(|(_, message)| is_grant(message)), "{answers:?}");
+}
+
+#[test]
+fn syn_03_a_new_leader_calls_its_workers_until_they_answer() {
+    let mut desk = Desk::new();
+    desk.connect_worker(WORKER);
+    desk.lead_anew();
+    desk.take();
+    desk.wait(Duration::from_millis(700));
+    let calls = |sent: Vec<(NodeId, Message)>| {
+        sent.iter().filter(|(_, message)| matches!(message, Message::Lead { .. })).count()
+    };
+    assert_eq!(calls(desk.take()), 1);
+
+    desk.renew(WORKER, Vec::new());
+    desk.wait(Duration::from_secs(10));
+
+    assert_eq!(calls(desk.take()), 0);
+}
+
 #[test]
 fn a_manager_without_a_gate_waits_instead_of_spinning() {
     let mut desk = Desk::new();
@@ -336,7 +425,7 @@ fn wrk_03_two_lost_shards_do_not_get_the_same_core() {
     for node in [first, second] {
         desk.input(Input::Disconnected { node });
     }
-    desk.wait(Duration::from_secs(9));
+    desk.wait(Duration::from_secs(11));
     desk.connect_worker(third);
     desk.wait(Duration::from_secs(3));
 

@@ -100,7 +100,9 @@ impl GateHost {
         for (job, checkpoint) in storage.checkpoints()? {
             gate.handle(now, Input::Checkpoint { job, checkpoint });
         }
-        let ledger = open_ledger(&storage, "gate", node, timers, now)?;
+        let mut ledger = open_ledger(&storage, "gate", node, timers, now)?;
+        // So far it is the only voter of its ledger.
+        ledger.handle(now, LedgerInput::Bootstrap { voters: vec![node] });
         let (links, waiting) = (Links::new(Arc::clone(&observer)), BTreeMap::new());
         Ok(Self { gate, ledger, storage, links, waiting, observer, is_leaving: false })
     }
@@ -174,7 +176,7 @@ impl GateHost {
     }
 }
 
-/// Opens a ledger that this node alone votes in.
+/// Opens a role's ledger.
 pub(crate) fn open_ledger(
     storage: &Storage,
     name: &str,
@@ -185,9 +187,7 @@ pub(crate) fn open_ledger(
     let store = storage.ledger(name)?;
     let mut config = LedgerConfig::new(node);
     (config.election, config.leader_lease) = (timers.election, timers.leader_lease);
-    let mut ledger = Ledger::open(config, store, random()?, now)?;
-    ledger.handle(now, LedgerInput::Bootstrap { voters: vec![node] });
-    Ok(ledger)
+    Ok(Ledger::open(config, store, random()?, now)?)
 }
 
 fn no(kind: RequestErrorKind, message: &str) -> Reply {

@@ -63,6 +63,9 @@ pub struct NodeConfig {
     pub listen: Option<SocketAddr>,
     /// The addresses of managers that its gate and its worker call.
     pub join: Vec<String>,
+    /// The addresses of the other managers of its manager's datacenter; its gate and its worker call
+    /// them too.
+    pub peers: Vec<String>,
     /// Who it is for nodes of other processes.
     pub certificates: Option<Certificates>,
     /// The cluster's name: nodes of different clusters refuse each other.
@@ -91,6 +94,7 @@ impl NodeConfig {
             roles: BTreeSet::from([Role::Gate, Role::Manager, Role::Worker]),
             listen: None,
             join: Vec::new(),
+            peers: Vec::new(),
             certificates: None,
             cluster: "local".to_owned(),
             environment: "local".to_owned(),
@@ -264,6 +268,22 @@ impl Drop for Node {
     }
 }
 
+/// What a manager needs that is not alone in its datacenter.
+fn check_peers(config: &NodeConfig) -> Result<(), NodeError> {
+    let message = if !config.roles.contains(&Role::Manager) {
+        "only a manager has peers; other nodes join managers"
+    } else if config.listen.is_none() {
+        "a manager with peers must listen for them"
+    } else if config.data_dir.is_none() {
+        "a manager with peers needs a data directory: after a restart they must know it again"
+    } else if !config.peers.len().is_multiple_of(2) {
+        "a datacenter has an odd number of managers: name 2 or 4 peers"
+    } else {
+        return Ok(());
+    };
+    Err(NodeError::Config(message.to_owned()))
+}
+
 fn io(what: &str) -> impl FnOnce(std::io::Error) -> NodeError {
     let what = what.to_owned();
     move |source| NodeError::Io { what, source }
@@ -285,6 +305,9 @@ impl Roles {
         timers.check()?;
         let storage = config.storage()?;
         let has = |role| config.roles.contains(&role);
+        if !config.peers.is_empty() {
+            check_peers(&config)?;
+        }
         if config.certificates.is_none() && (config.listen.is_some() || !config.join.is_empty()) {
             let message = "a node that talks to others needs certificates".to_owned();
             return Err(NodeError::Config(message));
@@ -316,6 +339,7 @@ impl Roles {
             settings.start_margin = config.start_margin;
             settings.execution_lease = timers.execution_lease;
             settings.leader_lease = timers.leader_lease;
+            settings.managers = config.peers.len() + 1;
             let (storage, observer) = (storage.clone(), Arc::clone(&observer));
             Some((ManagerHost::open(settings, timers.ledger(), storage, observer)?, identity))
         } else {
@@ -357,17 +381,24 @@ impl Roles {
         let callers = [(gate_hello, to_gate), (worker_hello, to_worker)];
         let callers = callers.into_iter().filter_map(|(hello, to)| Some((hello?, to)));
         let manager_id = manager.as_ref().map(|manager| manager.1);
+        let call = |address: &String, hello: Hello, to_caller| {
+            let (config, address) = (Rc::clone(&config), address.clone());
+            let observer = Arc::clone(&observer);
+            tokio::task::spawn_local(net::call(config, address, hello, to_caller, observer));
+        };
         for (hello, to_caller) in callers {
             if let Some(identity) = manager_id {
                 let ours = config.hello(identity, Role::Manager, hello.role);
                 net::join(hello.clone(), to_caller.clone(), ours, to_manager.clone());
             }
-            for address in &config.join {
-                let config = Rc::clone(&config);
-                let (address, hello, to_caller) =
-                    (address.clone(), hello.clone(), to_caller.clone());
-                let observer = Arc::clone(&observer);
-                tokio::task::spawn_local(net::call(config, address, hello, to_caller, observer));
+            for address in config.join.iter().chain(&config.peers) {
+                call(address, hello.clone(), to_caller.clone());
+            }
+        }
+        if let Some(identity) = manager_id {
+            for address in &config.peers {
+                let hello = config.hello(identity, Role::Manager, Role::Manager);
+                call(address, hello, to_manager.clone());
             }
         }
         if let (Some(listener), Some(identity)) = (listener, manager_id) {

@@ -92,6 +92,14 @@ impl LinkError {
     pub(crate) const fn was_up(&self) -> bool {
         matches!(self, Self::Io(_) | Self::Closed | Self::Silent | Self::Forbidden { .. })
     }
+
+    /// Whether two managers only agreed on which of them calls.
+    pub(crate) const fn calls_back(&self) -> bool {
+        matches!(
+            self,
+            Self::Refused(HelloError::Callback) | Self::RefusedByPeer(HelloError::Callback)
+        )
+    }
 }
 
 /// What a link tells the role at its end.
@@ -195,7 +203,8 @@ where
     let (mut reader, mut writer) = tokio::io::split(stream);
     let mut frames = Frames { decoder: FrameDecoder::default(), reader: &mut reader };
     // Within a process nothing is lost, so silence says nothing.
-    let may_fall_silent = matches!(end, End::Caller(_)) && certified.is_some();
+    let is_over_network = certified.is_some();
+    let is_caller = matches!(end, End::Caller(_));
     let shaken = shake_hands(&mut frames, &mut writer, end, certified);
     let (ours, theirs, picked) = match tokio::time::timeout(HANDSHAKE, shaken).await {
         Ok(Ok(shaken)) => shaken,
@@ -204,6 +213,9 @@ where
     };
     let Some(events) = picked.or(events) else { return LinkError::Closed };
     let (peer, role, our_role) = (theirs.node, theirs.role, ours);
+    // Managers say something to each other as often.
+    let is_heard_of = is_caller || (role, our_role) == (Role::Manager, Role::Manager);
+    let may_fall_silent = is_over_network && is_heard_of;
     let outbox = Outbox::default();
     let up = LinkEvent::Up { peer: Box::new(theirs), outbox: outbox.clone() };
     if events.send(up).await.is_err() {
@@ -307,6 +319,10 @@ where
     };
     let verdict = ours.check(&theirs);
     let verdict = verdict.and_then(|()| certified.map_or(Ok(()), |is| is.check(&theirs)));
+    let verdict = verdict.and_then(|()| match picked {
+        Some(_) => ours.check_caller(&theirs),
+        None => Ok(()),
+    });
     send(writer, &verdict).await?;
     verdict.map_err(LinkError::Refused)?;
     let verdict: Result<(), HelloError> = frames.value().await?;

@@ -1,10 +1,12 @@
 //! A manager on this machine.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use hyperscale_ledger::{Input as LedgerInput, Ledger, Output as LedgerOutput};
 use hyperscale_manager::{Event, Input, Manager, ManagerConfig, Output};
-use hyperscale_model::{Role, Time};
+use hyperscale_model::{NodeId, Role, Time};
+use hyperscale_wire::{Assembly, Message, ledger_pieces};
 
 use crate::drive::{Host, NodeError, Progress};
 use crate::gate::open_ledger;
@@ -25,6 +27,10 @@ pub(crate) struct ManagerHost {
     ledger: Ledger,
     storage: Storage,
     links: Links,
+    /// How often the ledger has said something to another.
+    said: u64,
+    /// What ledgers of other managers are saying.
+    heard: BTreeMap<NodeId, Assembly>,
     observer: Arc<Observer>,
     is_leaving: bool,
 }
@@ -43,8 +49,10 @@ impl ManagerHost {
             manager.handle(now, Input::Blob { bytes });
         }
         let ledger = open_ledger(&storage, "manager", node, timers, now)?;
+        manager.handle(now, if ledger.is_founded() { Input::Founded } else { Input::Tick });
         let links = Links::new(Arc::clone(&observer));
-        Ok(Self { manager, ledger, storage, links, observer, is_leaving: false })
+        let (said, heard) = (0, BTreeMap::new());
+        Ok(Self { manager, ledger, storage, links, said, heard, observer, is_leaving: false })
     }
 
     fn on_ledger(&mut self, now: Time, output: LedgerOutput) -> Result<(), NodeError> {
@@ -58,7 +66,13 @@ impl ManagerHost {
             LedgerOutput::TakeSnapshot { index } => Input::TakeSnapshot { index },
             LedgerOutput::Restored { snapshot } => Input::Restored { snapshot },
             LedgerOutput::Failed { error } => return Err(NodeError::LedgerFailed(error)),
-            LedgerOutput::Send { .. } => return Ok(()), // It has no peers yet.
+            LedgerOutput::Send { to, message } => {
+                self.said += 1;
+                for piece in ledger_pieces(self.said, &message) {
+                    self.links.send(to, &piece);
+                }
+                return Ok(());
+            }
         };
         self.manager.handle(now, input);
         Ok(())
@@ -66,6 +80,11 @@ impl ManagerHost {
 
     fn carry_out(&mut self, now: Time, output: Output) -> Result<(), NodeError> {
         match output {
+            Output::Found { voters } => {
+                let count = voters.len();
+                tracing::info!(voters = count, "this manager founds the datacenter's ledger");
+                self.ledger.handle(now, LedgerInput::Bootstrap { voters });
+            }
             Output::Send { to, message } => self.links.send(to, &message),
             Output::Propose { proposal, entry } => {
                 self.ledger.handle(now, LedgerInput::Propose { proposal, entry });
@@ -159,10 +178,23 @@ impl Host for ManagerHost {
     fn on_link(&mut self, now: Time, event: LinkEvent) {
         let input = match self.links.on(event) {
             Change::Up(peer) if peer.role == Role::Gate => Input::GateConnected { gate: peer.node },
+            Change::Up(peer) if peer.role == Role::Manager => {
+                self.heard.remove(&peer.node);
+                Input::ManagerConnected { manager: peer.node }
+            }
             Change::Up(peer) => {
                 Input::WorkerConnected { worker: peer.node, incarnation: peer.incarnation }
             }
-            Change::Message(from, message) => Input::Message { from, message: *message },
+            Change::Message(from, message) => match *message {
+                Message::Ledger { number, offset, total, bytes } => {
+                    let heard = self.heard.entry(from).or_default();
+                    if let Some(message) = heard.take(number, offset, total, bytes) {
+                        self.ledger.handle(now, LedgerInput::Peer { from, message });
+                    }
+                    return;
+                }
+                message => Input::Message { from, message },
+            },
             Change::Down(node) => Input::Disconnected { node },
             Change::Nothing => return,
         };

@@ -17,6 +17,8 @@ use crate::storage::{Identity, random};
 
 /// How long a connection and its TLS handshake may take.
 const CONNECT: Duration = Duration::from_secs(5);
+/// Between calls to a manager that calls this one itself: it may have been replaced by another.
+const CALLBACK: Duration = Duration::from_secs(30);
 /// Between calls to a node that does not answer, at most; well below an execution lease.
 const RETRY_MAX: Duration = Duration::from_secs(2);
 
@@ -52,6 +54,10 @@ pub(crate) async fn call(
         if events.is_closed() {
             return;
         }
+        if error.calls_back {
+            tokio::time::sleep(CALLBACK).await;
+            continue;
+        }
         if error.was_up {
             backoff.reset();
         }
@@ -66,6 +72,8 @@ pub(crate) async fn call(
 struct CallError {
     message: String,
     was_up: bool,
+    /// The other node calls this one instead.
+    calls_back: bool,
 }
 
 async fn call_once(
@@ -74,7 +82,7 @@ async fn call_once(
     hello: &Hello,
     events: &Events,
 ) -> CallError {
-    let failed = |message: String| CallError { message, was_up: false };
+    let failed = |message: String| CallError { message, was_up: false, calls_back: false };
     let Some(certificates) = &config.certificates else {
         return failed("this node has no certificates".to_owned());
     };
@@ -89,7 +97,8 @@ async fn call_once(
         Err(_) => return failed("no connection in time".to_owned()),
     };
     let error = link::run(stream, End::Caller(hello), Some(&certified), Some(events.clone())).await;
-    CallError { message: chain(&error), was_up: error.was_up() }
+    let (was_up, calls_back) = (error.was_up(), error.calls_back());
+    CallError { message: chain(&error), was_up, calls_back }
 }
 
 /// Answers whoever calls the manager of this process.
@@ -141,5 +150,8 @@ async fn answer(
             .then(|| (config.hello(identity, Role::Manager, theirs.role), events.clone()))
     };
     let error = link::run(stream, End::Called(&pick), Some(&certified), None).await;
+    if error.calls_back() {
+        return Ok(());
+    }
     Err(chain(&error))
 }

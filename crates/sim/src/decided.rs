@@ -227,6 +227,12 @@ impl Decided {
         Ok(())
     }
 
+    /// Attempts that were closed since their worker was taken for lost.
+    pub(crate) fn lost(&self) -> impl Iterator<Item = AttemptId> + '_ {
+        let closed = self.closed.iter();
+        closed.filter(|(_, closed)| matches!(closed.why, CloseReason::Lost(_))).map(|(&id, _)| id)
+    }
+
     /// Whether an attempt was closed as ended by its worker.
     pub(crate) fn has_ended(&self, attempt: AttemptId) -> bool {
         let closed = self.closed.get(&attempt);

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use hyperscale_model::{NodeId, Role};
 
-use crate::host::Stimulus;
-use crate::world::{Event, GATE, MANAGER, World};
+use crate::host::{Host, Node, Stimulus};
+use crate::world::{Event, FALLS_EVERY, GATE, World};
 
 /// How long after a fault its consequences are still on their way.
 const AFTERMATH: Duration = Duration::from_secs(30);
@@ -64,6 +64,21 @@ impl World {
         self.plan_fault();
     }
 
+    /// The manager that leads dies, and comes back after a while.
+    pub(crate) fn fall(&mut self) {
+        if self.is_calm {
+            return;
+        }
+        let leads = |host: &&Host| match &host.node {
+            Some(Node::Manager { manager, .. }) => manager.leading().is_some(),
+            Some(Node::Gate { .. } | Node::Worker { .. }) | None => false,
+        };
+        if let Some(leader) = self.hosts.values().find(leads).map(|host| host.id) {
+            self.crash(leader);
+        }
+        self.schedule(FALLS_EVERY, Event::Fall);
+    }
+
     fn one_of<'a, T>(&mut self, all: &'a [T]) -> Option<&'a T> {
         let place = usize::try_from(self.random.below(all.len() as u64)).unwrap_or(0);
         all.get(place)
@@ -86,11 +101,11 @@ impl World {
         self.trouble_until = self.trouble_until.max(self.now + stretch + AFTERMATH);
     }
 
-    /// As [`World::trouble`], of what lies between the gate and the manager too, if it concerns
+    /// As [`World::trouble`], of what lies between the gate and the managers too, if it concerns
     /// one of them.
     fn trouble_of(&mut self, node: NodeId, stretch: Duration) {
         self.trouble(stretch);
-        if node == GATE || node == MANAGER {
+        if self.role(node) != Some(Role::Worker) {
             self.head_trouble_until = self.trouble_until;
         }
     }
@@ -165,8 +180,9 @@ impl World {
             }
             Kind::Fade => {
                 // A link gets worse and worse, and then dies for a while.
-                let ways: Vec<(NodeId, NodeId)> =
-                    self.network.links.keys().filter(|way| way.1 == MANAGER).copied().collect();
+                let ways: Vec<(NodeId, NodeId)> = (self.network.links.keys().copied())
+                    .filter(|way| self.role(way.1) == Some(Role::Manager))
+                    .collect();
                 let Some(&(a, b)) = self.one_of(&ways) else { return };
                 let slowness = Duration::from_millis(2_000 + self.random.below(2_000));
                 if let Some(link) = self.network.links.get_mut(&(a, b)) {
@@ -174,7 +190,7 @@ impl World {
                 }
                 let until = Duration::from_secs(6);
                 let stretch = Duration::from_millis(12_000 + self.random.below(8_000));
-                self.trouble(until + stretch);
+                self.trouble_of(a, until + stretch);
                 self.schedule(until, Event::Die { way: (a, b), stretch });
             }
             Kind::Flap => {
@@ -268,7 +284,7 @@ impl World {
             }
         }
         let is_leaving = self.hosts.get(&node).is_some_and(|host| host.is_leaving);
-        let is_worker = node != GATE && node != MANAGER;
+        let is_worker = self.role(node) == Some(Role::Worker);
         if is_leaving {
             self.retire(node);
             return;
@@ -305,7 +321,7 @@ impl World {
         let highest = self.hosts.keys().next_back().map_or(0, |id| id.0);
         let node = NodeId(highest + 1);
         self.add(node, Role::Worker, cores);
-        self.link(node, MANAGER);
+        self.managers().into_iter().for_each(|manager| self.link(node, manager));
         self.schedule(after, Event::Start { node });
     }
 

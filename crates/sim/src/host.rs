@@ -7,15 +7,17 @@ use std::time::Duration;
 
 use hyperscale_gate::{Gate, GateConfig, Reply, Request, RequestId};
 use hyperscale_ledger::{Ledger, LedgerConfig};
+use hyperscale_manager::state::Entry;
 use hyperscale_manager::{Manager, ManagerConfig};
 use hyperscale_model::{AttemptId, ClientId, DatacenterId, Incarnation, NodeId, Role, Time};
 use hyperscale_report::JobResult;
-use hyperscale_wire::Message;
+use hyperscale_wire::{Assembly, Message, decode_value, ledger_pieces};
 use hyperscale_worker::{EngineCommand, Preparation, Worker, WorkerConfig};
 
 use crate::clock::Clock;
 use crate::disk::Disk;
 use crate::engine::{Engine, Sent};
+use crate::mutation::Mutation;
 use crate::world::Event as Happening;
 
 /// Ticks in a row after which a deadline still lies in the past.
@@ -26,7 +28,7 @@ const ROUNDS_MAX: u32 = 10_000;
 /// What reaches a node.
 #[derive(Debug, Clone)]
 pub(crate) enum Stimulus {
-    Opened { peer: NodeId, incarnation: Incarnation },
+    Opened { peer: NodeId, role: Role, incarnation: Incarnation },
     Closed { peer: NodeId },
     Message { from: NodeId, message: Message },
     Request { id: RequestId, request: Request },
@@ -50,6 +52,11 @@ pub(crate) enum Effect {
     Stored(Arc<JobResult>),
     /// Its ledger's state may have changed.
     Decided,
+    /// An entry of the datacenter's ledger was decided.
+    Logged {
+        index: u64,
+        entry: Vec<u8>,
+    },
     Sent(Sent),
     /// The engine was told about an attempt.
     Prepared {
@@ -68,8 +75,15 @@ pub(crate) enum Effect {
 #[derive(Debug)]
 pub(crate) enum Node {
     Gate { gate: Gate, ledger: Ledger },
-    Manager { manager: Manager, ledger: Ledger },
+    Manager { manager: Manager, ledger: Ledger, talk: Talk },
     Worker { worker: Worker, engine: Engine },
+}
+
+/// What the ledgers of managers say to each other.
+#[derive(Debug, Default)]
+pub(crate) struct Talk {
+    said: u64,
+    heard: BTreeMap<NodeId, Assembly>,
 }
 
 /// What all lives of all nodes of a world are set to.
@@ -81,8 +95,8 @@ pub(crate) struct Settings {
     pub(crate) snapshot_after: u64,
     /// What the manager takes the execution lease for; the workers' is the default.
     pub(crate) manager_lease: Duration,
-    /// Whether checkpoints are lost on their way to the disk.
-    pub(crate) loses_checkpoints: bool,
+    pub(crate) managers: usize,
+    pub(crate) mutation: Option<Mutation>,
 }
 
 #[derive(Debug)]
@@ -106,6 +120,8 @@ pub(crate) struct Host {
     pub(crate) owed: BTreeMap<RequestId, Time>,
     /// What came while it was frozen.
     pub(crate) missed: Vec<Happening>,
+    /// Until when its ledger knows that it leads, by its own clock.
+    pub(crate) confirmed_until: Time,
     /// It does not come back once it is down.
     pub(crate) is_leaving: bool,
     settings: Settings,
@@ -128,6 +144,7 @@ impl Host {
             crash_after: None,
             owed: BTreeMap::new(),
             missed: Vec::new(),
+            confirmed_until: Time::ZERO,
             is_leaving: false,
             settings,
             spins: 0,
@@ -153,7 +170,7 @@ impl Host {
         self.life += 1;
         self.clock = clock;
         self.disk.0.borrow_mut().incarnation += 1;
-        (self.spins, self.crash_after) = (0, None);
+        (self.spins, self.crash_after, self.confirmed_until) = (0, None, Time::ZERO);
         let mut effects = Vec::new();
         let wall = self.clock.wall_at_zero();
         let mut config = LedgerConfig::new(self.id);
@@ -187,15 +204,19 @@ impl Host {
                 let datacenter = DatacenterId::from("local");
                 let mut settings = ManagerConfig::new(self.id, datacenter, wall);
                 settings.execution_lease = self.settings.manager_lease;
+                settings.managers = self.settings.managers;
                 let mut manager = Manager::new(settings);
                 let blobs: Vec<_> = self.disk.0.borrow().blobs.values().cloned().collect();
                 for bytes in blobs {
                     manager.handle(Time::ZERO, hyperscale_manager::Input::Blob { bytes });
                 }
                 match Ledger::open(config, Box::new(self.disk.clone()), seed, Time::ZERO) {
-                    Ok(mut ledger) => {
-                        self.bootstrap(&mut ledger);
-                        self.node = Some(Node::Manager { manager, ledger });
+                    Ok(ledger) => {
+                        use hyperscale_manager::Input as I;
+                        let input = if ledger.is_founded() { I::Founded } else { I::Tick };
+                        manager.handle(Time::ZERO, input);
+                        let talk = Talk::default();
+                        self.node = Some(Node::Manager { manager, ledger, talk });
                     }
                     Err(error) => effects.push(Effect::Broken(format!("the ledger: {error}"))),
                 }
@@ -261,14 +282,28 @@ impl Host {
                     }
                 }
             }
-            Some(Node::Manager { manager, ledger }) => {
+            Some(Node::Manager { manager, ledger, talk }) => {
                 use hyperscale_manager::Input as I;
                 match stimulus {
-                    Stimulus::Opened { peer, .. } if peer == crate::world::GATE => {
+                    Stimulus::Opened { peer, role: Role::Gate, .. } => {
                         manager.handle(now, I::GateConnected { gate: peer });
                     }
-                    Stimulus::Opened { peer: worker, incarnation } => {
+                    Stimulus::Opened { peer, role: Role::Manager, .. } => {
+                        talk.heard.remove(&peer);
+                        manager.handle(now, I::ManagerConnected { manager: peer });
+                    }
+                    Stimulus::Opened { peer: worker, incarnation, .. } => {
                         manager.handle(now, I::WorkerConnected { worker, incarnation });
+                    }
+                    Stimulus::Message {
+                        from,
+                        message: Message::Ledger { number, offset, total, bytes },
+                    } => {
+                        let heard = talk.heard.entry(from).or_default();
+                        if let Some(message) = heard.take(number, offset, total, bytes) {
+                            let input = hyperscale_ledger::Input::Peer { from, message };
+                            ledger.handle(now, input);
+                        }
                     }
                     Stimulus::Closed { peer } => {
                         manager.handle(now, I::Disconnected { node: peer });
@@ -321,7 +356,7 @@ impl Host {
     fn plan_tick(&mut self, world: Time) {
         let next = match &self.node {
             Some(Node::Gate { gate, ledger }) => [gate.next_deadline(), ledger.next_deadline()],
-            Some(Node::Manager { manager, ledger }) => {
+            Some(Node::Manager { manager, ledger, .. }) => {
                 [manager.next_deadline(), ledger.next_deadline()]
             }
             Some(Node::Worker { worker, engine }) => {
@@ -349,6 +384,10 @@ impl Host {
         }
     }
 
+    fn has(&self, mutation: Mutation) -> bool {
+        self.settings.mutation == Some(mutation)
+    }
+
     /// Counts an output; true if the node stops after it.
     fn stops_here(&mut self) -> bool {
         let Some(left) = &mut self.crash_after else { return false };
@@ -366,8 +405,8 @@ impl Host {
             let Some(mut node) = self.node.take() else { return };
             let outcome = match &mut node {
                 Node::Gate { gate, ledger } => self.pump_gate(now, gate, ledger, effects),
-                Node::Manager { manager, ledger } => {
-                    self.pump_manager(now, manager, ledger, effects)
+                Node::Manager { manager, ledger, talk } => {
+                    self.pump_manager(now, (manager, ledger, talk), effects)
                 }
                 Node::Worker { worker, engine } => self.pump_worker(now, worker, engine, effects),
             };
@@ -430,7 +469,7 @@ impl Host {
                     self.disk.0.borrow_mut().blobs.retain(|hash, _| needed.contains(hash));
                 }
                 O::StoreCheckpoint { job, checkpoint } => {
-                    if !self.settings.loses_checkpoints {
+                    if !self.has(Mutation::LoseCheckpoints) {
                         self.disk.0.borrow_mut().checkpoints.insert(job, checkpoint);
                     }
                 }
@@ -457,8 +496,7 @@ impl Host {
     fn pump_manager(
         &mut self,
         now: Time,
-        manager: &mut Manager,
-        ledger: &mut Ledger,
+        (manager, ledger, talk): (&mut Manager, &mut Ledger, &mut Talk),
         effects: &mut Vec<Effect>,
     ) -> Pumped {
         use hyperscale_ledger::Output as L;
@@ -468,18 +506,29 @@ impl Host {
         for output in decided {
             match output {
                 L::Committed { index, entry, proposal } => {
+                    effects.push(Effect::Logged { index, entry: entry.clone() });
                     manager.handle(now, I::Committed { index, entry, proposal });
                     effects.push(Effect::Decided);
                 }
                 L::Refused { proposal } => manager.handle(now, I::Refused { proposal }),
                 L::Leadership { leads, leader } => {
+                    self.confirmed_until = Time::ZERO;
                     manager.handle(now, I::Leadership { leads, leader });
                 }
-                L::Confirmed { until } => manager.handle(now, I::Confirmed { until }),
+                L::Confirmed { until } => {
+                    self.confirmed_until = until;
+                    let is_endless = self.has(Mutation::ServeUnconfirmed);
+                    let until = if is_endless { Time::from_nanos(u64::MAX) } else { until };
+                    manager.handle(now, I::Confirmed { until });
+                }
                 L::TakeSnapshot { index } => manager.handle(now, I::TakeSnapshot { index }),
                 L::Restored { snapshot } => manager.handle(now, I::Restored { snapshot }),
                 L::Failed { .. } => return Pumped::Stopped,
-                L::Send { .. } => {}
+                L::Send { to, message } => {
+                    talk.said += 1;
+                    let pieces = ledger_pieces(talk.said, &message);
+                    effects.extend(pieces.map(|message| Effect::Send { to, message }));
+                }
             }
         }
         let outputs: Vec<O> = manager.drain().collect();
@@ -489,8 +538,16 @@ impl Host {
                 return Pumped::Stopped;
             }
             match output {
+                O::Found { voters } => {
+                    ledger.handle(now, hyperscale_ledger::Input::Bootstrap { voters });
+                }
                 O::Send { to, message } => effects.push(Effect::Send { to, message }),
                 O::Propose { proposal, entry } => {
+                    if self.has(Mutation::SkipBarrier) && is_barrier(&entry) {
+                        let index = ledger.status().applied + 1;
+                        let (entry, proposal) = (entry.clone(), Some(proposal));
+                        manager.handle(now, I::Committed { index, entry, proposal });
+                    }
                     ledger.handle(now, hyperscale_ledger::Input::Propose { proposal, entry });
                 }
                 O::StoreBlob { hash, bytes } => {
@@ -565,6 +622,11 @@ impl Host {
         }
         moved
     }
+}
+
+/// Whether an entry is the one by which a leader starts.
+pub(crate) fn is_barrier(entry: &[u8]) -> bool {
+    matches!(decode_value(entry), Ok(Entry::LeaderStarted { .. }))
 }
 
 #[derive(Debug, PartialEq, Eq)]

@@ -31,11 +31,25 @@ use hyperscale_model::Time;
 pub use crate::mutation::Mutation;
 use crate::world::World;
 
+/// Which systems are drawn.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Kind {
+    /// One gate and one manager, with workers.
+    #[default]
+    Local,
+    /// One gate and a datacenter of one, three or five managers, with workers.
+    Cluster,
+}
+
 /// How a world is run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Options {
+    /// Which systems are drawn.
+    pub kind: Kind,
     /// Whether faults happen.
     pub faults: bool,
+    /// Whether the leading manager dies again and again, beside all other faults.
+    pub falls: bool,
     /// Whether each event is printed.
     pub trace: bool,
     /// A rule that the system is made to break.
@@ -98,8 +112,14 @@ pub fn run(seed: u64, options: &Options) -> Outcome {
 fn replay(seed: u64, options: &Options) -> String {
     let mut command =
         format!("cargo run --release -p hyperscale-sim -- --seeds {seed}..{}", seed + 1);
+    if options.kind == Kind::Cluster {
+        command += " --world cluster";
+    }
     if let Some(mutation) = options.mutation {
         command += &format!(" --mutation {mutation}");
+    }
+    if options.falls {
+        command += " --falls";
     }
     if !options.faults {
         command += " --no-faults";

@@ -1,4 +1,5 @@
-//! `hyperscale-sim --seeds FROM..TO [--minutes M] [--world local|cluster] [--mutation NAME] [--trace]`
+//! `hyperscale-sim --seeds FROM..TO [--minutes M] [--world local|cluster] [--falls] [--no-faults]
+//! [--mutation NAME] [--trace]`
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line")]
 #![expect(clippy::disallowed_methods, reason = "its own speed is measured")]
@@ -7,10 +8,10 @@ use std::ops::Range;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use hyperscale_sim::{Options, run};
+use hyperscale_sim::{Kind, Options, run};
 
 const USAGE: &str = "usage: hyperscale-sim --seeds FROM..TO [--minutes M] [--world local|cluster] \
-                     [--mutation NAME] [--trace]";
+                     [--falls] [--no-faults] [--mutation NAME] [--trace]";
 
 struct Arguments {
     seeds: Range<u64>,
@@ -42,11 +43,12 @@ fn arguments(mut words: impl Iterator<Item = String>) -> Result<Arguments, Strin
                 limit = Some(Duration::from_secs_f64(minutes.clamp(0.0, 1e6) * 60.0));
             }
             "--world" => match value()?.as_str() {
-                "local" => {}
-                "cluster" => return Err("the world `cluster` does not exist yet".to_owned()),
+                "local" => options.kind = Kind::Local,
+                "cluster" => options.kind = Kind::Cluster,
                 other => return Err(format!("there is no world `{other}`\n{USAGE}")),
             },
             "--mutation" => options.mutation = Some(value()?.parse()?),
+            "--falls" => options.falls = true,
             "--no-faults" => options.faults = false,
             "--trace" => options.trace = true,
             other => return Err(format!("`{other}` is not known\n{USAGE}")),

@@ -51,6 +51,10 @@ mutations! {
     LoseWrites = "lose-writes",
     /// Statistics are acknowledged without a checkpoint.
     LoseCheckpoints = "lose-checkpoints",
+    /// A leader takes itself for confirmed for as long as it leads.
+    ServeUnconfirmed = "serve-unconfirmed",
+    /// A leader serves before its barrier is decided.
+    SkipBarrier = "skip-barrier",
 }
 
 impl fmt::Display for Mutation {
@@ -141,6 +145,7 @@ pub(crate) fn fence_of(message: &mut Message) -> Option<&mut Fence> {
         | Message::StopPart { fence, .. }
         | Message::StopWorkflow { fence, .. }
         | Message::LeaseGranted { fence, .. }
+        | Message::Lead { fence }
         | Message::StartAttempt { fence, .. }
         | Message::StopAttempt { fence, .. } => Some(fence),
         _ => None,

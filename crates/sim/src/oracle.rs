@@ -15,10 +15,10 @@ use hyperscale_worker::Preparation;
 use crate::client::Learned;
 use crate::decided::{Decided, Trouble};
 use crate::engine::Sent;
-use crate::host::{Host, Node};
+use crate::host::{Host, Node, is_barrier};
 use crate::mutation::fence_of;
 use crate::scenario::Scenario;
-use crate::world::{GATE, MANAGER};
+use crate::world::GATE;
 
 type Checked = Result<(), String>;
 
@@ -30,6 +30,9 @@ const SLACK: Duration = Duration::from_secs(15);
 const MISSED: Duration = Duration::from_secs(45);
 /// How long load may overlap: an engine stops within this time.
 const TOLERANCE: Duration = Duration::from_millis(100);
+
+/// How long a leader's authority outlives its last contact with a majority; with drift.
+const LEADER_LEASE: Duration = Duration::from_millis(2_002);
 
 /// What one delta says.
 #[derive(Debug, Clone, PartialEq)]
@@ -79,6 +82,10 @@ pub(crate) struct Oracle {
     fences: BTreeMap<(NodeId, u64), Fence>,
     /// Until when each worker may send load, by its own clock.
     leases: BTreeMap<NodeId, Time>,
+    /// The datacenter's one log.
+    log: BTreeMap<u64, Vec<u8>>,
+    /// Which manager leads under each fence, in which of its lives, and since when.
+    leaders: BTreeMap<Fence, (NodeId, u64, Time)>,
 }
 
 impl Oracle {
@@ -91,6 +98,8 @@ impl Oracle {
             decided: Decided::default(),
             fences: BTreeMap::new(),
             leases: BTreeMap::new(),
+            log: BTreeMap::new(),
+            leaders: BTreeMap::new(),
         }
     }
 
@@ -117,7 +126,15 @@ impl Oracle {
         open.map(|(job, _)| job.to_string()).collect::<Vec<_>>().join(", ")
     }
 
-    pub(crate) fn on_send(&mut self, node: NodeId, message: &Message) -> Checked {
+    pub(crate) fn on_send(&mut self, now: Time, host: Option<&Host>, message: &Message) -> Checked {
+        let Some(host) = host else { return Ok(()) };
+        let node = host.id;
+        let needs_confirmation =
+            matches!(message, Message::LeaseGranted { .. } | Message::StartAttempt { .. });
+        if needs_confirmation && host.is_up() && host.clock.local(now) >= host.confirmed_until {
+            let name = message.name();
+            return Err(format!("INV-1: {node} says {name} and is not confirmed"));
+        }
         let Message::Delta(delta) = message else { return Ok(()) };
         let truth = self.attempts.entry(delta.attempt).or_default();
         if truth.runs_on.is_none_or(|(worker, _)| worker != node) {
@@ -214,6 +231,46 @@ impl Oracle {
         Ok(())
     }
 
+    /// An entry was decided as one manager sees it: all see the same.
+    pub(crate) fn on_logged(&mut self, node: NodeId, index: u64, entry: Vec<u8>) -> Checked {
+        let known = self.log.entry(index).or_insert_with(|| entry.clone());
+        if *known != entry {
+            return Err(format!("INV-1: {node} was told another entry {index} than others"));
+        }
+        Ok(())
+    }
+
+    /// At most one manager leads under a fence, its own; and no leader is confirmed for longer than
+    /// its lease after the next one's barrier.
+    pub(crate) fn on_managers(&mut self, now: Time, hosts: &BTreeMap<NodeId, Host>) -> Checked {
+        let mut confirmed: Vec<(NodeId, Fence)> = Vec::new();
+        for host in hosts.values().filter(|host| !host.is_frozen) {
+            let Some(Node::Manager { manager, .. }) = &host.node else { continue };
+            let Some(fence) = manager.leading() else { continue };
+            let place = (host.id, host.life, now);
+            let (node, life, _) = *self.leaders.entry(fence).or_insert(place);
+            if (node, life) != (host.id, host.life) {
+                return Err(format!("INV-1: {node} and {} lead under {fence}", host.id));
+            }
+            if !self.log.get(&fence.0).is_some_and(|entry| is_barrier(entry)) {
+                return Err(format!("INV-1: {} leads under {fence}, which is no barrier", host.id));
+            }
+            if manager.leading_at(host.clock.local(now)).is_some() {
+                confirmed.push((host.id, fence));
+            }
+        }
+        let newest = self.leaders.last_key_value().map(|(fence, leader)| (*fence, *leader));
+        let Some((newest, (next, _, since))) = newest else { return Ok(()) };
+        for (node, fence) in confirmed.into_iter().filter(|(_, fence)| *fence < newest) {
+            if now > since + LEADER_LEASE {
+                return Err(format!(
+                    "INV-1: {node} is confirmed under {fence}, {next} leads under {newest} since {since}"
+                ));
+            }
+        }
+        Ok(())
+    }
+
     pub(crate) fn on_stored(&mut self, result: &JobResult) -> Checked {
         let truth = self.jobs.entry(result.summary.job).or_default();
         if truth.ended.is_some() {
@@ -256,7 +313,6 @@ impl Oracle {
     ) -> Checked {
         self.check_leases(now, hosts)?;
         let gate_host = hosts.get(&GATE).filter(|host| !host.is_frozen);
-        let manager_host = hosts.get(&MANAGER).filter(|host| !host.is_frozen);
         let Some(Node::Gate { gate, .. }) = gate_host.and_then(|host| host.node.as_ref()) else {
             return Ok(());
         };
@@ -279,7 +335,12 @@ impl Oracle {
                 return Err(format!("INV-9: {id} is not forgotten"));
             }
         }
-        let Some(Node::Manager { manager, .. }) = manager_host.and_then(|h| h.node.as_ref()) else {
+        let managers = hosts.values().filter(|host| !host.is_frozen);
+        let managers = managers.filter_map(|host| match &host.node {
+            Some(Node::Manager { manager, .. }) => Some(manager),
+            Some(Node::Gate { .. } | Node::Worker { .. }) | None => None,
+        });
+        let Some(manager) = managers.max_by_key(|manager| manager.leading()) else {
             return Ok(());
         };
         let jobs = &self.jobs;
@@ -495,8 +556,25 @@ impl Oracle {
         Ok(())
     }
 
+    /// No attempt was taken for lost.
+    pub(crate) fn check_nothing_lost(&self) -> Checked {
+        match self.decided.lost().next() {
+            Some(id) => Err(format!("ORP-02: {id} was restarted, and its worker lived")),
+            None => Ok(()),
+        }
+    }
+
     pub(crate) fn check_rest(&self, hosts: &BTreeMap<NodeId, Host>) -> Checked {
         self.check_told()?;
+        let mut states = hosts.values().filter_map(|host| match &host.node {
+            Some(Node::Manager { manager, .. }) => Some((host.id, manager.state())),
+            Some(Node::Gate { .. } | Node::Worker { .. }) | None => None,
+        });
+        if let Some((first, state)) = states.next()
+            && let Some((other, _)) = states.find(|(_, other)| *other != state)
+        {
+            return Err(format!("INV-1: {other} holds another state than {first}"));
+        }
         for host in hosts.values() {
             if let Some(Node::Manager { manager, .. }) = &host.node
                 && let Some(part) = manager.state().parts.keys().next()

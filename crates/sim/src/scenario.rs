@@ -10,11 +10,14 @@ use hyperscale_plan::{
 };
 use hyperscale_wire::StopMode;
 
+use crate::Kind;
 use crate::engine::Habits;
 
 /// A world as drawn from its seed.
 #[derive(Debug, Clone)]
 pub(crate) struct Scenario {
+    /// How many managers the datacenter has.
+    pub(crate) managers: usize,
     /// The cores of each worker.
     pub(crate) workers: Vec<u32>,
     pub(crate) tests: Vec<Test>,
@@ -113,7 +116,11 @@ fn small(random: &mut SplitMix, low: u64, high: u64) -> u32 {
 }
 
 impl Scenario {
-    pub(crate) fn draw(seed: u64, with_faults: bool) -> Self {
+    pub(crate) fn draw(seed: u64, kind: Kind, with_faults: bool) -> Self {
+        let managers = match kind {
+            Kind::Local => 1,
+            Kind::Cluster => [1, 3, 3, 3, 5, 5][pick(&mut SplitMix::new(seed.rotate_left(17)), 6)],
+        };
         let mut random = SplitMix::new(seed);
         let workers = between(&mut random, 1, 8);
         let workers = (0..workers).map(|_| small(&mut random, 1, 4)).collect();
@@ -129,6 +136,7 @@ impl Scenario {
         let tests = between(&mut random, 1, 4);
         let tests = (0..tests).map(|number| Test::draw(&mut random, number)).collect();
         Self {
+            managers,
             workers,
             tests,
             habits,

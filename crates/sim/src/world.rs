@@ -20,7 +20,7 @@ use crate::oracle::Oracle;
 use crate::scenario::Scenario;
 
 pub(crate) const GATE: NodeId = NodeId(1);
-pub(crate) const MANAGER: NodeId = NodeId(2);
+const FIRST_MANAGER: u64 = 2;
 const FIRST_WORKER: u64 = 10;
 /// How often the client looks what is due.
 const CLIENT_STEP: Duration = Duration::from_millis(200);
@@ -30,6 +30,8 @@ const AFTERGLOW: Duration = Duration::from_secs(45);
 const EVENTS_MAX: usize = 20_000;
 /// How long each world lives at least.
 const LIFE_MIN: Time = Time::from_secs(300);
+/// How often the leading manager dies where that is asked for.
+pub(crate) const FALLS_EVERY: Duration = Duration::from_secs(20);
 /// How long after the last fault everything must be over, beyond the deadlines of jobs.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -44,6 +46,7 @@ pub(crate) enum Event {
     AtGate { life: u64, stimulus: Stimulus },
     AtClient { id: RequestId, reply: Box<Reply> },
     Fault,
+    Fall,
     Resume { node: NodeId },
     Heal { ways: Vec<(NodeId, NodeId)> },
     Die { way: (NodeId, NodeId), stretch: Duration },
@@ -80,7 +83,7 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new(seed: u64, options: &Options) -> Self {
-        let mut scenario = Scenario::draw(seed, options.faults);
+        let mut scenario = Scenario::draw(seed, options.kind, options.faults);
         scenario.habits.ignores_lease = options.mutation == Some(Mutation::IgnoreLease);
         let mut random = SplitMix::new(!seed);
         let settings = Settings {
@@ -91,7 +94,8 @@ impl World {
             manager_lease: Duration::from_secs(
                 if options.mutation == Some(Mutation::EarlyRedispatch) { 3 } else { 10 },
             ),
-            loses_checkpoints: options.mutation == Some(Mutation::LoseCheckpoints),
+            managers: scenario.managers,
+            mutation: options.mutation,
         };
         let client = Client::new(scenario.tests.clone(), random.fork());
         let mut world = Self {
@@ -116,15 +120,22 @@ impl World {
         };
         world.tampering.mutation = options.mutation;
         world.add(GATE, Role::Gate, 0);
-        world.add(MANAGER, Role::Manager, 0);
+        for (id, _) in (FIRST_MANAGER..).zip(0..world.scenario.managers) {
+            world.add(NodeId(id), Role::Manager, 0);
+        }
         for host in world.hosts.values() {
             let forgets = options.mutation == Some(Mutation::LoseWrites);
             host.disk.0.borrow_mut().forgets_batches = forgets;
         }
-        world.link(MANAGER, GATE);
+        let managers = world.managers();
+        for (&manager, place) in managers.iter().zip(0..) {
+            world.link(manager, GATE);
+            // Of two managers the one with the higher id calls.
+            managers[..place].iter().for_each(|&peer| world.link(manager, peer));
+        }
         for (cores, id) in world.scenario.workers.clone().into_iter().zip(FIRST_WORKER..) {
             world.add(NodeId(id), Role::Worker, cores);
-            world.link(NodeId(id), MANAGER);
+            managers.iter().for_each(|&manager| world.link(NodeId(id), manager));
         }
         let nodes: Vec<NodeId> = world.hosts.keys().copied().collect();
         nodes.into_iter().for_each(|node| world.start(node));
@@ -133,7 +144,15 @@ impl World {
         world.schedule(calm - Time::ZERO, Event::Calm);
         world.network.loss = if world.scenario.faults.lossy { 0.05 } else { 0.0 };
         world.plan_fault();
+        if options.falls {
+            world.schedule(FALLS_EVERY, Event::Fall);
+        }
         world
+    }
+
+    pub(crate) fn managers(&self) -> Vec<NodeId> {
+        let managers = self.hosts.values().filter(|host| host.role == Role::Manager);
+        managers.map(|host| host.id).collect()
     }
 
     pub(crate) fn add(&mut self, id: NodeId, role: Role, cores: u32) {
@@ -235,6 +254,7 @@ impl World {
             }
             Event::AtClient { id, reply } => self.tell_client(id, &reply),
             Event::Fault => self.fault(),
+            Event::Fall => self.fall(),
             Event::Resume { node } => self.resume(node),
             Event::Heal { ways } => {
                 self.network.cuts.retain(|way| !ways.contains(way));
@@ -345,7 +365,8 @@ impl World {
     }
 
     fn open_end(&mut self, node: NodeId, life: u64, peer: NodeId, connection: u64) {
-        let incarnation = self.hosts.get(&peer).map(Host::incarnation).unwrap_or_default();
+        let Some(other) = self.hosts.get(&peer) else { return };
+        let (role, incarnation) = (other.role, other.incarnation());
         let Some(host) = self.hosts.get_mut(&node) else { return };
         if !host.is_up() || host.life != life {
             return;
@@ -359,7 +380,7 @@ impl World {
         if before.is_some() {
             self.stimulate(node, Stimulus::Closed { peer });
         }
-        self.stimulate(node, Stimulus::Opened { peer, incarnation });
+        self.stimulate(node, Stimulus::Opened { peer, role, incarnation });
     }
 
     fn close_end(&mut self, node: NodeId, peer: NodeId, connection: u64) {
@@ -466,7 +487,7 @@ impl World {
         self.after(to, effects);
     }
 
-    fn role(&self, node: NodeId) -> Option<Role> {
+    pub(crate) fn role(&self, node: NodeId) -> Option<Role> {
         self.hosts.get(&node).map(|host| host.role)
     }
 
@@ -481,6 +502,11 @@ impl World {
     fn after(&mut self, node: NodeId, effects: Vec<Effect>) {
         let has_stopped = self.hosts.get(&node).is_some_and(|host| !host.is_up());
         self.follow(node, effects);
+        if self.role(node) == Some(Role::Manager)
+            && let Err(what) = self.oracle.on_managers(self.now, &self.hosts)
+        {
+            self.fail(what);
+        }
         if has_stopped {
             self.after_crash(node);
         }
@@ -504,7 +530,8 @@ impl World {
             }
             match effect {
                 Effect::Send { to, mut message } => {
-                    if let Err(what) = self.oracle.on_send(node, &message) {
+                    let checked = self.oracle.on_send(self.now, self.hosts.get(&node), &message);
+                    if let Err(what) = checked {
                         self.fail(what);
                     }
                     match encode_frame(&message) {
@@ -518,6 +545,11 @@ impl World {
                     }
                 }
                 Effect::Reply { id, reply } => self.reply(id, reply),
+                Effect::Logged { index, entry } => {
+                    if let Err(what) = self.oracle.on_logged(node, index, entry) {
+                        self.fail(what);
+                    }
+                }
                 Effect::Stored(_) | Effect::Decided | Effect::Commanded { .. } => {}
                 Effect::Sent(sent) => {
                     let Some(host) = self.hosts.get(&node) else { continue };
@@ -625,8 +657,16 @@ impl World {
 
     /// What must be true once nothing is left to do.
     fn check_rest(&mut self) {
-        let Err(what) = self.oracle.check_rest(&self.hosts) else { return };
-        self.fail(what);
+        let checked = self.oracle.check_rest(&self.hosts);
+        // Whoever leads next finds all workers alive, and what they run goes on.
+        let has_successor = self.scenario.managers > 1 && self.scenario.faults.pause == 0;
+        let checked = match checked {
+            Ok(()) if has_successor => self.oracle.check_nothing_lost(),
+            checked => checked,
+        };
+        if let Err(what) = checked {
+            self.fail(what);
+        }
     }
 }
 

@@ -1,10 +1,22 @@
 //! Rules that are broken on purpose are seen: else the invariants would prove nothing.
 
-use hyperscale_sim::{Mutation, Options, run};
+use hyperscale_sim::{Kind, Mutation, Options, run};
 
 /// Whether one of these seeds shows the mutation.
 fn is_found(mutation: Mutation, mut seeds: impl Iterator<Item = u64>) -> bool {
-    let options = Options { faults: true, mutation: Some(mutation), ..Options::default() };
+    let kind = match mutation {
+        Mutation::ServeUnconfirmed | Mutation::SkipBarrier => Kind::Cluster,
+        Mutation::EarlyRedispatch
+        | Mutation::StretchLease
+        | Mutation::AcceptLowerFence
+        | Mutation::LoseWrites
+        | Mutation::LoseCheckpoints
+        | Mutation::ForgetAbort
+        | Mutation::CountDuplicates
+        | Mutation::ReleaseTwice
+        | Mutation::IgnoreLease => Kind::Local,
+    };
+    let options = Options { kind, faults: true, mutation: Some(mutation), ..Options::default() };
     seeds.any(|seed| run(seed, &options).violation.is_some())
 }
 
@@ -17,7 +29,8 @@ const fn hint(mutation: Mutation) -> u64 {
         Mutation::LoseCheckpoints => 6,
         Mutation::ForgetAbort => 27,
         Mutation::IgnoreLease => 11,
-        Mutation::CountDuplicates | Mutation::ReleaseTwice => 0,
+        Mutation::ServeUnconfirmed => 38,
+        Mutation::CountDuplicates | Mutation::ReleaseTwice | Mutation::SkipBarrier => 0,
     }
 }
 

@@ -1,5 +1,6 @@
 //! The first frame on a link, in both directions.
 
+use std::cmp::Ordering;
 use std::fmt;
 
 use hyperscale_model::{DatacenterId, Incarnation, NodeId, Role};
@@ -81,6 +82,12 @@ pub enum HelloError {
         /// Ours.
         ours: String,
     },
+    /// Of two managers the one with the higher id calls, so that they have one link.
+    #[error("it is this node that calls the other")]
+    Callback,
+    /// A node called itself.
+    #[error("this is the node itself: the addresses of its peers name its own")]
+    Itself,
     /// The certificate says otherwise.
     #[error("it claims to be a {claimed}, its certificate says {certified}")]
     Certificate {
@@ -120,6 +127,23 @@ impl Hello {
             return Err(HelloError::Datacenter { theirs, ours });
         }
         Ok(())
+    }
+
+    /// Whether a node may call this one: managers both know the other's address, and of the two the
+    /// one with the higher id calls.
+    ///
+    /// # Errors
+    ///
+    /// If this node calls the other, or they are one.
+    pub fn check_caller(&self, theirs: &Self) -> Result<(), HelloError> {
+        if (self.role, theirs.role) != (Role::Manager, Role::Manager) {
+            return Ok(());
+        }
+        match theirs.node.cmp(&self.node) {
+            Ordering::Greater => Ok(()),
+            Ordering::Equal => Err(HelloError::Itself),
+            Ordering::Less => Err(HelloError::Callback),
+        }
     }
 }
 
@@ -168,6 +192,16 @@ mod tests {
             assert!(error.contains(expected), "`{error}` does not name {expected}");
         }
         assert_eq!(ours.check(&hello(Role::Worker)), Ok(()));
+    }
+
+    #[test]
+    fn of_two_managers_one_calls() {
+        let (low, high) = (hello(Role::Manager), Hello { node: NodeId(2), ..hello(Role::Manager) });
+
+        assert_eq!(low.check_caller(&high), Ok(()));
+        assert_eq!(high.check_caller(&low), Err(HelloError::Callback));
+        assert_eq!(low.check_caller(&low), Err(HelloError::Itself));
+        assert_eq!(high.check_caller(&hello(Role::Worker)), Ok(()));
     }
 
     #[test]

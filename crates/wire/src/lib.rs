@@ -20,6 +20,7 @@
 
 mod frame;
 mod handshake;
+mod ledger;
 mod message;
 
 pub use frame::{
@@ -27,6 +28,7 @@ pub use frame::{
     decode_value, encode_frame, encode_value,
 };
 pub use handshake::{Hello, HelloError, PROTOCOL_MAX, PROTOCOL_MIN};
+pub use ledger::{Assembly, LEDGER_BYTES_MAX, ledger_pieces};
 pub use message::{
     Assignment, AttemptEnd, AttemptPhase, AttemptReport, AttemptSummary, BLOB_CHUNK_BYTES, Class,
     DatacenterStatus, Gap, GapCause, Message, NODES_TOLD_MAX, NodeState, NodeStatus, PartOffer,

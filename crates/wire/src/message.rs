@@ -104,7 +104,13 @@ pub enum Message {
         /// Attempts that the leader knows nothing of any more: end and forget them.
         forget: Vec<AttemptId>,
     },
-    /// This manager does not lead; ask that one.
+    /// This manager leads: report yourself to it.
+    Lead {
+        /// Its fence.
+        fence: Fence,
+    },
+    /// This manager does not lead; ask that one. Also said without having been asked, so that the
+    /// link is heard of.
     NotLeader {
         /// The leader, if it is known.
         leader: Option<NodeId>,
@@ -160,6 +166,37 @@ pub enum Message {
     AttemptEndedAck {
         /// The attempt.
         attempt: AttemptId,
+    },
+
+    // Between managers of one datacenter.
+    /// A piece of what one ledger says to the other; see [`crate::Assembly`].
+    Ledger {
+        /// Which of the sender's words this is a piece of.
+        number: u64,
+        /// From which byte.
+        offset: u64,
+        /// How long the whole is.
+        total: u64,
+        /// The bytes.
+        #[serde(with = "serde_bytes")]
+        bytes: Vec<u8>,
+    },
+    /// How the sender stands; said again and again, so that the link is heard of.
+    ManagerStatus {
+        /// Whether its ledger has been started: then nobody may start another.
+        is_founded: bool,
+        /// The version of its software.
+        software: String,
+    },
+    /// Keep this blob: an entry that names it is about to be proposed.
+    KeepBlob {
+        /// Which.
+        hash: BlobHash,
+    },
+    /// The blob is stored.
+    BlobKept {
+        /// Which.
+        hash: BlobHash,
     },
 
     // Both ways up.
@@ -237,10 +274,13 @@ impl Message {
             | Self::PartEnded(_)
             | Self::RenewLease { .. }
             | Self::LeaseGranted { .. }
+            | Self::Lead { .. }
             | Self::NotLeader { .. }
             | Self::StopAttempt { .. }
             | Self::AttemptEnded { .. }
             | Self::AttemptEndedAck { .. }
+            | Self::Ledger { .. }
+            | Self::ManagerStatus { .. }
             | Self::DeltaAck { .. }
             | Self::StaleFence { .. } => Class::Control,
             Self::OfferPart(_)
@@ -250,7 +290,9 @@ impl Message {
             | Self::OfferAttempt(_)
             | Self::AttemptAccepted { .. }
             | Self::AttemptRefused { .. }
-            | Self::StartAttempt { .. } => Class::Dispatch,
+            | Self::StartAttempt { .. }
+            | Self::KeepBlob { .. }
+            | Self::BlobKept { .. } => Class::Dispatch,
             Self::DatacenterStatus(_) | Self::PartReport(_) => Class::Progress,
             Self::Delta(_)
             | Self::BlobRequest { .. }
@@ -279,11 +321,16 @@ impl Message {
             | Self::AttemptRefused { .. }
             | Self::AttemptEnded { .. } => matches!((from, to), (Role::Worker, Role::Manager)),
             Self::LeaseGranted { .. }
+            | Self::Lead { .. }
             | Self::NotLeader { .. }
             | Self::OfferAttempt(_)
             | Self::StartAttempt { .. }
             | Self::StopAttempt { .. }
             | Self::AttemptEndedAck { .. } => matches!((from, to), (Role::Manager, Role::Worker)),
+            Self::Ledger { .. }
+            | Self::ManagerStatus { .. }
+            | Self::KeepBlob { .. }
+            | Self::BlobKept { .. } => matches!((from, to), (Role::Manager, Role::Manager)),
             Self::Delta(_) => {
                 matches!((from, to), (Role::Worker, Role::Manager) | (Role::Manager, Role::Gate))
             }
@@ -318,7 +365,12 @@ impl Message {
             Self::PartEnded(_) => "part_ended",
             Self::RenewLease { .. } => "renew_lease",
             Self::LeaseGranted { .. } => "lease_granted",
+            Self::Lead { .. } => "lead",
             Self::NotLeader { .. } => "not_leader",
+            Self::Ledger { .. } => "ledger",
+            Self::ManagerStatus { .. } => "manager_status",
+            Self::KeepBlob { .. } => "keep_blob",
+            Self::BlobKept { .. } => "blob_kept",
             Self::OfferAttempt(_) => "offer_attempt",
             Self::AttemptAccepted { .. } => "attempt_accepted",
             Self::AttemptRefused { .. } => "attempt_refused",
@@ -725,6 +777,25 @@ pub enum Subject {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sec_02_only_managers_talk_of_their_ledger() {
+        let hash = BlobHash([0; 32]);
+        let messages = [
+            Message::Ledger { number: 1, offset: 0, total: 0, bytes: Vec::new() },
+            Message::ManagerStatus { is_founded: true, software: SOFTWARE.to_owned() },
+            Message::KeepBlob { hash },
+            Message::BlobKept { hash },
+        ];
+        let roles = [Role::Client, Role::Gate, Role::Manager, Role::Worker];
+        for message in messages {
+            for (from, to) in roles.into_iter().flat_map(|from| roles.map(|to| (from, to))) {
+                let may_pass = (from, to) == (Role::Manager, Role::Manager);
+                let name = message.name();
+                assert_eq!(message.may_pass(from, to), may_pass, "{name} from {from} to {to}");
+            }
+        }
+    }
 
     #[test]
     fn sec_02_no_message_passes_between_worker_and_gate() {

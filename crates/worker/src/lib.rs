@@ -39,6 +39,11 @@ use hyperscale_wire::{
 
 use crate::attempt::{Attempt, Phase};
 
+/// Hints at another leader that are followed between two renewals: two deposed leaders may name each
+/// other.
+const HINTS_MAX: u8 = 2;
+/// After so many renewals without an answer every manager is asked.
+const PATIENCE: u32 = 3;
 /// Forgotten attempts that are remembered as such.
 const FINISHED_MAX: usize = 1_000;
 
@@ -271,6 +276,10 @@ pub struct Worker {
     /// Whether attempts are suspended for want of a lease.
     is_suspended: bool,
     next_renewal: Time,
+    /// When the leader last granted a lease.
+    last_granted: Time,
+    /// How many hints at another leader are followed before the next renewal.
+    hints: u8,
     attempts: BTreeMap<AttemptId, Attempt>,
     /// Attempts that are over and forgotten: an offer that comes late does not bring one back.
     finished: BTreeSet<AttemptId>,
@@ -302,6 +311,8 @@ impl Worker {
             lease_until: Time::ZERO,
             is_suspended: false,
             next_renewal: Time::ZERO,
+            last_granted: Time::ZERO,
+            hints: HINTS_MAX,
             attempts: BTreeMap::new(),
             finished: BTreeSet::new(),
             blobs: Blobs::new(),
@@ -449,6 +460,7 @@ impl Worker {
         match message {
             Message::LeaseGranted { sent_at, fence, lease, stop, forget } => {
                 if self.accepts(from, fence) {
+                    self.last_granted = now;
                     let until = sent_at + lease;
                     if until > self.lease_until {
                         self.lease_until = until;
@@ -460,8 +472,16 @@ impl Worker {
                 }
             }
             Message::NotLeader { leader } => {
-                if let Some(leader) = leader.filter(|leader| self.managers.contains(leader)) {
+                let is_news = |node: &NodeId| self.leader.is_none_or(|known| known.node != *node);
+                let leader = leader.filter(is_news).filter(|node| self.managers.contains(node));
+                if let Some(leader) = leader.filter(|_| self.hints > 0) {
+                    self.hints -= 1;
                     self.renew(now, leader);
+                }
+            }
+            Message::Lead { fence } => {
+                if self.accepts(from, fence) {
+                    self.renew(now, from);
                 }
             }
             Message::OfferAttempt(assignment) => {
@@ -497,7 +517,7 @@ impl Worker {
                     self.prepare_what_is_fetched(now);
                 }
             }
-            Message::BlobMissing { hash } => self.on_blob_missing(hash),
+            Message::BlobMissing { hash } => self.on_blob_missing(from, hash),
             // Nobody may send us these; the link's table of messages refuses them before.
             Message::StaleFence { .. }
             | Message::OfferPart(_)
@@ -515,7 +535,11 @@ impl Worker {
             | Message::AttemptRefused { .. }
             | Message::AttemptEnded { .. }
             | Message::Delta(_)
-            | Message::BlobRequest { .. } => {}
+            | Message::BlobRequest { .. }
+            | Message::Ledger { .. }
+            | Message::ManagerStatus { .. }
+            | Message::KeepBlob { .. }
+            | Message::BlobKept { .. } => {}
         }
     }
 
@@ -523,8 +547,13 @@ impl Worker {
         let (attempt, fence) = (assignment.attempt, assignment.fence);
         if let Some(known) = self.attempts.get_mut(&attempt) {
             known.assignment.fence = fence; // A repeated offer, perhaps of the next leader.
-            if matches!(known.phase, Phase::Prepared | Phase::Running { .. }) {
-                self.send(from, Message::AttemptAccepted { attempt, fence });
+            known.offered_by = from;
+            match known.phase {
+                Phase::Prepared | Phase::Running { .. } => {
+                    self.send(from, Message::AttemptAccepted { attempt, fence });
+                }
+                Phase::Fetching => self.prepare_what_is_fetched(now),
+                Phase::Preparing | Phase::Ended { .. } => {}
             }
             return;
         }
@@ -637,11 +666,12 @@ impl Worker {
         }
     }
 
-    fn on_blob_missing(&mut self, hash: BlobHash) {
+    fn on_blob_missing(&mut self, from: NodeId, hash: BlobHash) {
         let stranded: Vec<AttemptId> = self
             .attempts
             .iter()
             .filter(|(_, a)| a.phase == Phase::Fetching && a.assignment.plan == hash)
+            .filter(|(_, a)| a.offered_by == from) // An earlier leader need not hold it any more.
             .map(|(&id, _)| id)
             .collect();
         for id in stranded {
@@ -811,9 +841,11 @@ impl Worker {
     fn on_time(&mut self, now: Time) {
         if !self.managers.is_empty() && now >= self.next_renewal {
             self.next_renewal = now + self.config.renewal;
-            match self.link_to_leader() {
+            self.hints = HINTS_MAX;
+            let patience = self.last_granted + self.config.renewal * PATIENCE;
+            match self.link_to_leader().filter(|_| now < patience) {
                 Some(leader) => self.renew(now, leader),
-                // No leader is known or reached: any manager may know who leads.
+                // No leader is known, reached or answers: any manager may know who leads.
                 None => {
                     let managers: Vec<NodeId> = self.managers.iter().copied().collect();
                     managers.into_iter().for_each(|manager| self.renew(now, manager));

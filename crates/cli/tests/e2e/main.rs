@@ -16,4 +16,5 @@ mod commands;
 mod conservation;
 mod faults;
 mod jobs;
+mod managers;
 mod system;
