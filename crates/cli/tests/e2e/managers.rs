@@ -99,11 +99,13 @@ fn manager(world: &World, certificates: &Path, addresses: &[String], place: usiz
     process
 }
 
-/// Each manager must know where the others will be before they are there.
+/// Each manager must know where the others will be before they are there, and find its place again
+/// when it comes back. So these ports are none of those that connections get (from 32768 on).
 fn free_addresses(count: usize) -> Vec<String> {
-    let bound: Vec<TcpListener> =
-        (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-    bound.iter().map(|listener| listener.local_addr().unwrap().to_string()).collect()
+    let first = 21_000 + std::process::id() % 10_000;
+    let addresses = (first..32_000).map(|port| format!("127.0.0.1:{port}"));
+    let free = addresses.filter(|address| TcpListener::bind(address).is_ok());
+    free.take(count).collect()
 }
 
 #[test]
