@@ -319,10 +319,10 @@ fn histogram(histogram: &SparseHistogram) -> Vec<u64> {
         return Vec::new();
     }
     let (sum, min, max) = histogram.extremes();
-    let mut numbers = Vec::with_capacity(3 + 2 * histogram.buckets_len());
+    let mut numbers = Vec::with_capacity(3 + 2 * histogram.buckets().len());
     numbers.extend([sum, min, max]);
     let mut last = 0;
-    for (bucket, count) in histogram.buckets() {
+    for &(bucket, count) in histogram.buckets() {
         numbers.extend([u64::from(bucket - last), count]);
         last = bucket;
     }

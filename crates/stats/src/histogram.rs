@@ -8,7 +8,6 @@
 
 use std::time::Duration;
 
-use crate::packed::Packed;
 use serde::{Deserialize, Serialize};
 
 /// Buckets in a page.
@@ -33,7 +32,8 @@ pub struct Histogram {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(try_from = "SparseParts", into = "SparseParts")]
 pub struct SparseHistogram {
-    buckets: Packed,
+    /// (bucket, count), by bucket.
+    buckets: Vec<(u16, u64)>,
     sum_ns: u64,
     min_ns: u64,
     max_ns: u64,
@@ -64,8 +64,7 @@ impl TryFrom<SparseParts> for SparseHistogram {
 
 impl From<SparseHistogram> for SparseParts {
     fn from(histogram: SparseHistogram) -> Self {
-        let buckets = histogram.buckets.iter().collect();
-        (buckets, histogram.sum_ns, histogram.min_ns, histogram.max_ns)
+        (histogram.buckets, histogram.sum_ns, histogram.min_ns, histogram.max_ns)
     }
 }
 
@@ -126,7 +125,7 @@ impl Histogram {
     /// Adds what `other` counted.
     pub fn merge(&mut self, other: &SparseHistogram) {
         let mut added = 0;
-        for (bucket, count) in other.buckets.iter() {
+        for &(bucket, count) in &other.buckets {
             let bucket = usize::from(bucket);
             let page = self.pages[bucket / PAGE].get_or_insert_with(|| Box::new([0; PAGE]));
             page[bucket % PAGE] += count;
@@ -163,7 +162,7 @@ impl Histogram {
             return SparseHistogram::default();
         }
         let taken = self.to_sparse();
-        for (bucket, _) in taken.buckets.iter() {
+        for &(bucket, _) in &taken.buckets {
             let bucket = usize::from(bucket);
             if let Some(page) = &mut self.pages[bucket / PAGE] {
                 page[bucket % PAGE] = 0;
@@ -288,21 +287,13 @@ impl SparseHistogram {
             && buckets.last().is_none_or(|last| usize::from(last.0) < PAGES * PAGE)
             && buckets.iter().all(|&(_, count)| count > 0)
             && min_ns <= max_ns;
-        let buckets = buckets.into_iter();
-        is_valid
-            .then(|| Self { buckets: buckets.collect(), sum_ns, min_ns, max_ns })
-            .ok_or(InvalidHistogram)
+        if is_valid { Ok(Self { buckets, sum_ns, min_ns, max_ns }) } else { Err(InvalidHistogram) }
     }
 
     /// The buckets with their counts, ascending.
-    pub fn buckets(&self) -> impl Iterator<Item = (u16, u64)> + '_ {
-        self.buckets.iter()
-    }
-
-    /// How many buckets are not empty.
     #[must_use]
-    pub const fn buckets_len(&self) -> usize {
-        self.buckets.len()
+    pub fn buckets(&self) -> &[(u16, u64)] {
+        &self.buckets
     }
 
     /// The exact sum, smallest and largest value, in nanoseconds.
@@ -314,7 +305,7 @@ impl SparseHistogram {
     /// How many durations were counted.
     #[must_use]
     pub fn count(&self) -> u64 {
-        self.buckets.iter().map(|(_, count)| count).sum()
+        self.buckets.iter().map(|&(_, count)| count).sum()
     }
 
     /// Whether nothing was counted.
@@ -334,7 +325,8 @@ impl SparseHistogram {
         }
         let mine = std::mem::take(&mut self.buckets);
         let mut merged = Vec::with_capacity(mine.len().max(other.buckets.len()));
-        let (mut a, mut b) = (mine.iter().peekable(), other.buckets.iter().peekable());
+        let (mut a, mut b) =
+            (mine.into_iter().peekable(), other.buckets.iter().copied().peekable());
         while let (Some(&(left, left_count)), Some(&(right, right_count))) = (a.peek(), b.peek()) {
             match left.cmp(&right) {
                 std::cmp::Ordering::Less => merged.extend(a.next()),
@@ -348,7 +340,7 @@ impl SparseHistogram {
         }
         merged.extend(a);
         merged.extend(b);
-        self.buckets = merged.into_iter().collect();
+        self.buckets = merged;
         self.sum_ns = self.sum_ns.saturating_add(other.sum_ns);
         self.min_ns = self.min_ns.min(other.min_ns);
         self.max_ns = self.max_ns.max(other.max_ns);

@@ -20,7 +20,6 @@ mod delta;
 mod figures;
 mod histogram;
 mod judge;
-mod packed;
 mod recorder;
 mod series;
 mod watermark;

@@ -133,14 +133,14 @@ fn span_to(first: u64, last: u64) -> u32 {
 
 fn buckets(figures: &Figures<SparseHistogram>) -> usize {
     let of_steps = figures.steps.iter().map(|(_, step)| {
-        let of = |histogram: &SparseHistogram| histogram.buckets_len();
+        let of = |histogram: &SparseHistogram| histogram.buckets().len();
         let (a, b) = (of(&step.latency) + of(&step.service_time), of(&step.first_byte));
         a + b + of(&step.connect) + of(&step.tls) + 16
     });
-    let of_metrics = figures.metrics.iter().map(|(_, metric)| metric.values.buckets_len() + 8);
+    let of_metrics = figures.metrics.iter().map(|(_, metric)| metric.values.buckets().len() + 8);
     of_steps.sum::<usize>()
         + of_metrics.sum::<usize>()
-        + figures.lag.buckets_len()
+        + figures.lag.buckets().len()
         + figures.checks.len()
 }
 
