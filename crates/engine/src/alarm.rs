@@ -1,5 +1,5 @@
-//! A timer that is as exact as the system's, for starts: the runtime's own goes by milliseconds,
-//! which would make every start of an arrival rate half a millisecond late.
+//! A timer that is as exact as the system's, for starts: the runtime's own goes by milliseconds, and
+//! what a start is late counts as latency.
 
 #[cfg(target_os = "linux")]
 pub(crate) use exact::Alarm;

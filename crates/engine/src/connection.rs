@@ -184,12 +184,11 @@ async fn tunnel(stream: &mut TcpStream, origin: &Origin) -> Result<(), String> {
         }
         head.push(stream.read_u8().await.map_err(lost)?);
     }
-    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
-    let mut response = httparse::Response::new(&mut headers);
-    match response.parse(&head) {
-        Ok(_) if response.code.is_some_and(|code| (200..300).contains(&code)) => Ok(()),
-        Ok(_) => Err(format!("the proxy refuses a tunnel with {}", response.code.unwrap_or(0))),
-        Err(error) => Err(format!("the proxy does not speak HTTP/1.1: {error}")),
+    match parse_head(&head, true) {
+        Ok(Some(head)) if (200..300).contains(&head.status) => Ok(()),
+        Ok(Some(head)) => Err(format!("the proxy refuses a tunnel with {}", head.status)),
+        Ok(None) => Err("the proxy's answer has no end".to_owned()),
+        Err(failure) => Err(format!("the proxy gives {}", failure.message)),
     }
 }
 
@@ -264,7 +263,7 @@ impl Connection {
             return Err(Failure::new(Outcome::Connect, message));
         }
         let stream = tokio::time::timeout(connect_timeout, socket.connect(address)).await;
-        let stream = match stream {
+        let mut stream = match stream {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => {
                 return Err(Failure::new(Outcome::Connect, format!("{address}: {error}")));
@@ -277,7 +276,6 @@ impl Connection {
         if let Err(error) = stream.set_nodelay(true) {
             return Err(Failure::new(Outcome::Connect, error.to_string()));
         }
-        let mut stream = stream;
         if way.is_proxied && connector.is_some() {
             let opened = tokio::time::timeout(connect_timeout, tunnel(&mut stream, origin)).await;
             let opened =

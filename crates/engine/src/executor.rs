@@ -60,7 +60,7 @@ pub(crate) fn done_before(work: &Work, slice: &Slice, workflow: &Workflow) -> u6
 ///
 /// # Errors
 ///
-/// If a user's task panicked.
+/// If a user's task panicked, or the system gives no timer.
 pub(crate) async fn execute(
     run: &Rc<Run>,
     load_zero: Instant,
@@ -73,7 +73,7 @@ pub(crate) async fn execute(
         LoadKind::Arrivals => crew.arrive(load_elapsed).await,
     }
     crew.settle().await;
-    crew.panicked.map_or(Ok(()), Err)
+    crew.failure.map_or(Ok(()), Err)
 }
 
 /// The users of a run.
@@ -85,7 +85,8 @@ struct Crew {
     /// again.
     users: BTreeMap<u64, Hired>,
     tasks: JoinSet<u64>,
-    panicked: Option<String>,
+    /// Why it cannot go on.
+    failure: Option<String>,
 }
 
 struct Hired {
@@ -99,7 +100,7 @@ impl Crew {
     fn new(run: Rc<Run>, zero: Instant) -> Self {
         let load = run.workflow().load.clone();
         let tasks = JoinSet::new();
-        Self { run, load, zero, users: BTreeMap::new(), tasks, panicked: None }
+        Self { run, load, zero, users: BTreeMap::new(), tasks, failure: None }
     }
 
     fn hire(&mut self, number: u64, quota: Quota) -> Rc<Control> {
@@ -119,7 +120,7 @@ impl Crew {
                 }
             }
             Err(error) if error.is_panic() => {
-                self.panicked.get_or_insert_with(|| "a user's task panicked".to_owned());
+                self.failure.get_or_insert_with(|| "a user's task panicked".to_owned());
             }
             Err(_) => {} // Cut by us.
         }
@@ -135,7 +136,7 @@ impl Crew {
     }
 
     fn is_stopped(&self) -> bool {
-        self.run.stopping().is_some() || self.panicked.is_some()
+        self.run.stopping().is_some() || self.failure.is_some()
     }
 
     fn wanted_users(&self, now: Instant) -> u64 {
@@ -226,7 +227,7 @@ impl Crew {
         let mut alarm = match Alarm::new() {
             Ok(alarm) => alarm,
             Err(error) => {
-                self.panicked = Some(format!("there is no timer: {error}"));
+                self.failure = Some(format!("there is no timer: {error}"));
                 return;
             }
         };
