@@ -19,6 +19,8 @@
 //! assert!(seeker.get(hash).is_some());
 //! ```
 
+mod peers;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +28,8 @@ use std::time::Duration;
 use hyperscale_model::{BlobHash, NodeId, Time};
 use hyperscale_wire::{BLOB_CHUNK_BYTES, Message};
 use sha2::{Digest, Sha256};
+
+pub use crate::peers::Peers;
 
 /// The largest blob.
 pub const BLOB_BYTES_MAX: u64 = 64 << 20;

@@ -1,15 +1,20 @@
 //! The gate's decisions: it owns jobs, gives their parts to datacenters, merges what they report,
 //! judges thresholds, and decides when a job is over.
 //!
-//! The ledger holds what must survive ([`state`]). The owner of a job looks at that, at the
-//! datacenters and at the clock, and sends or proposes what is missing (`owner.rs`): like the
-//! manager's, its review has no memory of its own, so that lost messages are simply missing again.
-//! Statistics are acknowledged only after their checkpoint, so that a killed gate loses none.
+//! The ledger holds what must survive ([`state`]): which gates take part, and which of them owns
+//! each job. The owner of a job looks at that, at the datacenters and at the clock, and sends or
+//! proposes what is missing (`owner.rs`): like the manager's, its review has no memory of its own,
+//! so that lost messages are simply missing again. Statistics are acknowledged only once a majority
+//! of gates holds them (`copies.rs`), so that a killed gate loses none, and the next owner goes on
+//! from them.
 
 #![warn(clippy::wildcard_enum_match_arm)]
 
+mod copies;
 mod owner;
+mod peers;
 mod request;
+mod ring;
 mod seal;
 pub mod state;
 mod statistics;
@@ -18,19 +23,22 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyperscale_blobs::Blobs;
+use hyperscale_blobs::{Blobs, Peers};
 use hyperscale_model::{
-    BlobHash, ClientId, DatacenterId, EndStatus, Fence, JobId, NodeId, ProposalId, SplitMix, Time,
-    WallTime,
+    BlobHash, ClientId, DatacenterId, EndStatus, Fence, Incarnation, JobId, NodeId, ProposalId,
+    SplitMix, Time, WallTime,
 };
 use hyperscale_plan::Plan;
 use hyperscale_report::JobResult;
 use hyperscale_wire::{DatacenterStatus, Message, Subject, decode_value, encode_value};
+use serde::{Deserialize, Serialize};
 
-use crate::owner::{Checkpoint, Live};
+use crate::copies::{Checkpoint, Recovery};
+use crate::owner::Live;
 pub use crate::request::{
     DatacenterView, JobView, NodeView, Reply, Request, RequestError, RequestErrorKind, RequestId,
 };
+use crate::request::{Pending, Questions, WaitingCancel};
 use crate::state::{Applied, Entry, IdempotencyKey, State};
 
 /// Settings of a gate.
@@ -38,6 +46,10 @@ use crate::state::{Applied, Entry, IdempotencyKey, State};
 pub struct GateConfig {
     /// This node.
     pub node: NodeId,
+    /// Which of its lives this is.
+    pub incarnation: Incarnation,
+    /// How many gates found the gates' ledger, this one included.
+    pub gates: usize,
     /// The wall clock when the node's time was zero.
     pub wall_at_zero: WallTime,
     /// Seals the secrets of jobs in the ledger; the same on all gates of a cluster.
@@ -64,14 +76,33 @@ pub struct GateConfig {
     pub retention: Duration,
     /// Jobs that may live at once.
     pub jobs_max: usize,
+    /// How often a gate says something to the others.
+    pub beat: Duration,
+    /// How long a gate may be without a link to the leader of the ledger before its jobs move.
+    pub session_grace: Duration,
+    /// How long a gate that is linked may be silent before its jobs move.
+    pub session_silence: Duration,
+    /// How long a proposal may take before it is made again, and whoever waits for it is told so.
+    pub decision_wait: Duration,
+    /// How long a plan and its data may take to a majority of gates.
+    pub replication_wait: Duration,
+    /// How long the owner of a job may take to answer a question that came to another gate.
+    pub answer_wait: Duration,
 }
 
 impl GateConfig {
     /// The defaults.
     #[must_use]
-    pub const fn new(node: NodeId, wall_at_zero: WallTime, secret_key: [u8; 32]) -> Self {
+    pub const fn new(
+        node: NodeId,
+        incarnation: Incarnation,
+        wall_at_zero: WallTime,
+        secret_key: [u8; 32],
+    ) -> Self {
         Self {
             node,
+            incarnation,
+            gates: 1,
             wall_at_zero,
             secret_key,
             window: Duration::from_secs(1),
@@ -85,6 +116,12 @@ impl GateConfig {
             part_wait: Duration::from_secs(300),
             retention: Duration::from_secs(300),
             jobs_max: 10_000,
+            beat: Duration::from_secs(1),
+            session_grace: Duration::from_millis(1_500),
+            session_silence: Duration::from_secs(6),
+            decision_wait: Duration::from_secs(2),
+            replication_wait: Duration::from_secs(20),
+            answer_wait: Duration::from_secs(3),
         }
     }
 }
@@ -97,6 +134,13 @@ pub enum Input {
         /// Which manager.
         manager: NodeId,
     },
+    /// A link to another gate is up.
+    GateConnected {
+        /// Which gate.
+        gate: NodeId,
+    },
+    /// The gates' ledger has been started in an earlier life.
+    Founded,
     /// The link to a node is down.
     Disconnected {
         /// Which node.
@@ -141,6 +185,8 @@ pub enum Input {
     Leadership {
         /// Whether this node leads.
         leads: bool,
+        /// Who does, if it is known.
+        leader: Option<NodeId>,
     },
     /// The ledger wants a snapshot of the state.
     TakeSnapshot {
@@ -171,7 +217,12 @@ pub enum Input {
 /// What a gate wants done.
 #[derive(Debug, PartialEq)]
 pub enum Output {
-    /// Send to a manager.
+    /// Start the gates' ledger.
+    Found {
+        /// Its voters.
+        voters: Vec<NodeId>,
+    },
+    /// Send to a manager or another gate.
     Send {
         /// Which.
         to: NodeId,
@@ -235,13 +286,29 @@ pub enum Output {
 /// What is worth a line in the log and a count.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
-    /// This gate leads.
-    LeadershipGained {
+    /// This gate leads the gates' ledger.
+    LeadershipGained,
+    /// This gate leads it no more.
+    LeadershipLost,
+    /// A gate takes part.
+    SessionOpened {
+        /// Which.
+        gate: NodeId,
+    },
+    /// A gate is gone, and its jobs have other owners.
+    SessionEnded {
+        /// Which.
+        gate: NodeId,
+        /// Whether it said so itself.
+        has_left: bool,
+    },
+    /// This gate owns a job that another, or an earlier life of it, has owned.
+    JobTakenOver {
+        /// The job.
+        job: JobId,
         /// Its fence.
         fence: Fence,
     },
-    /// This gate leads no more.
-    LeadershipLost,
     /// A job was accepted.
     JobAccepted {
         /// The job.
@@ -284,14 +351,21 @@ pub enum Event {
     },
 }
 
-#[derive(Debug)]
-enum Leadership {
-    Follower,
-    /// Elected; the entry that makes the fence is on its way.
-    Barrier {
-        proposal: ProposalId,
-    },
-    Leading,
+/// An entry as it lies in the log: whoever proposed it knows it again, by whichever way it came.
+#[derive(Debug, Serialize, Deserialize)]
+struct Proposed<'a> {
+    by: (NodeId, Incarnation),
+    proposal: ProposalId,
+    entry: std::borrow::Cow<'a, Entry>,
+}
+
+/// The entry in these bytes of the log.
+///
+/// # Errors
+///
+/// If there is none.
+pub fn read_entry(bytes: &[u8]) -> Result<Entry, hyperscale_wire::DecodeError> {
+    decode_value::<Proposed<'_>>(bytes).map(|proposed| proposed.entry.into_owned())
 }
 
 /// A datacenter as this gate sees it.
@@ -303,10 +377,24 @@ struct Datacenter {
 }
 
 /// A proposal on its way.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum About {
     Submission(IdempotencyKey),
-    Job(u8, JobId, u64),
+    /// The session of a gate.
+    Session(NodeId),
+    Job(Step, JobId, u64),
+}
+
+/// What of a job a proposal is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Start,
+    Cancel,
+    CancelWorkflow,
+    Break,
+    EndPart,
+    End,
+    Forget,
 }
 
 /// The gate's state.
@@ -315,53 +403,76 @@ pub struct Gate {
     config: GateConfig,
     random: SplitMix,
     state: State,
-    leadership: Leadership,
+    /// Who leads the ledger, and since when this gate knows.
+    leader: Option<NodeId>,
+    leads: bool,
+    peers: Peers,
+    /// When each gate was heard of last, or lost its link, while this one leads.
+    heard: BTreeMap<NodeId, Time>,
     managers: BTreeSet<NodeId>,
     datacenters: BTreeMap<DatacenterId, Datacenter>,
     blobs: Blobs,
-    checkpoints: BTreeMap<JobId, Checkpoint<'static>>,
+    /// Copies of the statistics of jobs that others own, or that this gate is about to own.
+    copies: BTreeMap<JobId, Checkpoint<'static>>,
+    /// The highest fence that each job's copy obeys.
+    obeyed: BTreeMap<JobId, Fence>,
+    /// Whole copies that are on their way.
+    whole: BTreeMap<JobId, (NodeId, hyperscale_wire::CopyMark, BlobHash)>,
+    recovering: BTreeMap<JobId, Recovery>,
     live: BTreeMap<JobId, Live>,
     results: BTreeMap<JobId, Arc<JobResult>>,
-    /// Submissions whose entry is on its way, with everyone who waits for it.
+    /// Ended jobs whose results lie where the driver keeps them.
+    stored: BTreeSet<JobId>,
+    /// Submissions that are not decided yet, with everyone who waits for them.
     pending: BTreeMap<IdempotencyKey, Pending>,
-    /// Cancels whose entry is on its way.
-    cancels: BTreeMap<ProposalId, (RequestId, JobId)>,
-    proposed: BTreeMap<ProposalId, About>,
+    /// Cancels that are not decided yet.
+    cancels: Vec<WaitingCancel>,
+    questions: Questions,
+    proposed: BTreeMap<ProposalId, (About, Time)>,
+    /// Proposals of other gates that this one has passed to its ledger.
+    relayed: BTreeMap<ProposalId, (NodeId, ProposalId)>,
     last_proposal: ProposalId,
+    /// A refusal asks for a pause.
+    quiet_until: Time,
     last_job: JobId,
     next_review: Time,
+    next_beat: Time,
     outputs: Vec<Output>,
-}
-
-#[derive(Debug)]
-struct Pending {
-    job: JobId,
-    plan: BlobHash,
-    secrets: hyperscale_plan::Secrets,
-    waiting: Vec<RequestId>,
 }
 
 impl Gate {
     /// A gate that knows nothing yet: its ledger tells it what was decided. `seed` spreads job ids.
     #[must_use]
     pub fn new(config: GateConfig, seed: u64) -> Self {
+        let peers = Peers::new(config.node, config.gates);
         Self {
             config,
             random: SplitMix::new(seed),
             state: State::default(),
-            leadership: Leadership::Follower,
+            leader: None,
+            leads: false,
+            peers,
+            heard: BTreeMap::new(),
             managers: BTreeSet::new(),
             datacenters: BTreeMap::new(),
             blobs: Blobs::new(),
-            checkpoints: BTreeMap::new(),
+            copies: BTreeMap::new(),
+            obeyed: BTreeMap::new(),
+            whole: BTreeMap::new(),
+            recovering: BTreeMap::new(),
             live: BTreeMap::new(),
             results: BTreeMap::new(),
+            stored: BTreeSet::new(),
             pending: BTreeMap::new(),
-            cancels: BTreeMap::new(),
+            cancels: Vec::new(),
+            questions: Questions::default(),
             proposed: BTreeMap::new(),
+            relayed: BTreeMap::new(),
             last_proposal: ProposalId::NONE,
+            quiet_until: Time::ZERO,
             last_job: JobId::from_u128(0),
             next_review: Time::ZERO,
+            next_beat: Time::ZERO,
             outputs: Vec::new(),
         }
     }
@@ -373,23 +484,28 @@ impl Gate {
                 self.managers.insert(manager);
                 self.live.values_mut().for_each(Live::resend_all);
             }
-            Input::Disconnected { node } => {
-                self.managers.remove(&node);
-            }
+            Input::GateConnected { gate } => self.on_gate_connected(now, gate),
+            Input::Founded => self.peers.note_founded(),
+            Input::Disconnected { node } => self.on_disconnected(now, node),
             Input::Message { from, message } => self.on_message(now, from, message),
             Input::Request { id, client, request } => self.on_request(now, id, client, request),
             Input::RequestAbandoned { id } => self.on_abandoned(id),
             Input::Committed { index, entry, proposal } => {
                 self.on_committed(now, index, &entry, proposal);
             }
-            Input::Refused { proposal } => self.on_refused(proposal),
-            Input::Leadership { leads } => self.on_leadership(leads),
+            Input::Refused { proposal } => self.on_refused(now, proposal),
+            Input::Leadership { leads, leader } => self.on_leadership(now, leads, leader),
             Input::TakeSnapshot { index } => match encode_value(&self.state) {
                 Ok(snapshot) => self.outputs.push(Output::Snapshot { index, snapshot }),
                 Err(error) => self.malformed("snapshot", &error),
             },
             Input::Restored { snapshot } => match decode_value(&snapshot) {
-                Ok(state) => self.state = state,
+                Ok(state) => {
+                    self.state = state;
+                    self.peers.note_founded();
+                    self.take_up_jobs(now);
+                    self.drop_copies();
+                }
                 Err(error) => self.malformed("snapshot", &error),
             },
             Input::Blob { bytes } => {
@@ -397,7 +513,7 @@ impl Gate {
             }
             Input::Checkpoint { job, checkpoint } => match decode_value(&checkpoint) {
                 Ok(checkpoint) => {
-                    self.checkpoints.insert(job, checkpoint);
+                    self.copies.insert(job, checkpoint);
                 }
                 Err(error) => self.malformed("checkpoint", &error),
             },
@@ -409,7 +525,9 @@ impl Gate {
     /// When [`Input::Tick`] is due.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Time> {
-        (!self.live.is_empty() || !self.state.jobs.is_empty()).then_some(self.next_review)
+        let beat = (self.config.gates > 1).then_some(self.next_beat);
+        let review = self.has_work().then_some(self.next_review);
+        [beat, review, self.blobs.next_deadline()].into_iter().flatten().min()
     }
 
     /// What is to be done, in order.
@@ -423,10 +541,21 @@ impl Gate {
         &self.state
     }
 
-    /// Whether this gate leads and so owns its jobs.
+    /// Whether this gate takes part: it has caught up with what was decided before.
+    #[must_use]
+    pub fn takes_part(&self) -> bool {
+        self.state.sessions.get(&self.config.node) == Some(&self.config.incarnation)
+    }
+
+    /// Whether this gate leads the gates' ledger.
     #[must_use]
     pub const fn leads(&self) -> bool {
-        matches!(self.leadership, Leadership::Leading)
+        self.leads
+    }
+
+    /// The jobs that this gate owns and has taken up, each with its fence.
+    pub fn owned(&self) -> impl Iterator<Item = (JobId, Fence)> + '_ {
+        self.live.iter().map(|(&job, live)| (job, live.fence()))
     }
 
     fn send(&mut self, to: NodeId, message: Message) {
@@ -457,11 +586,12 @@ impl Gate {
     }
 
     fn on_message(&mut self, now: Time, from: NodeId, message: Message) {
+        self.hear(now, from);
         match message {
             Message::DatacenterStatus(status) => self.on_status(now, from, status),
             Message::PartAccepted { part, fence } => self.on_part_accepted(now, part, fence),
             Message::PartRefused { part, fence, why } => {
-                self.on_part_refused(part, fence, why);
+                self.on_part_refused(now, part, fence, why);
             }
             Message::PartReport(report) => self.on_report(now, from, *report),
             Message::PartEnded(result) => self.on_part_ended(now, from, *result),
@@ -470,10 +600,44 @@ impl Gate {
                 let answer = self.blobs.serve(hash, offset);
                 self.send(from, answer);
             }
+            Message::BlobChunk { hash, offset, total, bytes } => {
+                if let Some(bytes) = self.blobs.on_chunk(now, from, hash, offset, total, &bytes) {
+                    self.on_blob(now, from, hash, bytes);
+                }
+            }
+            Message::BlobMissing { hash } => {
+                self.peers.on_missing(from, hash);
+                self.fetch_what_is_needed(now);
+            }
+            Message::KeepBlob { hash } => {
+                if let Some(answer) = self.peers.on_keep(now, from, hash, &mut self.blobs) {
+                    self.send(from, answer);
+                }
+            }
+            Message::BlobKept { hash } => self.on_blob_kept(now, from, hash),
+            Message::PeerStatus { is_founded, software } => {
+                self.peers.on_status(from, is_founded, software);
+            }
+            Message::Propose { proposal, entry } => self.on_propose(from, proposal, entry),
+            Message::ProposalRefused { proposal } => self.on_proposal_refused(now, proposal),
+            Message::Copy { job, mark, changes } => self.on_copy(from, job, mark, &changes),
+            Message::WholeCopy { job, mark, hash } => {
+                self.on_whole_copy(now, from, job, mark, hash);
+            }
+            Message::CopyAsked { job, fence } => self.on_copy_asked(from, job, fence),
+            Message::CopyHeld { job, fence, mark } => {
+                self.on_copy_held(now, from, job, fence, mark);
+            }
+            Message::CopyWanted { job } => self.on_copy_wanted(now, from, job),
+            Message::Ask { number, question } => self.on_ask(now, from, number, &question),
+            Message::AskDropped { number } => self.on_ask_dropped(from, number),
+            Message::Answer { number, answer } => self.on_answer(from, number, &answer),
             Message::StaleFence { subject, held } => {
                 // Our next entry about the job will have a higher fence, or another gate owns it.
                 self.event(Event::Deposed { subject, held });
             }
+            // The driver hands these to the ledger itself.
+            Message::Ledger { .. } => {}
             // Nobody may send us these; the link's table of messages refuses them before.
             Message::OfferPart(_)
             | Message::StartPart { .. }
@@ -491,13 +655,7 @@ impl Gate {
             | Message::StopAttempt { .. }
             | Message::AttemptEnded { .. }
             | Message::AttemptEndedAck { .. }
-            | Message::DeltaAck { .. }
-            | Message::Ledger { .. }
-            | Message::ManagerStatus { .. }
-            | Message::KeepBlob { .. }
-            | Message::BlobKept { .. }
-            | Message::BlobChunk { .. }
-            | Message::BlobMissing { .. } => {}
+            | Message::DeltaAck { .. } => {}
         }
     }
 
@@ -548,164 +706,105 @@ impl Gate {
         self.last_proposal
     }
 
-    /// Proposes an entry, as a leader, unless one about the same thing is on its way.
-    fn propose(&mut self, about: About, entry: &Entry) -> Option<ProposalId> {
-        if !self.leads() || self.proposed.values().any(|known| *known == about) {
-            return None;
-        }
-        let proposal = self.next_proposal();
-        match encode_value(entry) {
-            Ok(entry) => {
-                self.proposed.insert(proposal, about);
-                self.outputs.push(Output::Propose { proposal, entry });
-                Some(proposal)
-            }
-            Err(error) => {
-                self.malformed("proposal", &error);
-                None
-            }
-        }
-    }
-
     fn on_committed(&mut self, now: Time, index: u64, bytes: &[u8], proposal: Option<ProposalId>) {
-        let entry: Entry = match decode_value(bytes) {
-            Ok(entry) => entry,
+        self.peers.note_founded();
+        if let Some(proposal) = proposal {
+            self.relayed.remove(&proposal);
+        }
+        let Proposed { by, proposal, entry } = match decode_value(bytes) {
+            Ok(proposed) => proposed,
             Err(error) => return self.malformed("ledger entry", &error),
         };
         let applied = self.state.apply(index, &entry);
-        if let Some(proposal) = proposal {
+        if by == (self.config.node, self.config.incarnation) {
             self.proposed.remove(&proposal);
         }
-        match self.leadership {
-            Leadership::Barrier { proposal: barrier } if proposal == Some(barrier) => {
-                let fence = Fence(index);
-                self.leadership = Leadership::Leading;
-                self.event(Event::LeadershipGained { fence });
-                self.claim_jobs();
-            }
-            Leadership::Leading => self.after_applied(now, proposal, &entry, applied),
-            Leadership::Barrier { .. } | Leadership::Follower => {}
-        }
+        self.after_applied(now, &entry, applied);
     }
 
-    /// A new leader owns all jobs; each gets a fence above that of the last owner.
-    fn claim_jobs(&mut self) {
-        let jobs: Vec<JobId> = (self.state.jobs.iter())
-            .filter(|(_, job)| job.ended.is_none())
-            .map(|(&job, _)| job)
-            .collect();
-        for job in jobs {
-            let gate = self.config.node;
-            let entry = Entry::OwnershipMoved { job, gate };
-            self.propose(About::Job(0, job, 0), &entry);
-        }
-    }
-
-    fn on_refused(&mut self, proposal: ProposalId) {
-        if matches!(self.leadership, Leadership::Barrier { proposal: barrier } if barrier == proposal)
-        {
-            self.start_barrier();
-            return;
-        }
-        if let Some((id, _)) = self.cancels.remove(&proposal) {
-            self.reply_error(id, RequestErrorKind::NotReady, "the ledger has no leader");
-        }
-        if let Some(About::Submission(key)) = self.proposed.remove(&proposal)
-            && let Some(pending) = self.pending.remove(&key)
-        {
-            for id in pending.waiting {
-                self.reply_error(id, RequestErrorKind::NotReady, "the ledger has no leader");
-            }
-        }
-    }
-
-    fn start_barrier(&mut self) {
-        let proposal = self.next_proposal();
-        self.leadership = Leadership::Barrier { proposal };
-        match encode_value(&Entry::LeaderStarted { node: self.config.node }) {
-            Ok(entry) => self.outputs.push(Output::Propose { proposal, entry }),
-            Err(error) => self.malformed("proposal", &error),
-        }
-    }
-
-    fn on_leadership(&mut self, leads: bool) {
-        match (&self.leadership, leads) {
-            (Leadership::Follower, true) => self.start_barrier(),
-            (Leadership::Leading | Leadership::Barrier { .. }, true)
-            | (Leadership::Follower, false) => {}
-            (Leadership::Leading | Leadership::Barrier { .. }, false) => {
-                self.leadership = Leadership::Follower;
-                self.live.clear();
-                self.proposed.clear();
-                self.event(Event::LeadershipLost);
-                let waiting: Vec<RequestId> = std::mem::take(&mut self.pending)
-                    .into_values()
-                    .flat_map(|p| p.waiting)
-                    .collect();
-                let cancels = std::mem::take(&mut self.cancels).into_values().map(|(id, _)| id);
-                for id in waiting.into_iter().chain(cancels) {
-                    self.reply_error(
-                        id,
-                        RequestErrorKind::NotReady,
-                        "the ledger has lost its leader",
-                    );
-                }
-            }
-        }
-    }
-
-    fn after_applied(
-        &mut self,
-        now: Time,
-        proposal: Option<ProposalId>,
-        entry: &Entry,
-        applied: Applied,
-    ) {
+    fn after_applied(&mut self, now: Time, entry: &Entry, applied: Applied) {
         match entry {
-            Entry::JobAccepted { job, key, .. } => self.on_accepted(now, *job, key, applied),
-            Entry::OwnershipMoved { job, .. } => self.own(now, *job),
+            Entry::SessionOpened { gate, .. } if applied == Applied::Changed => {
+                self.event(Event::SessionOpened { gate: *gate });
+                self.hear(now, *gate);
+                self.take_up_jobs(now);
+                self.drop_copies();
+                self.drop_blobs(now);
+            }
+            Entry::SessionEnded { gate, has_left, .. } if applied == Applied::Changed => {
+                self.event(Event::SessionEnded { gate: *gate, has_left: *has_left });
+                self.take_up_jobs(now);
+            }
+            Entry::JobAccepted { job, key, .. } => {
+                if applied == Applied::Changed {
+                    if self.is_mine(*job) {
+                        self.event(Event::JobAccepted { job: *job });
+                    }
+                    self.take_up_jobs(now);
+                    self.fetch_what_is_needed(now);
+                }
+                self.on_accepted(key);
+            }
             Entry::CancelAsked { job, by, .. } => {
                 if applied == Applied::Changed {
                     self.note(now, *job, "stopping", format!("{by} asked to stop the job"));
                 }
-                if let Some((id, job)) = proposal.and_then(|p| self.cancels.remove(&p)) {
-                    self.reply_job(id, job);
-                }
+                self.on_cancel_decided(*job, None);
             }
             Entry::WorkflowCancelAsked { job, workflow, by } => {
                 if applied == Applied::Changed {
                     let text = format!("{by} asked to stop workflow number {workflow}");
                     self.note(now, *job, "workflow_stopping", text);
                 }
-                if let Some((id, job)) = proposal.and_then(|p| self.cancels.remove(&p)) {
-                    self.reply_job(id, job);
-                }
+                self.on_cancel_decided(*job, Some(*workflow));
             }
-            Entry::ThresholdBroken { job, expression } if applied == Applied::Changed => {
+            Entry::ThresholdBroken { job, expression, .. } if applied == Applied::Changed => {
                 let text = format!("threshold `{expression}` was broken: the job stops");
                 self.note(now, *job, "threshold_broken", text);
             }
-            Entry::PartEnded { job, part, end } if applied == Applied::Changed => {
+            Entry::PartEnded { job, part, end, .. } if applied == Applied::Changed => {
                 self.on_part_end_decided(now, *job, *part, end);
             }
             Entry::JobEnded { job, status, .. } if applied == Applied::Changed => {
-                self.event(Event::JobEnded { job: *job, status: status.clone() });
+                if self.is_mine(*job) {
+                    self.event(Event::JobEnded { job: *job, status: status.clone() });
+                }
                 self.on_job_end_decided(now, *job);
             }
             Entry::JobForgotten { job } => {
                 self.results.remove(job);
                 self.live.remove(job);
-                let needed: BTreeSet<BlobHash> =
-                    self.state.jobs.values().flat_map(|job| self.blobs_of(job.plan)).collect();
-                self.blobs.retain(|hash| needed.contains(&hash));
-                self.outputs.push(Output::DropBlobs { needed });
+                self.obeyed.remove(job);
+                self.stored.remove(job);
+                self.drop_blobs(now);
             }
-            Entry::LeaderStarted { .. }
+            Entry::SessionOpened { .. }
+            | Entry::SessionEnded { .. }
             | Entry::JobStarted { .. }
             | Entry::ThresholdBroken { .. }
             | Entry::PartEnded { .. }
             | Entry::JobEnded { .. } => {}
         }
+    }
+
+    /// Whether this gate owns a job, as far as it has caught up.
+    fn is_mine(&self, job: JobId) -> bool {
+        let owner = self.state.jobs.get(&job).map(|job| job.gate);
+        self.takes_part() && owner == Some(self.config.node)
+    }
+
+    fn drop_blobs(&mut self, now: Time) {
+        if !self.takes_part() {
+            return; // What is named later in the log is not known yet.
+        }
+        let named = self.state.jobs.values().flat_map(|job| {
+            let result = job.ended.as_ref().map(|end| end.result);
+            self.blobs_of(job.plan).into_iter().chain(result)
+        });
+        let mut needed: BTreeSet<BlobHash> = named.collect();
+        needed.extend(self.peers.kept(now));
+        self.blobs.retain(|hash| needed.contains(&hash));
+        self.outputs.push(Output::DropBlobs { needed });
     }
 
     fn blobs_of(&self, plan: BlobHash) -> BTreeSet<BlobHash> {

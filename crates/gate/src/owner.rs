@@ -1,7 +1,7 @@
 //! What the owner of a job does: parts, statistics, thresholds, completion, news.
 
 use std::borrow::Cow;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,50 +15,53 @@ use hyperscale_report::{
 };
 use hyperscale_stats::{Delta, Histogram};
 use hyperscale_wire::{
-    Gap, Message, PartOffer, PartReport, PartResult, Pressure, RefusePart, StopMode, StopReason,
-    WorkflowState, encode_value,
+    CopyMark, Gap, Message, PartOffer, PartReport, PartResult, Pressure, RefusePart, StopMode,
+    StopReason, WorkflowState, decode_value,
 };
-use serde::{Deserialize, Serialize};
 
-use crate::request::{Reply, RequestErrorKind, RequestId};
+use crate::copies::{Acknowledgement, Change, Checkpoint, Copies, as_blob, keep_event};
+use crate::peers::Spread;
+use crate::request::{Asker, News};
 use crate::seal::open;
 use crate::state::{Entry, Job, PartEnd};
 use crate::statistics::{Statistics, threshold_view};
-use crate::{About, Event, Gate, Output};
+use crate::{About, Event, Gate, Output, Step};
 
 /// Events of a job that are kept for those who come back.
-const EVENTS_MAX: usize = 1_000;
+pub(crate) const EVENTS_MAX: usize = 1_000;
 /// Windows that a live view shows.
 const RECENT_WINDOWS: usize = 60;
 
 /// What the owner knows of a running job beyond the ledger.
 #[derive(Debug)]
 pub(crate) struct Live {
+    fence: Fence,
     plan: Arc<Plan>,
     secrets: Secrets,
     statistics: Statistics,
+    /// What was added to statistics, events and reports since the last checkpoint.
+    changes: Vec<Change>,
+    pub(crate) copies: Copies,
     parts: Vec<LivePart>,
     /// Since when each threshold has been broken.
     broken_since: Vec<Option<Duration>>,
     thresholds: Vec<ThresholdView>,
     events: VecDeque<EventRecord>,
     last_event: u64,
-    watchers: Vec<(RequestId, u64)>,
+    watchers: Vec<(Asker, u64)>,
     next_push: Time,
     next_judge: Time,
     next_checkpoint: Time,
     /// Since when this gate has owned the job in this life.
     owned_since: Time,
+    pub(crate) ending: Option<Ending>,
 }
 
-/// What must outlive this life of the gate: a job's statistics, its events, and the reports that
-/// they came from.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Checkpoint<'a> {
-    statistics: Cow<'a, Statistics>,
-    events: Cow<'a, VecDeque<EventRecord>>,
-    last_event: u64,
-    reports: Vec<Option<PartReport>>,
+/// A job's end on its way to a decision: its result goes first.
+#[derive(Debug)]
+pub(crate) struct Ending {
+    entry: Entry,
+    pub(crate) spread: Spread,
 }
 
 #[derive(Debug, Default)]
@@ -75,8 +78,60 @@ struct LivePart {
 }
 
 impl Live {
-    pub(crate) fn plan(&self) -> &Plan {
-        &self.plan
+    pub(crate) const fn fence(&self) -> Fence {
+        self.fence
+    }
+
+    /// All that must outlive this gate.
+    pub(crate) fn checkpoint(&self) -> Checkpoint<'_> {
+        Checkpoint {
+            mark: CopyMark { fence: self.fence, position: self.copies.position() },
+            statistics: Cow::Borrowed(&self.statistics),
+            events: Cow::Borrowed(&self.events),
+            last_event: self.last_event,
+            reports: self.parts.iter().map(|part| part.report.clone()).collect(),
+        }
+    }
+
+    /// What is left of it once another gate owns the job, and who waits for news.
+    pub(crate) fn into_copy(self) -> (Checkpoint<'static>, Vec<Asker>) {
+        let checkpoint = Checkpoint {
+            mark: CopyMark { fence: self.fence, position: self.copies.position() },
+            statistics: Cow::Owned(self.statistics),
+            events: Cow::Owned(self.events),
+            last_event: self.last_event,
+            reports: self.parts.into_iter().map(|part| part.report).collect(),
+        };
+        (checkpoint, self.watchers.into_iter().map(|(asker, _)| asker).collect())
+    }
+
+    /// The changes since the last checkpoint, if it is time for the next.
+    pub(crate) fn take_changes(
+        &mut self,
+        now: Time,
+        every: Duration,
+        is_alone: bool,
+    ) -> Option<Vec<Change>> {
+        let is_ending = self.parts.iter().any(|part| part.told_end.is_some());
+        if !self.statistics.is_dirty || (now < self.next_checkpoint && !is_ending) {
+            return None;
+        }
+        self.next_checkpoint = now + every;
+        self.statistics.is_dirty = false;
+        let changes = std::mem::take(&mut self.changes);
+        Some(if is_alone { Vec::new() } else { changes })
+    }
+
+    pub(crate) fn take_counted(&mut self) -> Vec<Acknowledgement> {
+        self.statistics.take_acknowledgements()
+    }
+
+    pub(crate) fn forget_watcher(&mut self, asker: &Asker) {
+        self.watchers.retain(|(watcher, _)| watcher != asker);
+    }
+
+    pub(crate) fn forget_watchers_of(&mut self, gate: NodeId) {
+        self.watchers.retain(|(watcher, _)| !watcher.is_of(gate));
     }
 
     pub(crate) fn resend_all(&mut self) {
@@ -103,15 +158,10 @@ impl Live {
     fn note(&mut self, at: Duration, kind: &str, text: String) {
         self.statistics.is_dirty = true;
         self.last_event += 1;
-        if self.events.len() >= EVENTS_MAX {
-            self.events.pop_front();
-        }
-        self.events.push_back(EventRecord {
-            id: self.last_event,
-            at_ms: millis(at),
-            kind: kind.to_owned(),
-            text,
-        });
+        let event =
+            EventRecord { id: self.last_event, at_ms: millis(at), kind: kind.to_owned(), text };
+        self.changes.push(Change::Event(event.clone()));
+        keep_event(&mut self.events, event);
     }
 
     fn gaps(&self, job: &Job) -> Vec<Gap> {
@@ -130,58 +180,45 @@ fn millis(duration: Duration) -> u64 {
 }
 
 impl Gate {
-    /// Takes up a job that this gate owns, with what a checkpoint remembers of it.
-    pub(crate) fn own(&mut self, now: Time, job: JobId) {
-        let Some(state) = self.state.jobs.get(&job) else { return };
-        if state.gate != self.config.node {
-            self.live.remove(&job);
-            return;
-        }
-        if let Some(live) = self.live.get_mut(&job) {
-            live.resend_all();
-            return;
-        }
-        match open(&self.config.secret_key, job, &state.sealed) {
-            Ok(secrets) => self.own_with(now, job, secrets),
-            Err(_) => {
-                let error = "this cluster's key does not open them".to_owned();
-                self.event(Event::Malformed { what: "sealed secrets", error });
-                self.own_with(now, job, Secrets::default());
-            }
-        }
-    }
-
-    pub(crate) fn own_with(&mut self, now: Time, job: JobId, secrets: Secrets) {
-        let Some(state) = self.state.jobs.get(&job) else { return };
+    /// Takes up a job that this gate owns, with what its copy remembers of it. False if its plan is
+    /// still on its way.
+    pub(crate) fn own(&mut self, now: Time, job: JobId, fence: Fence) -> bool {
+        let Some(state) = self.state.jobs.get(&job) else { return true };
         let plan = match self.blobs.get(state.plan).map(|bytes| Plan::from_bytes(bytes)) {
             Some(Ok(plan)) => Arc::new(plan),
-            Some(Err(error)) => return self.malformed("plan", &error),
-            None => {
-                let error = format!("the plan {} of {job} is missing", state.plan);
-                self.event(Event::Malformed { what: "plan", error });
-                return;
+            Some(Err(error)) => {
+                self.malformed("plan", &error);
+                return true;
             }
+            None => return false,
         };
-        let known = self.checkpoints.remove(&job);
+        let secrets = open(&self.config.secret_key, job, &state.sealed).unwrap_or_else(|_opaque| {
+            let error = "this cluster's key does not open them".to_owned();
+            self.outputs.push(Output::Event(Event::Malformed { what: "sealed secrets", error }));
+            Secrets::default()
+        });
+        let known = self.copies.remove(&job);
         let is_new = known.is_none();
-        let Checkpoint { statistics, events, last_event, reports } =
-            known.unwrap_or_else(|| Checkpoint {
-                statistics: Cow::Owned(Statistics::new(self.config.window)),
-                events: Cow::Owned(VecDeque::new()),
-                last_event: 0,
-                reports: Vec::new(),
-            });
+        let Checkpoint { statistics, events, last_event, reports, .. } =
+            known.unwrap_or_else(|| Checkpoint::empty(self.config.window));
         // Watchers may have heard of events since the checkpoint: their ids are not used again.
         let last_event = if is_new { 0 } else { last_event.saturating_add(EVENTS_MAX as u64) };
+        let mut statistics = statistics.into_owned();
+        // Nobody knows which acknowledgements have arrived.
+        statistics.acknowledge_anew();
         let mut reports = reports.into_iter();
         let mut live = Live {
-            statistics: statistics.into_owned(),
+            fence,
+            statistics,
+            changes: Vec::new(),
+            copies: Copies::new(is_new),
             parts: (state.parts.iter())
-                // Whoever leads there may have heard of the part, and not of its secrets.
+                // Whoever leads there may have heard of the part, and not of its secrets, and
+                // speaks to the owner that it knows.
                 .map(|_| {
                     let report: Option<PartReport> = reports.next().flatten();
                     LivePart {
-                        needs_offer: !secrets.is_empty(),
+                        needs_offer: !is_new || !secrets.is_empty(),
                         // What a deposed leader says stays refused.
                         mark: report.as_ref().map_or_else(Default::default, |r| (r.fence, r.seq)),
                         report,
@@ -200,6 +237,7 @@ impl Gate {
             // At once: no watcher shall know of more than the next life does.
             next_checkpoint: now,
             owned_since: now,
+            ending: None,
             plan,
         };
         let names: Vec<&str> =
@@ -208,6 +246,10 @@ impl Gate {
             live.note(Duration::ZERO, "accepted", format!("accepted for {}", names.join(", ")));
         }
         self.live.insert(job, live);
+        if !is_new {
+            self.taken_over(job, fence);
+        }
+        true
     }
 
     fn elapsed(&self, now: Time, job: JobId) -> Duration {
@@ -243,7 +285,13 @@ impl Gate {
         }
     }
 
-    pub(crate) fn on_part_refused(&mut self, part: PartId, fence: Fence, why: RefusePart) {
+    pub(crate) fn on_part_refused(
+        &mut self,
+        now: Time,
+        part: PartId,
+        fence: Fence,
+        why: RefusePart,
+    ) {
         let Some(state) = self.state.jobs.get(&part.job).filter(|job| job.fence == fence) else {
             return;
         };
@@ -262,14 +310,15 @@ impl Gate {
                 late_requests: 0,
                 attempts,
             };
-            self.end_part(part, end);
+            self.end_part(now, part, end);
         }
     }
 
-    fn end_part(&mut self, part: PartId, end: PartEnd) {
+    fn end_part(&mut self, now: Time, part: PartId, end: PartEnd) {
         let (job, index) = (part.job, part.part);
-        let about = About::Job(3, job, u64::from(index.0));
-        self.propose(about, &Entry::PartEnded { job, part: index, end });
+        let Some(fence) = self.live.get(&job).map(Live::fence) else { return };
+        let about = About::Job(Step::EndPart, job, u64::from(index.0));
+        self.propose(now, about, &Entry::PartEnded { job, fence, part: index, end });
     }
 
     pub(crate) fn on_report(&mut self, now: Time, from: NodeId, report: PartReport) {
@@ -296,20 +345,28 @@ impl Gate {
         }
         known.mark = (fence, report.seq);
         known.is_accepted = true;
+        live.changes.push(Change::Report(Box::new(report.clone())));
         let before = known.report.replace(report.clone());
         let news = changes(&live.plan, before.as_ref(), &report);
         news.into_iter().for_each(|(kind, text)| live.note(elapsed, kind, text));
         if let Some(at) = report.started
             && self.state.jobs.get(&part.job).is_some_and(|job| job.started.is_none())
         {
-            let job = part.job;
-            self.propose(About::Job(4, job, 0), &Entry::JobStarted { job, at });
+            let (job, fence) = (part.job, live.fence);
+            self.propose(
+                now,
+                About::Job(Step::Start, job, 0),
+                &Entry::JobStarted { job, fence, at },
+            );
         }
     }
 
     /// A datacenter that was out of reach may still run a part whose end is decided without it.
     fn stop_what_was_given_up(&mut self, leader: NodeId, part: PartId) {
-        let Some(state) = self.state.jobs.get(&part.job).filter(|_| self.leads()) else { return };
+        if !self.is_mine(part.job) {
+            return;
+        }
+        let Some(state) = self.state.jobs.get(&part.job) else { return };
         let end = state.parts.get(usize::from(part.part.0)).and_then(|(_, end)| end.as_ref());
         if end.is_some_and(|end| end.is_missing) {
             let (fence, reason, mode) = (state.fence, StopReason::TimedOut, StopMode::Now);
@@ -347,8 +404,9 @@ impl Gate {
         });
         if let Some(live) = self.live.get_mut(&id.job)
             && !is_beyond_end
+            && live.statistics.add(delta)
         {
-            live.statistics.add(delta);
+            live.changes.push(Change::Delta(Box::new(delta.clone())));
         }
     }
 
@@ -365,29 +423,35 @@ impl Gate {
         }
     }
 
+    /// Whether something is to be looked at again soon.
+    pub(crate) fn has_work(&self) -> bool {
+        !self.live.is_empty()
+            || !self.state.jobs.is_empty()
+            || !self.pending.is_empty()
+            || !self.cancels.is_empty()
+            || !self.questions.is_empty()
+            || (self.leader.is_some() && !self.takes_part())
+            || self.misses_someone()
+    }
+
     /// Sends and proposes whatever is missing.
     pub(crate) fn review(&mut self, now: Time) {
-        if !self.leads() {
-            self.next_review = now + self.config.resend;
-            return;
-        }
+        self.beat(now);
+        self.review_sessions(now);
+        self.recover(now);
         let jobs: Vec<JobId> = self.live.keys().copied().collect();
         for job in &jobs {
             self.checkpoint(now, *job);
+            self.review_copies(now, *job);
             self.review_job(now, *job);
         }
-        let forgettable: Vec<JobId> = (self.state.jobs.iter())
-            .filter(|(_, state)| {
-                state
-                    .ended
-                    .as_ref()
-                    .is_some_and(|end| self.since(now, end.at) >= self.config.retention)
-            })
-            .map(|(&job, _)| job)
-            .collect();
-        for job in forgettable {
-            self.propose(About::Job(5, job, 0), &Entry::JobForgotten { job });
-        }
+        self.review_pending(now);
+        self.review_waiting(now);
+        self.keep_results();
+        self.forget_old_jobs(now);
+        self.blobs.tick(now);
+        let wanted: Vec<(NodeId, Message)> = self.blobs.drain().collect();
+        wanted.into_iter().for_each(|(to, message)| self.send(to, message));
         let steps = [self.config.push, self.config.judge, self.config.checkpoint];
         let step = steps.into_iter().min().unwrap_or(self.config.resend);
         if self.next_review <= now {
@@ -395,34 +459,38 @@ impl Gate {
         }
     }
 
-    /// Stores what was counted, and only then acknowledges it.
-    fn checkpoint(&mut self, now: Time, job: JobId) {
-        let Some(live) = self.live.get_mut(&job) else { return };
-        let is_ending = live.parts.iter().any(|part| part.told_end.is_some());
-        if !live.statistics.is_dirty || (now < live.next_checkpoint && !is_ending) {
+    /// The leader of the ledger has jobs forgotten whose retention is over.
+    fn forget_old_jobs(&mut self, now: Time) {
+        if !self.leads {
             return;
         }
-        live.next_checkpoint = now + self.config.checkpoint;
-        live.statistics.is_dirty = false;
-        let acknowledgements = live.statistics.take_acknowledgements();
-        let checkpoint = Checkpoint {
-            statistics: Cow::Borrowed(&live.statistics),
-            events: Cow::Borrowed(&live.events),
-            last_event: live.last_event,
-            reports: live.parts.iter().map(|part| part.report.clone()).collect(),
+        let is_old = |job: &Job| {
+            let end = job.ended.as_ref();
+            end.is_some_and(|end| self.since(now, end.at) >= self.config.retention)
         };
-        match encode_value(&checkpoint) {
-            Ok(checkpoint) => self.outputs.push(Output::StoreCheckpoint { job, checkpoint }),
-            Err(error) => return self.malformed("checkpoint", &error),
+        let old: Vec<JobId> =
+            self.state.jobs.iter().filter(|(_, job)| is_old(job)).map(|(&job, _)| job).collect();
+        for job in old {
+            self.propose(now, About::Job(Step::Forget, job, 0), &Entry::JobForgotten { job });
         }
-        for (attempt, through, iterations, until) in acknowledgements {
-            let datacenter = (self.state.jobs.get(&job))
-                .and_then(|job| job.parts.get(usize::from(attempt.shard.part.0)))
-                .map(|(target, _)| target.datacenter.clone());
-            if let Some(leader) = datacenter.and_then(|datacenter| self.leader_of(&datacenter)) {
-                let pressure = Pressure::None;
-                let ack = Message::DeltaAck { attempt, through, iterations, until, pressure };
-                self.send(leader, ack);
+    }
+
+    /// Results of ended jobs go where the driver keeps them.
+    pub(crate) fn keep_results(&mut self) {
+        let ended = self.state.jobs.iter().filter(|(job, _)| !self.stored.contains(job));
+        let ended = ended.filter_map(|(&job, state)| Some((job, state.ended.as_ref()?.result)));
+        let due: Vec<(JobId, Arc<[u8]>)> = ended
+            .filter_map(|(job, result)| Some((job, Arc::clone(self.blobs.get(result)?))))
+            .collect();
+        for (job, bytes) in due {
+            self.stored.insert(job);
+            match decode_value::<JobResult>(&bytes) {
+                Ok(result) => {
+                    let result = Arc::new(result);
+                    self.results.insert(job, Arc::clone(&result));
+                    self.outputs.push(Output::StoreResult { result });
+                }
+                Err(error) => self.malformed("result", &error),
             }
         }
     }
@@ -475,7 +543,7 @@ impl Gate {
                     late_requests: result.report.late_requests,
                     attempts: result.attempts.clone(),
                 };
-                self.end_part(part, end);
+                self.end_part(now, part, end);
             }
             return;
         }
@@ -491,7 +559,7 @@ impl Gate {
                 late_requests: 0,
                 attempts: Vec::new(),
             };
-            self.end_part(part, end);
+            self.end_part(now, part, end);
             return;
         }
         if known.commanded_at.is_some_and(|sent| now < sent + resend) {
@@ -544,7 +612,9 @@ impl Gate {
         live.next_judge = now + every;
         let broken = live.judge(&names, elapsed, false);
         if let Some(expression) = broken.filter(|_| !is_stopping) {
-            self.propose(About::Job(6, job, 0), &Entry::ThresholdBroken { job, expression });
+            let fence = live.fence;
+            let entry = Entry::ThresholdBroken { job, fence, expression };
+            self.propose(now, About::Job(Step::Break, job, 0), &entry);
         }
     }
 
@@ -553,6 +623,9 @@ impl Gate {
         let Some(state) = self.state.jobs.get(&job) else { return };
         if state.parts.iter().any(|(_, end)| end.is_none()) {
             return;
+        }
+        if self.live.get(&job).is_some_and(|live| live.ending.is_some()) {
+            return self.propose_end(now, job);
         }
         let elapsed = self.elapsed(now, job);
         let Some(live) = self.live.get(&job) else { return };
@@ -578,10 +651,6 @@ impl Gate {
         let (started, at) = (state.started, self.wall(now));
         let late_requests = ends().map(|end| end.late_requests).sum();
         let gaps: Vec<Gap> = ends().flat_map(|end| end.gaps.clone()).collect();
-        let about = About::Job(7, job, 0);
-        if self.proposed.values().any(|known| *known == about) {
-            return;
-        }
         let Some(live) = self.live.get_mut(&job) else { return };
         let length = live.load_time().unwrap_or(elapsed);
         live.judge(&names, length, true);
@@ -612,7 +681,7 @@ impl Gate {
                 started.min().map(millis)
             })
             .collect();
-        let result = Arc::new(JobResult {
+        let result = JobResult {
             workflow_starts_ms,
             summary: Summary::build(input),
             plan: live.plan.as_ref().clone(),
@@ -620,11 +689,29 @@ impl Gate {
             series: SeriesPoint::all(live.statistics.series()),
             exchanges: live.statistics.exchanges().to_vec(),
             events: live.events.iter().cloned().collect(),
-        });
-        self.results.insert(job, Arc::clone(&result));
-        self.outputs.push(Output::StoreResult { result });
-        let partial = is_partial;
-        self.propose(about, &Entry::JobEnded { job, status, verdict, partial, at });
+        };
+        let (partial, fence) = (is_partial, live.fence);
+        let (hash, bytes) = match as_blob(&result) {
+            Ok(blob) => blob,
+            Err(error) => return self.malformed("result", &error),
+        };
+        let entry = Entry::JobEnded { job, fence, result: hash, status, verdict, partial, at };
+        live.ending = Some(Ending { entry, spread: Spread::new(BTreeSet::from([hash])) });
+        self.blobs.insert(Arc::clone(&bytes));
+        self.outputs.push(Output::StoreBlob { hash, bytes });
+        self.propose_end(now, job);
+    }
+
+    /// Ends a job once a majority of gates holds its result.
+    fn propose_end(&mut self, now: Time, job: JobId) {
+        let ending = self.live.get_mut(&job).and_then(|live| live.ending.take());
+        let Some(mut ending) = ending else { return };
+        if self.is_spread(now, &mut ending.spread) {
+            self.propose(now, About::Job(Step::End, job, 0), &ending.entry);
+        }
+        if let Some(live) = self.live.get_mut(&job) {
+            live.ending = Some(ending);
+        }
     }
 
     pub(crate) fn on_part_end_decided(
@@ -657,49 +744,21 @@ impl Gate {
         for (manager, part) in told {
             self.send(manager, Message::PartEndedAck { part });
         }
-        self.outputs.push(Output::DropCheckpoint { job });
+        self.forget_copies(job);
+        self.keep_results();
     }
 
-    pub(crate) fn watch(&mut self, now: Time, id: RequestId, job: JobId, after: u64) {
-        if let Some(live) = self.live.get_mut(&job) {
-            live.watchers.push((id, after));
-            let has_news = live.last_event > after;
-            if has_news || self.state.jobs.get(&job).is_none_or(|job| job.ended.is_some()) {
-                if let Some(live) = self.live.get_mut(&job) {
-                    live.next_push = now;
-                }
-                self.push(now, job);
-            }
-            return;
+    /// Answers with what happened to a job after an event, as soon as something did. False if this
+    /// gate has not taken the job up.
+    pub(crate) fn watch(&mut self, now: Time, asker: Asker, job: JobId, after: u64) -> bool {
+        let is_over = self.state.jobs.get(&job).is_none_or(|job| job.ended.is_some());
+        let Some(live) = self.live.get_mut(&job) else { return false };
+        live.watchers.push((asker, after));
+        if live.last_event > after || is_over {
+            live.next_push = now;
+            self.push(now, job);
         }
-        let is_ended = self.state.jobs.get(&job).map(|state| state.ended.is_some());
-        match (self.results.get(&job), is_ended) {
-            (Some(result), _) => {
-                let events = result.events.iter().filter(|event| event.id > after).cloned();
-                let reply = Reply::News { events: events.collect(), view: None, is_over: true };
-                self.reply(id, reply);
-            }
-            (None, Some(false)) => {
-                let message = "this gate has not taken the job up yet; try again";
-                self.reply_error(id, RequestErrorKind::NotReady, message);
-            }
-            (None, Some(true)) => {
-                self.reply(id, Reply::News { events: Vec::new(), view: None, is_over: true });
-            }
-            (None, None) => {
-                self.reply_error(id, RequestErrorKind::NotFound, "there is no such job here");
-            }
-        }
-    }
-
-    pub(crate) fn on_abandoned(&mut self, id: RequestId) {
-        for live in self.live.values_mut() {
-            live.watchers.retain(|(watcher, _)| *watcher != id);
-        }
-        for pending in self.pending.values_mut() {
-            pending.waiting.retain(|waiting| *waiting != id);
-        }
-        self.cancels.retain(|_, (waiting, _)| *waiting != id);
+        true
     }
 
     /// Tells watchers how the job is.
@@ -713,14 +772,14 @@ impl Gate {
         let view = self.live_view(now, job);
         let is_over = self.state.jobs.get(&job).is_none_or(|job| job.ended.is_some());
         let Some(live) = self.live.get(&job) else { return };
-        let replies: Vec<(RequestId, Reply)> = (watchers.into_iter())
-            .map(|(id, after)| {
+        let told: Vec<(Asker, News)> = (watchers.into_iter())
+            .map(|(asker, after)| {
                 let events = live.events.iter().filter(|event| event.id > after).cloned();
                 let view = view.clone().map(Box::new);
-                (id, Reply::News { events: events.collect(), view, is_over })
+                (asker, News { events: events.collect(), view, is_over })
             })
             .collect();
-        replies.into_iter().for_each(|(id, reply)| self.reply(id, reply));
+        told.into_iter().for_each(|(asker, news)| self.tell(asker, Ok(news)));
     }
 
     #[expect(clippy::cast_precision_loss, reason = "rates are shown with few digits")]

@@ -1,21 +1,25 @@
 //! What clients ask, and what they are told.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use hyperscale_blobs::hash_of;
 use hyperscale_model::{
-    ClientId, DatacenterId, EndStatus, JobId, JobState, NodeId, Role, Time, Verdict, WallTime,
-    WorkflowIndex,
+    BlobHash, ClientId, DatacenterId, EndStatus, JobId, JobState, NodeId, Role, Time, Verdict,
+    WallTime, WorkflowIndex,
 };
 use hyperscale_plan::{Datacenters, PLAN_BYTES_MAX, Plan, Secrets, Slice, Split};
 use hyperscale_report::{EventRecord, JobResult, LiveView};
-use hyperscale_wire::{NodeState, SOFTWARE, StopMode};
+use hyperscale_wire::{Message, NodeState, SOFTWARE, StopMode, decode_value, encode_value};
 use serde::{Deserialize, Serialize};
 
+use crate::peers::Spread;
 use crate::seal::seal;
-use crate::state::{Applied, Entry, IdempotencyKey, Job, Target};
-use crate::{About, Datacenter, Event, Gate, Output, Pending};
+use crate::state::{Entry, IdempotencyKey, Job, Target};
+use crate::{About, Datacenter, Event, Gate, Output, Step};
+
+/// Most bytes of an answer to another gate.
+const ANSWER_BYTES_MAX: usize = 900 << 10;
 
 /// A request, by the number that its driver gave it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -196,6 +200,109 @@ pub struct NodeView {
     pub software: String,
 }
 
+/// A submission on its way to a decision.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    plan: BlobHash,
+    entry: Entry,
+    pub(crate) spread: Spread,
+    waiting: Vec<RequestId>,
+    since: Time,
+    /// Since when nothing but a decision is missing.
+    proposed: Option<Time>,
+}
+
+/// Someone waits for a stop to be decided.
+#[derive(Debug)]
+pub(crate) struct WaitingCancel {
+    id: RequestId,
+    job: JobId,
+    workflow: Option<WorkflowIndex>,
+    mode: StopMode,
+    entry: Entry,
+    since: Time,
+}
+
+/// Who waits for news of a job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Asker {
+    Client(RequestId),
+    /// Another gate, with its number for the question.
+    Gate(NodeId, u64),
+}
+
+impl Asker {
+    pub(crate) fn is_of(&self, gate: NodeId) -> bool {
+        matches!(self, Self::Gate(of, _) if *of == gate)
+    }
+}
+
+/// What a gate asks the owner of a job: what happened to it after an event?
+#[derive(Debug, Serialize, Deserialize)]
+struct Question {
+    job: JobId,
+    after: u64,
+}
+
+/// What happened to a job.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct News {
+    pub(crate) events: Vec<EventRecord>,
+    pub(crate) view: Option<Box<LiveView>>,
+    pub(crate) is_over: bool,
+}
+
+/// What this gate has asked others for its clients.
+#[derive(Debug, Default)]
+pub(crate) struct Questions {
+    last: u64,
+    open: BTreeMap<u64, (RequestId, NodeId, Time)>,
+}
+
+impl Questions {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.open.is_empty()
+    }
+
+    fn ask(&mut self, now: Time, id: RequestId, owner: NodeId) -> u64 {
+        self.last += 1;
+        self.open.insert(self.last, (id, owner, now));
+        self.last
+    }
+
+    fn take(&mut self, from: NodeId, number: u64) -> Option<RequestId> {
+        let (id, owner, _) = self.open.get(&number).copied()?;
+        (owner == from).then(|| self.open.remove(&number))?;
+        Some(id)
+    }
+
+    fn take_which(
+        &mut self,
+        which: impl Fn(&(RequestId, NodeId, Time)) -> bool,
+    ) -> Vec<(u64, RequestId, NodeId)> {
+        let taken: Vec<(u64, RequestId, NodeId)> = (self.open.iter())
+            .filter(|(_, open)| which(open))
+            .map(|(&number, &(id, owner, _))| (number, id, owner))
+            .collect();
+        self.open.retain(|number, _| !taken.iter().any(|(known, ..)| known == number));
+        taken
+    }
+
+    fn take_late(&mut self, now: Time, wait: std::time::Duration) -> Vec<RequestId> {
+        let late = self.take_which(|(.., since)| now >= *since + wait);
+        late.into_iter().map(|(_, id, _)| id).collect()
+    }
+
+    fn take_of(&mut self, gate: NodeId) -> Vec<RequestId> {
+        self.take_which(|(_, owner, _)| *owner == gate).into_iter().map(|(_, id, _)| id).collect()
+    }
+
+    fn drop_of(&mut self, id: RequestId) -> Vec<(NodeId, u64)> {
+        let dropped = self.take_which(|(known, ..)| *known == id);
+        dropped.into_iter().map(|(number, _, owner)| (owner, number)).collect()
+    }
+}
+
 impl Gate {
     pub(crate) fn reply(&mut self, id: RequestId, reply: Reply) {
         self.outputs.push(Output::Reply { id, reply });
@@ -232,7 +339,7 @@ impl Gate {
                 }
             }
             Request::Cancel { job, workflow, mode } => {
-                self.cancel(id, client.as_str(), job, workflow, mode);
+                self.cancel(now, id, client.as_str(), job, workflow, mode);
             }
             Request::Get { job } => self.reply_job(id, job),
             Request::List => {
@@ -248,9 +355,13 @@ impl Gate {
                 (None, Some(state)) if state.ended.is_none() => {
                     self.reply_error(id, RequestErrorKind::NotEnded, "the job has not ended yet");
                 }
-                (None, _) => self.reply(id, Reply::Stored { job }),
+                (None, Some(_)) => {
+                    let message = "the result is still on its way to this gate; try again";
+                    self.reply_error(id, RequestErrorKind::NotReady, message);
+                }
+                (None, None) => self.reply(id, Reply::Stored { job }),
             },
-            Request::Watch { job, after } => self.watch(now, id, job, after),
+            Request::Watch { job, after } => self.on_watch(now, id, job, after),
             Request::Datacenters => {
                 let views = self.datacenter_views(now);
                 self.reply(id, Reply::Datacenters(views));
@@ -290,8 +401,7 @@ impl Gate {
             let message = "the idempotency key is being used for another test".to_owned();
             return refuse(RequestErrorKind::KeyConflict, message);
         }
-        if !self.leads() {
-            let message = "this gate does not lead yet; try again".to_owned();
+        if let Some(message) = self.why_not_ready() {
             return refuse(RequestErrorKind::NotReady, message);
         }
         let live = self.state.jobs.values().filter(|job| job.ended.is_none()).count();
@@ -322,8 +432,10 @@ impl Gate {
         let Ok(sealed) = seal(&self.config.secret_key, job, &secrets) else {
             return refuse(RequestErrorKind::BadPlan, "the secrets cannot be sealed".to_owned());
         };
+        let mut hashes = BTreeSet::new();
         for bytes in blobs.into_iter().chain([Arc::from(plan)]) {
             let hash = self.blobs.insert(Arc::clone(&bytes));
+            hashes.insert(hash);
             self.outputs.push(Output::StoreBlob { hash, bytes });
         }
         let entry = Entry::JobAccepted {
@@ -332,13 +444,64 @@ impl Gate {
             plan: hash,
             name: read.name,
             at: self.wall(now),
-            gate: self.config.node,
             sealed,
             parts,
         };
-        self.propose(About::Submission(key.clone()), &entry);
-        self.pending.insert(key, Pending { job, plan: hash, secrets, waiting: vec![id] });
+        let (spread, waiting) = (Spread::new(hashes), vec![id]);
+        let pending = Pending { plan: hash, entry, spread, waiting, since: now, proposed: None };
+        self.pending.insert(key, pending);
+        self.review_pending(now);
         Ok(())
+    }
+
+    /// Why nothing can be decided just now, if so.
+    fn why_not_ready(&self) -> Option<String> {
+        let gates = self.config.gates;
+        let reached = 1 + self.peers.linked().count();
+        if reached < self.majority() {
+            return Some(format!(
+                "this gate reaches {reached} of {gates} gates, itself included, and nothing is \
+                 decided without {}; try again, or ask another gate",
+                self.majority()
+            ));
+        }
+        if !self.takes_part() {
+            return Some("this gate is still catching up with the others; try again".to_owned());
+        }
+        let Some(leader) = self.leader else {
+            return Some("the gates are choosing a leader; try again".to_owned());
+        };
+        let is_reached = self.leads || self.peers.is_linked(leader);
+        (!is_reached).then(|| format!("this gate does not reach {leader}, which leads; try again"))
+    }
+
+    /// Goes on with submissions: first a majority holds the plan, then the entry is decided.
+    pub(crate) fn review_pending(&mut self, now: Time) {
+        let keys: Vec<IdempotencyKey> = self.pending.keys().cloned().collect();
+        for key in keys {
+            let Some(mut pending) = self.pending.remove(&key) else { continue };
+            let is_spread = self.is_spread(now, &mut pending.spread);
+            let proposed = pending.proposed.get_or_insert(now);
+            if is_spread {
+                self.propose(now, About::Submission(key.clone()), &pending.entry);
+            } else {
+                *proposed = now;
+            }
+            let is_late = now >= *proposed + self.config.decision_wait
+                || now >= pending.since + self.config.replication_wait;
+            self.pending.insert(key.clone(), pending);
+            if is_late {
+                let why = "the gates have not decided in time; try again with the same key";
+                self.fail_pending(&key, RequestErrorKind::NotReady, why);
+            }
+        }
+    }
+
+    pub(crate) fn fail_pending(&mut self, key: &IdempotencyKey, kind: RequestErrorKind, why: &str) {
+        let waiting = self.pending.remove(key).map(|pending| pending.waiting);
+        for id in waiting.into_iter().flatten() {
+            self.reply_error(id, kind, why);
+        }
     }
 
     /// Ids rise with time even within a millisecond, and if the wall clock steps back.
@@ -410,30 +573,24 @@ impl Gate {
             .collect())
     }
 
-    pub(crate) fn on_accepted(
-        &mut self,
-        now: Time,
-        job: JobId,
-        key: &IdempotencyKey,
-        applied: Applied,
-    ) {
+    /// A submission with this key was decided: its job is the answer to all that have the key.
+    pub(crate) fn on_accepted(&mut self, key: &IdempotencyKey) {
+        let Some(job) = self.state.job_of(key) else { return };
+        let plan = self.state.jobs.get(&job).map(|job| job.plan);
         let Some(pending) = self.pending.remove(key) else { return };
-        // If another submission with this key was decided first, its job is the answer.
-        let winner = self.state.job_of(key);
         for id in pending.waiting {
-            match winner {
-                Some(job) => self.reply(id, Reply::Accepted { job }),
-                None => self.reply_error(id, RequestErrorKind::NotReady, "try again"),
+            if plan == Some(pending.plan) {
+                self.reply(id, Reply::Accepted { job });
+            } else {
+                let message = "the idempotency key was used for another test";
+                self.reply_error(id, RequestErrorKind::KeyConflict, message);
             }
-        }
-        if applied == Applied::Changed && pending.job == job {
-            self.event(Event::JobAccepted { job });
-            self.own_with(now, job, pending.secrets);
         }
     }
 
     fn cancel(
         &mut self,
+        now: Time,
         id: RequestId,
         by: &str,
         job: JobId,
@@ -448,37 +605,193 @@ impl Gate {
             self.reply_job(id, job); // Its status is final, and the answer says so.
             return;
         }
-        if !self.leads() {
-            self.reply_error(id, RequestErrorKind::NotReady, "this gate does not lead");
+        if let Some(message) = self.why_not_ready() {
+            self.reply_error(id, RequestErrorKind::NotReady, &message);
             return;
         }
         let by = by.to_owned();
-        let (about, entry) = match workflow {
-            None => {
-                let about = About::Job(1, job, mode as u64);
-                (about, Entry::CancelAsked { job, by, mode })
-            }
+        let (workflow, entry) = match workflow {
+            None => (None, Entry::CancelAsked { job, by, mode }),
             Some(name) => {
                 let Some(workflow) = self.workflow_index(job, &name) else {
                     let message = format!("the job has no workflow `{name}`");
                     self.reply_error(id, RequestErrorKind::NotFound, &message);
                     return;
                 };
-                let about = About::Job(2, job, u64::from(workflow.0));
-                (about, Entry::WorkflowCancelAsked { job, workflow, by })
+                (Some(workflow), Entry::WorkflowCancelAsked { job, workflow, by })
             }
         };
-        match self.propose(about, &entry) {
-            Some(proposal) => {
-                self.cancels.insert(proposal, (id, job));
+        self.cancels.push(WaitingCancel { id, job, workflow, mode, entry, since: now });
+        self.review_waiting(now);
+    }
+
+    /// A stop was decided, or came too late: whoever asked for it is told how the job is.
+    pub(crate) fn on_cancel_decided(&mut self, job: JobId, workflow: Option<WorkflowIndex>) {
+        let decided = self.state.jobs.get(&job);
+        let is_decided = |cancel: &WaitingCancel| {
+            let is_sharp_enough = decided.is_none_or(|job| {
+                job.ended.is_some()
+                    || workflow.is_some()
+                    || job.cancel.as_ref().is_some_and(|(_, mode)| *mode >= cancel.mode)
+            });
+            cancel.job == job && cancel.workflow == workflow && is_sharp_enough
+        };
+        let (done, waiting) = std::mem::take(&mut self.cancels).into_iter().partition(is_decided);
+        self.cancels = waiting;
+        let done: Vec<WaitingCancel> = done;
+        done.into_iter().for_each(|cancel| self.reply_job(cancel.id, job));
+    }
+
+    pub(crate) fn fail_cancels(&mut self, job: JobId, why: &str) {
+        let (failed, waiting) =
+            std::mem::take(&mut self.cancels).into_iter().partition(|cancel| cancel.job == job);
+        self.cancels = waiting;
+        let failed: Vec<WaitingCancel> = failed;
+        for cancel in failed {
+            self.reply_error(cancel.id, RequestErrorKind::NotReady, why);
+        }
+    }
+
+    /// Proposes stops that wait for it, and gives up what has waited too long.
+    pub(crate) fn review_waiting(&mut self, now: Time) {
+        let cancels: Vec<(About, Entry)> = (self.cancels.iter())
+            .map(|cancel| {
+                let about = match cancel.workflow {
+                    None => About::Job(Step::Cancel, cancel.job, cancel.mode as u64),
+                    Some(workflow) => {
+                        About::Job(Step::CancelWorkflow, cancel.job, u64::from(workflow.0))
+                    }
+                };
+                (about, cancel.entry.clone())
+            })
+            .collect();
+        cancels.into_iter().for_each(|(about, entry)| self.propose(now, about, &entry));
+        let wait = self.config.decision_wait;
+        let (late, waiting) = std::mem::take(&mut self.cancels)
+            .into_iter()
+            .partition(|cancel| now >= cancel.since + wait);
+        self.cancels = waiting;
+        let late: Vec<WaitingCancel> = late;
+        for cancel in late {
+            let why = "the gates have not decided in time; try again";
+            self.reply_error(cancel.id, RequestErrorKind::NotReady, why);
+        }
+        for id in self.questions.take_late(now, self.config.answer_wait) {
+            let why = "the gate that owns the job does not answer; try again";
+            self.reply_error(id, RequestErrorKind::NotReady, why);
+        }
+    }
+
+    fn on_watch(&mut self, now: Time, id: RequestId, job: JobId, after: u64) {
+        if self.watch(now, Asker::Client(id), job, after) {
+            return;
+        }
+        let Some(state) = self.state.jobs.get(&job) else {
+            let message = "there is no such job here";
+            return self.reply_error(id, RequestErrorKind::NotFound, message);
+        };
+        if state.ended.is_some() {
+            let result = self.results.get(&job);
+            let events = result.iter().flat_map(|result| &result.events);
+            let events = events.filter(|event| event.id > after).cloned().collect();
+            return self.reply(id, Reply::News { events, view: None, is_over: true });
+        }
+        let owner = state.gate;
+        if owner == self.config.node || !self.peers.is_linked(owner) {
+            let message = "no gate that is in reach has taken the job up yet; try again";
+            return self.reply_error(id, RequestErrorKind::NotReady, message);
+        }
+        match encode_value(&Question { job, after }) {
+            Ok(question) => {
+                let number = self.questions.ask(now, id, owner);
+                self.send(owner, Message::Ask { number, question });
             }
-            // The same cancel is on its way: the state that it leads to is the answer.
-            None => self.reply_job(id, job),
+            Err(error) => self.malformed("question", &error),
+        }
+    }
+
+    pub(crate) fn on_ask(&mut self, now: Time, from: NodeId, number: u64, question: &[u8]) {
+        let asker = Asker::Gate(from, number);
+        match decode_value::<Question>(question) {
+            Ok(Question { job, after }) => {
+                if !self.watch(now, asker.clone(), job, after) {
+                    self.answer_not_owned(asker);
+                }
+            }
+            Err(error) => self.malformed("question", &error),
+        }
+    }
+
+    pub(crate) fn on_ask_dropped(&mut self, from: NodeId, number: u64) {
+        let asker = Asker::Gate(from, number);
+        self.live.values_mut().for_each(|live| live.forget_watcher(&asker));
+    }
+
+    pub(crate) fn on_answer(&mut self, from: NodeId, number: u64, answer: &[u8]) {
+        let Some(id) = self.questions.take(from, number) else { return };
+        match decode_value::<Result<News, RequestError>>(answer) {
+            Ok(answer) => self.tell(Asker::Client(id), answer),
+            Err(error) => {
+                self.malformed("answer", &error);
+                let message = "the owner's answer cannot be read";
+                self.reply_error(id, RequestErrorKind::NotReady, message);
+            }
+        }
+    }
+
+    pub(crate) fn tell(&mut self, asker: Asker, answer: Result<News, RequestError>) {
+        match asker {
+            Asker::Client(id) => self.reply(
+                id,
+                match answer {
+                    Ok(News { events, view, is_over }) => Reply::News { events, view, is_over },
+                    Err(error) => Reply::Error(error),
+                },
+            ),
+            Asker::Gate(gate, number) => {
+                let fits = |bytes: &Vec<u8>| bytes.len() <= ANSWER_BYTES_MAX;
+                let whole = encode_value(&answer).ok().filter(fits);
+                // A view that is too large for a frame is left out: events and the end are not.
+                let bytes = whole.map_or_else(
+                    || encode_value(&answer.map(|news| News { view: None, ..news })),
+                    Ok,
+                );
+                match bytes {
+                    Ok(answer) => self.send(gate, Message::Answer { number, answer }),
+                    Err(error) => self.malformed("answer", &error),
+                }
+            }
+        }
+    }
+
+    pub(crate) fn answer_not_owned(&mut self, asker: Asker) {
+        let kind = RequestErrorKind::NotReady;
+        let message = "another gate owns the job by now; try again".to_owned();
+        self.tell(asker, Err(RequestError { kind, message }));
+    }
+
+    /// The link to another gate is gone, and with it what it asked and was asked.
+    pub(crate) fn on_asker_gone(&mut self, gate: NodeId) {
+        self.live.values_mut().for_each(|live| live.forget_watchers_of(gate));
+        for id in self.questions.take_of(gate) {
+            let why = "the gate that owns the job is out of reach; try again";
+            self.reply_error(id, RequestErrorKind::NotReady, why);
+        }
+    }
+
+    pub(crate) fn on_abandoned(&mut self, id: RequestId) {
+        self.live.values_mut().for_each(|live| live.forget_watcher(&Asker::Client(id)));
+        for pending in self.pending.values_mut() {
+            pending.waiting.retain(|waiting| *waiting != id);
+        }
+        self.cancels.retain(|cancel| cancel.id != id);
+        for (owner, number) in self.questions.drop_of(id) {
+            self.send(owner, Message::AskDropped { number });
         }
     }
 
     fn workflow_index(&self, job: JobId, name: &str) -> Option<WorkflowIndex> {
-        let plan = self.live.get(&job)?.plan();
+        let plan = Plan::from_bytes(self.blobs.get(self.state.jobs.get(&job)?.plan)?).ok()?;
         let index = plan.workflows.iter().position(|workflow| workflow.name == name)?;
         u16::try_from(index).ok().map(WorkflowIndex)
     }
@@ -495,6 +808,19 @@ impl Gate {
             free_cores: 0,
             software: SOFTWARE.to_owned(),
         };
+        let gates = self.peers.told().map(|(node, software)| NodeView {
+            node,
+            role: Role::Gate,
+            datacenter: None,
+            state: match self.leader == Some(node) {
+                true => NodeState::Leading,
+                false => NodeState::Following,
+            },
+            is_fresh: self.state.sessions.contains_key(&node),
+            cores: 0,
+            free_cores: 0,
+            software: software.to_owned(),
+        });
         let others = self.datacenters.iter().flat_map(|(datacenter, known)| {
             let is_fresh = self.is_fresh(now, datacenter, known);
             let nodes = known.status.as_ref().map(|status| status.nodes.as_slice());
@@ -509,7 +835,7 @@ impl Gate {
                 software: status.software.clone(),
             })
         });
-        std::iter::once(own).chain(others).collect()
+        std::iter::once(own).chain(gates).chain(others).collect()
     }
 
     /// Whether a datacenter was heard of lately and can be reached.

@@ -5,22 +5,37 @@
 use std::collections::BTreeMap;
 
 use hyperscale_model::{
-    AttemptId, BlobHash, ClientId, DatacenterId, DeltaSeq, EndStatus, Fence, JobId, NodeId,
-    PartIndex, Verdict, WallTime, WorkflowIndex,
+    AttemptId, BlobHash, ClientId, DatacenterId, DeltaSeq, EndStatus, Fence, Incarnation, JobId,
+    NodeId, PartIndex, Verdict, WallTime, WorkflowIndex,
 };
 use hyperscale_plan::Slice;
 use hyperscale_wire::{Gap, StopMode};
 use serde::{Deserialize, Serialize};
 
+use crate::ring::owner;
+
 /// An entry of the gates' ledger.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Entry {
-    /// A gate leads; the entry's index is its fence.
-    LeaderStarted {
+    /// A gate takes part: it owns what falls to it, until its session ends. Jobs of an earlier life
+    /// of it are its own again, under the entry's index.
+    SessionOpened {
         /// Which.
-        node: NodeId,
+        gate: NodeId,
+        /// Which of its lives.
+        incarnation: Incarnation,
     },
-    /// A job was accepted; its owner's fence is the entry's index.
+    /// A gate is gone; each of its jobs has another owner, under the entry's index.
+    SessionEnded {
+        /// Which.
+        gate: NodeId,
+        /// Which of its lives.
+        incarnation: Incarnation,
+        /// Whether it said so itself.
+        has_left: bool,
+    },
+    /// A job was accepted. Its owner is the gate that the ring names, and its fence the entry's
+    /// index.
     JobAccepted {
         /// The job.
         job: JobId,
@@ -32,24 +47,17 @@ pub enum Entry {
         name: String,
         /// When.
         at: WallTime,
-        /// The owner.
-        gate: NodeId,
         /// The values of its secrets, sealed with the cluster's key.
         sealed: Vec<u8>,
         /// Where it runs.
         parts: Vec<Target>,
     },
-    /// Another gate, or the next life of the same, owns the job under the entry's index.
-    OwnershipMoved {
-        /// The job.
-        job: JobId,
-        /// The owner.
-        gate: NodeId,
-    },
     /// A datacenter has begun to send load.
     JobStarted {
         /// The job.
         job: JobId,
+        /// The owner's fence.
+        fence: Fence,
         /// When.
         at: WallTime,
     },
@@ -75,6 +83,8 @@ pub enum Entry {
     ThresholdBroken {
         /// The job.
         job: JobId,
+        /// The owner's fence.
+        fence: Fence,
         /// As written.
         expression: String,
     },
@@ -82,6 +92,8 @@ pub enum Entry {
     PartEnded {
         /// The job.
         job: JobId,
+        /// The owner's fence.
+        fence: Fence,
         /// The part.
         part: PartIndex,
         /// How.
@@ -91,6 +103,10 @@ pub enum Entry {
     JobEnded {
         /// The job.
         job: JobId,
+        /// The owner's fence.
+        fence: Fence,
+        /// The blob that holds its result.
+        result: BlobHash,
         /// How.
         status: EndStatus,
         /// What the thresholds say.
@@ -143,6 +159,8 @@ pub struct PartEnd {
 /// The replicated state of the gates.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct State {
+    /// The gates that take part, each with its life.
+    pub sessions: BTreeMap<NodeId, Incarnation>,
     /// Jobs that run or are retained.
     pub jobs: BTreeMap<JobId, Job>,
     /// The jobs of known keys.
@@ -160,7 +178,7 @@ pub struct Job {
     pub name: String,
     /// When it was accepted.
     pub accepted: WallTime,
-    /// The owner.
+    /// The owner. It may be gone, if no gate was left to take over.
     pub gate: NodeId,
     /// The owner's fence.
     pub fence: Fence,
@@ -191,6 +209,8 @@ pub struct JobEnd {
     pub partial: bool,
     /// When.
     pub at: WallTime,
+    /// The blob that holds its result.
+    pub result: BlobHash,
 }
 
 /// What an entry changed.
@@ -220,9 +240,22 @@ impl State {
     /// `None` if the entry no longer fits.
     fn try_apply(&mut self, fence: Fence, entry: &Entry) -> Option<()> {
         match entry {
-            Entry::LeaderStarted { .. } => {}
-            Entry::JobAccepted { job, key, plan, name, at, gate, sealed, parts } => {
+            Entry::SessionOpened { gate, incarnation } => {
+                let is_newer = self.sessions.get(gate).is_none_or(|known| known < incarnation);
+                is_newer.then_some(())?;
+                self.sessions.insert(*gate, *incarnation);
+                self.assign(fence, |owner, sessions| {
+                    owner == *gate || !sessions.contains_key(&owner)
+                });
+            }
+            Entry::SessionEnded { gate, incarnation, .. } => {
+                (self.sessions.get(gate)? == incarnation).then_some(())?;
+                self.sessions.remove(gate);
+                self.assign(fence, |owner, _| owner == *gate);
+            }
+            Entry::JobAccepted { job, key, plan, name, at, sealed, parts } => {
                 let place = self.keys.binary_search_by(|(known, _)| known.cmp(key)).err()?;
+                let gate = owner(*job, self.sessions.keys().copied())?;
                 self.keys.insert(place, (key.clone(), *job));
                 self.jobs.insert(
                     *job,
@@ -231,7 +264,7 @@ impl State {
                         plan: *plan,
                         name: name.clone(),
                         accepted: *at,
-                        gate: *gate,
+                        gate,
                         fence,
                         sealed: sealed.clone(),
                         started: None,
@@ -243,12 +276,8 @@ impl State {
                     },
                 );
             }
-            Entry::OwnershipMoved { job, gate } => {
-                let job = self.live(*job)?;
-                (job.gate, job.fence) = (*gate, fence);
-            }
-            Entry::JobStarted { job, at } => {
-                let job = self.live(*job)?;
+            Entry::JobStarted { job, fence, at } => {
+                let job = self.owned(*job, *fence)?;
                 job.started.is_none().then_some(())?;
                 job.started = Some(*at);
             }
@@ -266,25 +295,26 @@ impl State {
                 is_new.then_some(())?;
                 job.stopped_workflows.push((*workflow, by.clone()));
             }
-            Entry::ThresholdBroken { job, expression } => {
-                let job = self.live(*job)?;
+            Entry::ThresholdBroken { job, fence, expression } => {
+                let job = self.owned(*job, *fence)?;
                 (job.broken.is_none() && job.cancel.is_none()).then_some(())?;
                 job.broken = Some(expression.clone());
             }
-            Entry::PartEnded { job, part, end } => {
-                let job = self.live(*job)?;
+            Entry::PartEnded { job, fence, part, end } => {
+                let job = self.owned(*job, *fence)?;
                 let (_, known) = job.parts.get_mut(usize::from(part.0))?;
                 known.is_none().then_some(())?;
                 *known = Some(end.clone());
             }
-            Entry::JobEnded { job, status, verdict, partial, at } => {
-                let job = self.live(*job)?;
+            Entry::JobEnded { job, fence, result, status, verdict, partial, at } => {
+                let job = self.owned(*job, *fence)?;
                 job.parts.iter().all(|(_, end)| end.is_some()).then_some(())?;
                 job.ended = Some(JobEnd {
                     status: status.clone(),
                     verdict: *verdict,
                     partial: *partial,
                     at: *at,
+                    result: *result,
                 });
             }
             Entry::JobForgotten { job } => {
@@ -300,5 +330,32 @@ impl State {
 
     fn live(&mut self, job: JobId) -> Option<&mut Job> {
         self.jobs.get_mut(&job).filter(|job| job.ended.is_none())
+    }
+
+    /// A job, if whoever speaks of it owns it.
+    fn owned(&mut self, job: JobId, fence: Fence) -> Option<&mut Job> {
+        self.live(job).filter(|job| job.fence == fence)
+    }
+
+    /// Gives each live job whose owner `concerns` says yes to the owner that the ring names.
+    fn assign(
+        &mut self,
+        fence: Fence,
+        concerns: impl Fn(NodeId, &BTreeMap<NodeId, Incarnation>) -> bool,
+    ) {
+        let live = self.jobs.iter_mut().filter(|(_, job)| job.ended.is_none());
+        for (&id, job) in live {
+            if !concerns(job.gate, &self.sessions) {
+                continue;
+            }
+            // A gate that has come back keeps what it has the figures of.
+            let next = match self.sessions.contains_key(&job.gate) {
+                true => Some(job.gate),
+                false => owner(id, self.sessions.keys().copied()),
+            };
+            if let Some(next) = next {
+                (job.gate, job.fence) = (next, fence);
+            }
+        }
     }
 }

@@ -60,14 +60,14 @@ impl Statistics {
         }
     }
 
-    /// Counts a delta unless it was counted before.
-    pub(crate) fn add(&mut self, delta: &Delta) {
+    /// Counts a delta unless it was counted before; true if it was not.
+    pub(crate) fn add(&mut self, delta: &Delta) -> bool {
         let source = self.sources.entry(delta.attempt).or_default();
         if delta.seq > source.watermark.contiguous().next() {
             // The leader sends in order, and again what is missing. Counting above a hole would
             // make an acknowledgement say more iterations than its deltas hold, and could count
             // what the attempt's closing entry leaves out.
-            return;
+            return false;
         }
         match source.watermark.arrive(delta.seq) {
             Arrival::New => {}
@@ -76,9 +76,9 @@ impl Statistics {
                 source.acknowledged = DeltaSeq::NONE;
                 self.duplicates += 1;
                 self.is_dirty = true;
-                return;
+                return false;
             }
-            Arrival::TooFar => return,
+            Arrival::TooFar => return false,
         }
         self.is_dirty = true;
         source.iterations += delta.figures.figures.iterations;
@@ -96,6 +96,7 @@ impl Statistics {
         for exchange in &delta.figures.exchanges {
             self.keep(exchange);
         }
+        true
     }
 
     fn keep(&mut self, exchange: &Exchange) {

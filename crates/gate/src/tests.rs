@@ -60,6 +60,7 @@ fn plan(workflows: Vec<Workflow>) -> Plan {
 /// A gate whose proposals are decided at once, and what must outlive it.
 struct Desk {
     now: Time,
+    lives: u64,
     index: u64,
     gate: Gate,
     log: Vec<Vec<u8>>,
@@ -74,9 +75,10 @@ struct Desk {
 
 impl Desk {
     fn new() -> Self {
-        let config = GateConfig::new(GATE, WallTime(1_000), [7; 32]);
+        let config = GateConfig::new(GATE, Incarnation(1), WallTime(1_000), [7; 32]);
         let mut desk = Self {
             now: Time::ZERO,
+            lives: 1,
             index: 0,
             gate: Gate::new(config, 1),
             log: Vec::new(),
@@ -88,14 +90,16 @@ impl Desk {
             requests: 0,
             workflows: 1,
         };
-        desk.input(Input::Leadership { leads: true });
+        desk.lead();
         desk.connect(1);
         desk
     }
 
     /// The gate dies, and the next one reads what it left behind.
     fn restart(&mut self) {
-        let config = GateConfig::new(GATE, WallTime(1_000), [7; 32]);
+        self.lives += 1;
+        let incarnation = Incarnation(self.lives);
+        let config = GateConfig::new(GATE, incarnation, WallTime(1_000), [7; 32]);
         self.gate = Gate::new(config, 2);
         for bytes in self.blobs.clone() {
             self.input(Input::Blob { bytes });
@@ -133,6 +137,10 @@ impl Desk {
                 }
             }
         }
+    }
+
+    fn lead(&mut self) {
+        self.input(Input::Leadership { leads: true, leader: Some(GATE) });
     }
 
     fn connect(&mut self, leader_fence: u64) {
@@ -261,7 +269,7 @@ fn a_job_that_nobody_has_taken_up_yet_is_not_said_to_be_over() {
 
     desk.restart();
     let before = desk.ask(Request::Watch { job, after: 0 });
-    desk.input(Input::Leadership { leads: true });
+    desk.lead();
     let news = desk.ask(Request::Watch { job, after: 0 });
 
     let is_not_ready =
@@ -389,7 +397,7 @@ fn a_gate_that_dies_between_a_parts_end_and_its_jobs_waits_for_the_statistics() 
     desk.end(part, 2, vec![(attempt, DeltaSeq(2))]);
 
     desk.restart();
-    desk.input(Input::Leadership { leads: true });
+    desk.lead();
     assert!(!desk.ended(part), "the second delta is still on its way");
     desk.connect(1);
     desk.delta(part, 2);
@@ -408,7 +416,7 @@ fn a_report_after_a_restart_does_not_stand_for_the_secrets() {
     let (job, workflow, mode) = (part.job, None, hyperscale_wire::StopMode::Graceful);
     desk.ask(Request::Cancel { job, workflow, mode });
     desk.restart();
-    desk.input(Input::Leadership { leads: true });
+    desk.lead();
     desk.connect(9);
     desk.report(part, 9, 1, WorkflowState::Running);
     desk.sent.clear();
@@ -470,7 +478,7 @@ fn events_of_an_earlier_life_are_told_once_and_their_ids_are_not_used_again() {
 
     desk.wait(Duration::from_secs(2));
     desk.restart();
-    desk.input(Input::Leadership { leads: true });
+    desk.lead();
     desk.connect(1);
     desk.report(part, 1, 2, WorkflowState::Running);
 

@@ -23,7 +23,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyperscale_blobs::Blobs;
+use hyperscale_blobs::{Blobs, Peers};
 use hyperscale_model::{
     AttemptId, BlobHash, DatacenterId, EndStatus, Fence, Incarnation, NodeId, PartId, ProposalId,
     Role, Time, Version, WallTime, WorkflowIndex,
@@ -35,7 +35,6 @@ use hyperscale_wire::{
 };
 
 use crate::leader::Leading;
-use crate::peers::Peers;
 use crate::state::{Applied, Entry, State};
 
 /// Settings of a manager.
@@ -358,6 +357,7 @@ pub struct Manager {
     gates: BTreeSet<NodeId>,
     workers: BTreeMap<NodeId, WorkerView>,
     peers: Peers,
+    next_beat: Time,
     blobs: Blobs,
     plans: BTreeMap<BlobHash, Arc<Plan>>,
     /// Secrets never enter the ledger: a new leader has them from the gate's repeated offer.
@@ -373,13 +373,15 @@ impl Manager {
     /// A manager that knows nothing yet: its ledger tells it what was decided.
     #[must_use]
     pub fn new(config: ManagerConfig) -> Self {
+        let peers = Peers::new(config.node, config.managers);
         Self {
             config,
+            peers,
             state: State::default(),
             leadership: Leadership::Follower { leader: None },
             gates: BTreeSet::new(),
             workers: BTreeMap::new(),
-            peers: Peers::default(),
+            next_beat: Time::ZERO,
             blobs: Blobs::new(),
             plans: BTreeMap::new(),
             secrets: BTreeMap::new(),
@@ -403,7 +405,7 @@ impl Manager {
                 self.on_worker_connected(now, worker, incarnation);
             }
             Input::ManagerConnected { manager } => self.on_manager_connected(manager),
-            Input::Founded => self.peers.is_founded = true,
+            Input::Founded => self.peers.note_founded(),
             Input::Disconnected { node } => {
                 self.peers.disconnect(node);
                 self.gates.remove(&node);
@@ -606,7 +608,7 @@ impl Manager {
                 self.event(Event::Malformed { what: "blob", error: format!("{hash} is missing") });
                 self.on_blob_missing(now, from, hash);
             }
-            Message::ManagerStatus { is_founded, software } => {
+            Message::PeerStatus { is_founded, software } => {
                 self.peers.on_status(from, is_founded, software);
             }
             Message::KeepBlob { hash } => self.on_keep_blob(now, from, hash),
@@ -617,6 +619,16 @@ impl Manager {
             Message::StaleFence { .. } => {}
             // Nobody may send us these; the link's table of messages refuses them before.
             Message::PartAccepted { .. }
+            | Message::Propose { .. }
+            | Message::ProposalRefused { .. }
+            | Message::Copy { .. }
+            | Message::WholeCopy { .. }
+            | Message::CopyAsked { .. }
+            | Message::CopyHeld { .. }
+            | Message::CopyWanted { .. }
+            | Message::Ask { .. }
+            | Message::AskDropped { .. }
+            | Message::Answer { .. }
             | Message::PartRefused { .. }
             | Message::PartReport(_)
             | Message::PartEnded(_)
@@ -639,7 +651,7 @@ impl Manager {
         let Some(held) = self.state.parts.get(&part).map(|part| part.fence) else { return false };
         if fence < held {
             self.event(Event::StaleFence { from, fence, held });
-            self.send(from, Message::StaleFence { subject: Subject::Job(part), held });
+            self.send(from, Message::StaleFence { subject: Subject::Job(part.job), held });
             return false;
         }
         true
@@ -663,7 +675,7 @@ impl Manager {
             let held = known.fence;
             if fence < held {
                 self.event(Event::StaleFence { from, fence, held });
-                self.send(from, Message::StaleFence { subject: Subject::Job(part), held });
+                self.send(from, Message::StaleFence { subject: Subject::Job(part.job), held });
                 return;
             }
             self.secrets.insert(part, offer.secrets.clone());
@@ -763,7 +775,7 @@ impl Manager {
             }
         };
         let applied = self.state.apply(&entry);
-        self.peers.is_founded = true;
+        self.peers.note_founded();
         if let Entry::PartForgotten { part } = &entry
             && applied == Applied::Changed
         {
@@ -815,7 +827,9 @@ impl Manager {
     }
 
     fn on_leadership(&mut self, leads: bool, leader: Option<NodeId>) {
-        self.peers.is_founded |= leader.is_some();
+        if leader.is_some() {
+            self.peers.note_founded();
+        }
         match (&self.leadership, leads) {
             (Leadership::Follower { .. }, true) => self.start_barrier(Time::ZERO),
             (Leadership::Barrier { .. } | Leadership::Leading(_), true) => {}
@@ -843,7 +857,7 @@ impl Manager {
         match decode_value(snapshot) {
             Ok(state) => {
                 self.state = state;
-                self.peers.is_founded = true;
+                self.peers.note_founded();
                 self.fetch_what_is_needed(now);
             }
             Err(error) => {

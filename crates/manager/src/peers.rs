@@ -1,110 +1,38 @@
-//! The other managers of the datacenter: how its ledger is founded, and who holds which blobs.
-//!
-//! The ledger is founded once: by the manager with the lowest id, as soon as it is linked to each of
-//! the others and none of them knows of a ledger. A manager that knows of one never founds another,
-//! and one that has lost its disk hears of it from the others.
-//!
-//! An entry that names blobs is proposed only when a majority has stored them, so that whoever leads
-//! next has them or has a peer that does.
+//! The other managers of the datacenter: what they are told, and who holds which blobs.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::collections::BTreeSet;
 
 use hyperscale_model::{BlobHash, NodeId, PartId, Time};
-use hyperscale_wire::{Message, SOFTWARE};
+use hyperscale_wire::Message;
 
 use crate::{Leadership, Manager, Output};
 
-/// How long a blob is kept that another manager counts on, from when it asked last: much longer
-/// than from its question to the entry that names the blob.
-const KEEP: Duration = Duration::from_secs(600);
-
-#[derive(Debug, Default)]
-pub(crate) struct Peers {
-    /// Those that are linked, with what each has said of itself.
-    linked: BTreeMap<NodeId, Option<Status>>,
-    /// Whether the datacenter's ledger has been started, as far as this manager knows.
-    pub(crate) is_founded: bool,
-    next_beat: Time,
-    /// Blobs that an entry may name soon, with the time until which they are kept.
-    kept: BTreeMap<BlobHash, Time>,
-    /// Who has said of a blob that it does not hold it.
-    absent: BTreeMap<BlobHash, BTreeSet<NodeId>>,
-}
-
-#[derive(Debug)]
-struct Status {
-    is_founded: bool,
-    software: String,
-}
-
-impl Peers {
-    pub(crate) fn disconnect(&mut self, node: NodeId) {
-        self.linked.remove(&node);
-    }
-
-    pub(crate) fn on_status(&mut self, from: NodeId, is_founded: bool, software: String) {
-        if let Some(status) = self.linked.get_mut(&from) {
-            *status = Some(Status { is_founded, software });
-        }
-    }
-
-    /// Those that have said of themselves what they are.
-    pub(crate) fn told(&self) -> impl Iterator<Item = (NodeId, &str)> {
-        let told = self.linked.iter();
-        told.filter_map(|(&node, status)| Some((node, status.as_ref()?.software.as_str())))
-    }
-
-    pub(crate) fn keep(&mut self, now: Time, hash: BlobHash) {
-        self.kept.insert(hash, now + KEEP);
-    }
-
-    /// Blobs that must not be dropped although no part needs them.
-    pub(crate) fn kept(&mut self, now: Time) -> impl Iterator<Item = BlobHash> {
-        self.kept.retain(|_, until| now < *until);
-        self.kept.keys().copied()
-    }
-}
-
 impl Manager {
     pub(crate) fn on_manager_connected(&mut self, manager: NodeId) {
-        self.peers.linked.insert(manager, None);
-        let status = self.manager_status();
+        let status = self.peers.connect(manager);
         self.send(manager, status);
-    }
-
-    fn manager_status(&self) -> Message {
-        Message::ManagerStatus { is_founded: self.peers.is_founded, software: SOFTWARE.to_owned() }
     }
 
     /// Founds the datacenter's ledger if that is this manager's to do.
     pub(crate) fn found(&mut self) {
-        let Peers { linked, is_founded, .. } = &mut self.peers;
-        let are_all_here = linked.len() + 1 == self.config.managers;
-        let is_unknown =
-            || linked.values().all(|status| status.as_ref().is_some_and(|s| !s.is_founded));
-        let is_first = || linked.keys().all(|peer| self.config.node < *peer);
-        if *is_founded || !are_all_here || !is_unknown() || !is_first() {
-            return;
+        if let Some(voters) = self.peers.found() {
+            self.outputs.push(Output::Found { voters });
         }
-        *is_founded = true;
-        let voters = std::iter::once(self.config.node).chain(linked.keys().copied()).collect();
-        self.outputs.push(Output::Found { voters });
     }
 
     /// When this manager says something to everybody, so that its links are heard of.
     pub(crate) fn next_beat(&self) -> Option<Time> {
-        (self.config.managers > 1).then_some(self.peers.next_beat)
+        (self.config.managers > 1).then_some(self.next_beat)
     }
 
     pub(crate) fn beat(&mut self, now: Time) {
-        if self.config.managers == 1 || now < self.peers.next_beat {
+        if self.config.managers == 1 || now < self.next_beat {
             return;
         }
-        self.peers.next_beat = now + self.config.report;
-        let peers: Vec<NodeId> = self.peers.linked.keys().copied().collect();
+        self.next_beat = now + self.config.report;
+        let peers: Vec<NodeId> = self.peers.linked().collect();
         for peer in peers {
-            let status = self.manager_status();
+            let status = self.peers.status();
             self.send(peer, status);
         }
         self.fetch_what_is_needed(now);
@@ -124,18 +52,14 @@ impl Manager {
     }
 
     pub(crate) fn on_keep_blob(&mut self, now: Time, from: NodeId, hash: BlobHash) {
-        self.peers.keep(now, hash);
-        if self.blobs.get(hash).is_some() {
-            self.send(from, Message::BlobKept { hash });
-        } else {
-            self.blobs.fetch(now, hash, from);
+        if let Some(answer) = self.peers.on_keep(now, from, hash, &mut self.blobs) {
+            self.send(from, answer);
         }
     }
 
     pub(crate) fn on_blob_stored(&mut self, now: Time, from: NodeId, hash: BlobHash) {
-        self.peers.absent.remove(&hash);
-        if self.peers.linked.contains_key(&from) && self.peers.kept.contains_key(&hash) {
-            self.send(from, Message::BlobKept { hash });
+        if let Some(answer) = self.peers.on_stored(from, hash) {
+            self.send(from, answer);
         }
         self.fetch_what_is_needed(now); // A plan names more.
     }
@@ -148,7 +72,7 @@ impl Manager {
     }
 
     pub(crate) fn on_blob_missing(&mut self, now: Time, from: NodeId, hash: BlobHash) {
-        self.peers.absent.entry(hash).or_default().insert(from);
+        self.peers.on_missing(from, hash);
         self.fetch_what_is_needed(now);
     }
 
@@ -170,7 +94,7 @@ impl Manager {
         let Some(offered) = self.offers.get_mut(&part) else { return false };
         if offered.asked_at.is_none_or(|asked| now >= asked + self.config.resend) {
             offered.asked_at = Some(now);
-            let peers: Vec<NodeId> = self.peers.linked.keys().copied().collect();
+            let peers: Vec<NodeId> = self.peers.linked().collect();
             for (&hash, peer) in
                 hashes.iter().flat_map(|hash| peers.iter().map(move |p| (hash, *p)))
             {
@@ -191,26 +115,16 @@ impl Manager {
             }
             let named = self.plan(plan).map(|plan| plan.blobs()).unwrap_or_default();
             for hash in named {
-                if self.blobs.get(hash).is_none() {
-                    self.fetch_from_any(now, hash, gate);
-                }
+                self.fetch_from_any(now, hash, gate);
             }
         }
     }
 
     fn fetch_from_any(&mut self, now: Time, hash: BlobHash, gate: NodeId) {
-        let leader = self.other_leader().filter(|leader| self.peers.linked.contains_key(leader));
-        let peers = self.peers.linked.keys().copied();
+        let leader = self.other_leader().filter(|leader| self.peers.is_linked(*leader));
         let gate = self.gates.get(&gate).copied();
-        let sources: Vec<NodeId> = leader.into_iter().chain(peers).chain(gate).collect();
-        let absent = self.peers.absent.entry(hash).or_default();
-        let is_good = |source: &NodeId| sources.contains(source) && !absent.contains(source);
-        if self.blobs.source(hash).is_some_and(|source| is_good(&source)) {
-            return;
-        }
-        match sources.iter().copied().find(is_good) {
-            Some(source) => self.blobs.fetch(now, hash, source),
-            None => absent.clear(), // Asked again with the next beat.
-        }
+        let sources: Vec<NodeId> =
+            leader.into_iter().chain(self.peers.linked()).chain(gate).collect();
+        self.peers.fetch(now, hash, &sources, &mut self.blobs);
     }
 }

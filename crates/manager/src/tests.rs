@@ -209,7 +209,7 @@ fn one_of_three(node: NodeId, are_founded: bool) -> Manager {
         manager.handle(Time::ZERO, Input::ManagerConnected { manager: peer });
         assert_eq!(founded_by(&mut manager), None, "{peer} has not said how it stands");
         let message =
-            Message::ManagerStatus { is_founded: are_founded, software: SOFTWARE.to_owned() };
+            Message::PeerStatus { is_founded: are_founded, software: SOFTWARE.to_owned() };
         manager.handle(Time::ZERO, Input::Message { from: peer, message });
     }
     manager

@@ -35,6 +35,8 @@ pub(crate) struct Wish {
     cancels: Vec<usize>,
     waiting: Vec<(Purpose, RequestId, Time)>,
     next_try: Time,
+    /// The gate that it asks, until that fails it.
+    gate: usize,
 }
 
 impl Wish {
@@ -53,16 +55,26 @@ pub(crate) enum Learned {
     Nothing,
 }
 
+/// A request for one of the gates, by its place.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    pub(crate) gate: usize,
+    pub(crate) id: RequestId,
+    pub(crate) request: Request,
+}
+
 #[derive(Debug)]
 pub(crate) struct Client {
     pub(crate) wishes: Vec<Wish>,
     random: SplitMix,
     last_request: u64,
-    sent: BTreeMap<RequestId, usize>,
+    /// By request the wish that it is for, and the gate that was asked.
+    sent: BTreeMap<RequestId, (usize, usize)>,
+    gates: usize,
 }
 
 impl Client {
-    pub(crate) fn new(tests: Vec<Test>, random: SplitMix) -> Self {
+    pub(crate) fn new(tests: Vec<Test>, gates: usize, random: SplitMix) -> Self {
         let wish = |test: Test| {
             let cancels = test.cancel.as_ref().map_or(0, |cancel| cancel.workflows.len().max(1));
             Wish {
@@ -75,33 +87,47 @@ impl Client {
                 last_event: 0,
                 cancels: (0..cancels).collect(),
                 waiting: Vec::new(),
+                gate: 0,
             }
         };
         let wishes = tests.into_iter().map(wish).collect();
-        Self { wishes, random, last_request: 0, sent: BTreeMap::new() }
+        Self { wishes, random, last_request: 0, sent: BTreeMap::new(), gates }
     }
 
-    /// Requests that are due, and requests that the client gives up.
-    pub(crate) fn tick(&mut self, now: Time) -> (Vec<(RequestId, Request)>, Vec<RequestId>) {
+    fn any_gate(&mut self) -> usize {
+        usize::try_from(self.random.below(self.gates as u64)).unwrap_or(0)
+    }
+
+    /// Requests that are due, each for a gate, and requests that the client gives up.
+    pub(crate) fn tick(&mut self, now: Time) -> (Vec<Asked>, Vec<(usize, RequestId)>) {
         let mut requests = Vec::new();
         let mut abandoned = Vec::new();
-        for (index, wish) in self.wishes.iter_mut().enumerate() {
+        for index in 0..self.wishes.len() {
+            let (other, another) = (self.any_gate(), self.any_gate());
+            let Some(wish) = self.wishes.get_mut(index) else { continue };
             let (late, waiting) =
                 wish.waiting.drain(..).partition(|(.., sent)| now >= *sent + PATIENCE);
             wish.waiting = waiting;
             let late: Vec<(Purpose, RequestId, Time)> = late;
-            abandoned.extend(late.iter().map(|(_, id, _)| *id));
+            if !late.is_empty() {
+                wish.gate = other;
+            }
+            let gates = &self.sent;
+            let given_up = late.iter().filter_map(|(_, id, _)| Some((gates.get(id)?.1, *id)));
+            abandoned.extend(given_up);
             self.sent.retain(|id, _| !late.iter().any(|(_, known, _)| known == id));
             for (purpose, request) in wish.due(now) {
                 // Impatient people press the button twice.
                 let times =
                     if purpose == Purpose::Submit && self.random.chance(0.1) { 2 } else { 1 };
-                for _ in 0..times {
+                for time in 0..times {
                     self.last_request += 1;
                     let id = RequestId(self.last_request);
+                    // The second time perhaps at another gate.
+                    let gate = if time == 0 { wish.gate } else { another };
                     wish.waiting.push((purpose, id, now));
-                    self.sent.insert(id, index);
-                    requests.push((id, request.clone()));
+                    self.sent.insert(id, (index, gate));
+                    requests.push(Asked { gate, id, request: request.clone() });
                 }
             }
         }
@@ -110,7 +136,8 @@ impl Client {
 
     /// Takes an answer.
     pub(crate) fn on_reply(&mut self, now: Time, id: RequestId, reply: &Reply) -> Learned {
-        let Some(index) = self.sent.remove(&id) else { return Learned::Nothing };
+        let Some((index, _)) = self.sent.remove(&id) else { return Learned::Nothing };
+        let other = self.any_gate();
         let pause = Duration::from_millis(200 + self.random.below(800));
         let Some(wish) = self.wishes.get_mut(index) else { return Learned::Nothing };
         let Some(place) = wish.waiting.iter().position(|(_, known, _)| *known == id) else {
@@ -118,6 +145,9 @@ impl Client {
         };
         let (purpose, ..) = wish.waiting.remove(place);
         wish.next_try = now + pause;
+        if let Reply::Error(_) = reply {
+            wish.gate = other;
+        }
         match (purpose, reply) {
             (Purpose::Submit, Reply::Accepted { job }) => {
                 wish.job = Some(*job);
@@ -158,7 +188,7 @@ impl Client {
                 wish.cancels.clear();
                 Learned::Nothing
             }
-            (Purpose::Results, Reply::Results(_) | Reply::Stored { .. }) => {
+            (Purpose::Results, Reply::Results(_)) => {
                 wish.has_results = true;
                 Learned::Nothing
             }

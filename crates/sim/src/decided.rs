@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use hyperscale_gate::Gate;
+use hyperscale_gate::state::State as GateState;
 use hyperscale_manager::state::{CloseReason, Closed, Part, State, Workflow, shard_id};
 use hyperscale_model::{
     AttemptId, AttemptNumber, EndStatus, JobId, NodeId, PartId, Time, WorkflowIndex,
@@ -168,11 +168,17 @@ impl Decided {
         &mut self,
         now: Time,
         trouble: Trouble,
-        gate: &Gate,
+        gates: &GateState,
+        datacenter: &str,
         state: &State,
         plans: impl Fn(JobId) -> Option<Plan>,
     ) -> Checked {
-        for (&id, job) in gate.state().jobs.iter().filter(|(_, job)| job.ended.is_none()) {
+        let is_here = |job: &hyperscale_gate::state::Job| {
+            let mut parts = job.parts.iter();
+            parts.any(|(target, end)| target.datacenter.as_str() == datacenter && end.is_none())
+        };
+        let live = gates.jobs.iter().filter(|(_, job)| job.ended.is_none() && is_here(job));
+        for (&id, job) in live {
             let Some(plan) = plans(id) else { continue };
             if job.cancel.is_some() || job.broken.is_some() {
                 self.stops.entry((id, None)).or_insert(now);

@@ -16,7 +16,6 @@ pub(crate) struct Content {
     ledger: MemoryStore,
     /// How many changes of the ledger still get through before the node is cut off.
     pub(crate) writes_left: Option<usize>,
-    pub(crate) is_bootstrapped: bool,
     pub(crate) blobs: BTreeMap<BlobHash, Arc<[u8]>>,
     pub(crate) checkpoints: BTreeMap<JobId, Vec<u8>>,
     pub(crate) results: BTreeMap<JobId, Arc<JobResult>>,

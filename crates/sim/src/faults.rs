@@ -5,7 +5,7 @@ use std::time::Duration;
 use hyperscale_model::{NodeId, Role};
 
 use crate::host::{Host, Node, Stimulus};
-use crate::world::{Event, FALLS_EVERY, GATE, World};
+use crate::world::{Event, FALLS_EVERY, World};
 
 /// How long after a fault its consequences are still on their way.
 const AFTERMATH: Duration = Duration::from_secs(30);
@@ -71,9 +71,14 @@ impl World {
         }
         let leads = |host: &&Host| match &host.node {
             Some(Node::Manager { manager, .. }) => manager.leading().is_some(),
-            Some(Node::Gate { .. } | Node::Worker { .. }) | None => false,
+            // Of one gate nobody could take over.
+            Some(Node::Gate { gate, .. }) => {
+                self.scenario.gates > 1 && gate.owned().next().is_some()
+            }
+            Some(Node::Worker { .. }) | None => false,
         };
-        if let Some(leader) = self.hosts.values().find(leads).map(|host| host.id) {
+        let leaders: Vec<NodeId> = self.hosts.values().filter(leads).map(|host| host.id).collect();
+        if let Some(&leader) = self.one_of(&leaders) {
             self.crash(leader);
         }
         self.schedule(FALLS_EVERY, Event::Fall);
@@ -198,12 +203,14 @@ impl World {
                 self.break_link(way, Duration::ZERO);
             }
             Kind::Drain => {
+                let Some(node) = self.any_node(Some(Role::Worker)) else { return };
+                let place = self.hosts.get(&node).and_then(|host| host.place);
                 let workers = self.hosts.values().filter(|host| host.role == Role::Worker);
+                let workers = workers.filter(|host| host.place == place && !host.is_leaving);
                 // Someone must be left to do the work.
-                if workers.filter(|host| !host.is_leaving).count() < 2 {
+                if workers.count() < 2 {
                     return;
                 }
-                let Some(node) = self.any_node(Some(Role::Worker)) else { return };
                 if let Some(host) = self.hosts.get_mut(&node) {
                     host.is_leaving = true;
                 }
@@ -292,9 +299,10 @@ impl World {
         let pause = if self.is_calm { Duration::from_secs(1) } else { self.stretch() };
         self.trouble_of(node, pause);
         if is_worker && self.scenario.faults.lose_disk && self.random.chance(0.5) {
-            let cores = self.hosts.get(&node).map_or(1, |host| host.cores);
+            let (cores, place) =
+                self.hosts.get(&node).map_or((1, None), |host| (host.cores, host.place));
             self.retire(node);
-            self.recruit(pause, cores);
+            self.recruit(pause, cores, place);
         } else {
             self.schedule(pause, Event::Start { node });
         }
@@ -317,18 +325,19 @@ impl World {
     }
 
     /// A new worker joins.
-    fn recruit(&mut self, after: Duration, cores: u32) {
+    fn recruit(&mut self, after: Duration, cores: u32, place: Option<usize>) {
         let highest = self.hosts.keys().next_back().map_or(0, |id| id.0);
         let node = NodeId(highest + 1);
-        self.add(node, Role::Worker, cores);
-        self.managers().into_iter().for_each(|manager| self.link(node, manager));
+        self.add(node, Role::Worker, place, cores);
+        self.managers_at(place).into_iter().for_each(|manager| self.link(node, manager));
         self.schedule(after, Event::Start { node });
     }
 
     /// All faults end; what is down comes back.
     pub(crate) fn calm(&mut self) {
         self.is_calm = true;
-        self.trouble_of(GATE, Duration::ZERO);
+        self.trouble(Duration::ZERO);
+        self.head_trouble_until = self.trouble_until;
         self.note(|| "calm".to_owned());
         self.network.cuts.clear();
         self.network.loss = 0.0;

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyperscale_gate::{Gate, GateConfig, Reply, Request, RequestId};
+use hyperscale_gate::{
+    Gate, GateConfig, Reply, Request, RequestError, RequestErrorKind, RequestId,
+};
 use hyperscale_ledger::{Ledger, LedgerConfig};
 use hyperscale_manager::state::Entry;
 use hyperscale_manager::{Manager, ManagerConfig};
@@ -18,6 +20,7 @@ use crate::clock::Clock;
 use crate::disk::Disk;
 use crate::engine::{Engine, Sent};
 use crate::mutation::Mutation;
+use crate::scenario::datacenter_name;
 use crate::world::Event as Happening;
 
 /// Ticks in a row after which a deadline still lies in the past.
@@ -52,7 +55,7 @@ pub(crate) enum Effect {
     Stored(Arc<JobResult>),
     /// Its ledger's state may have changed.
     Decided,
-    /// An entry of the datacenter's ledger was decided.
+    /// An entry of the node's ledger was decided.
     Logged {
         index: u64,
         entry: Vec<u8>,
@@ -74,16 +77,38 @@ pub(crate) enum Effect {
 
 #[derive(Debug)]
 pub(crate) enum Node {
-    Gate { gate: Gate, ledger: Ledger },
+    Gate { gate: Box<Gate>, ledger: Ledger, talk: Talk },
     Manager { manager: Manager, ledger: Ledger, talk: Talk },
     Worker { worker: Worker, engine: Engine },
 }
 
-/// What the ledgers of managers say to each other.
+/// What ledgers of one cluster say to each other.
 #[derive(Debug, Default)]
 pub(crate) struct Talk {
     said: u64,
     heard: BTreeMap<NodeId, Assembly>,
+}
+
+impl Talk {
+    fn hear(
+        &mut self,
+        now: Time,
+        ledger: &mut Ledger,
+        from: NodeId,
+        (number, offset, total): (u64, u64, u64),
+        bytes: Vec<u8>,
+    ) {
+        let heard = self.heard.entry(from).or_default();
+        if let Some(message) = heard.take(number, offset, total, bytes) {
+            ledger.handle(now, hyperscale_ledger::Input::Peer { from, message });
+        }
+    }
+
+    fn say(&mut self, to: NodeId, message: &[u8], effects: &mut Vec<Effect>) {
+        self.said += 1;
+        let pieces = ledger_pieces(self.said, message);
+        effects.extend(pieces.map(|message| Effect::Send { to, message }));
+    }
 }
 
 /// What all lives of all nodes of a world are set to.
@@ -95,7 +120,9 @@ pub(crate) struct Settings {
     pub(crate) snapshot_after: u64,
     /// What the manager takes the execution lease for; the workers' is the default.
     pub(crate) manager_lease: Duration,
-    pub(crate) managers: usize,
+    pub(crate) gates: usize,
+    /// How many managers each datacenter has.
+    pub(crate) managers: Vec<usize>,
     pub(crate) mutation: Option<Mutation>,
 }
 
@@ -103,6 +130,8 @@ pub(crate) struct Settings {
 pub(crate) struct Host {
     pub(crate) id: NodeId,
     pub(crate) role: Role,
+    /// The place of its datacenter; a gate has none.
+    pub(crate) place: Option<usize>,
     /// How often it has been started in this world.
     pub(crate) life: u64,
     pub(crate) cores: u32,
@@ -129,10 +158,17 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    pub(crate) fn new(id: NodeId, role: Role, cores: u32, settings: Settings) -> Self {
+    pub(crate) fn new(
+        id: NodeId,
+        role: Role,
+        place: Option<usize>,
+        cores: u32,
+        settings: Settings,
+    ) -> Self {
         Self {
             id,
             role,
+            place,
             life: 0,
             cores,
             clock: Clock::new(Time::ZERO, 0),
@@ -177,7 +213,8 @@ impl Host {
         config.snapshot_after = self.settings.snapshot_after;
         match self.role {
             Role::Gate => {
-                let mut settings = GateConfig::new(self.id, wall, [7; 32]);
+                let mut settings = GateConfig::new(self.id, self.incarnation(), wall, [7; 32]);
+                settings.gates = self.settings.gates;
                 settings.window = self.settings.window;
                 settings.checkpoint = self.settings.checkpoint;
                 settings.retention = self.settings.retention;
@@ -193,18 +230,22 @@ impl Host {
                     gate.handle(Time::ZERO, input);
                 }
                 match Ledger::open(config, Box::new(self.disk.clone()), seed, Time::ZERO) {
-                    Ok(mut ledger) => {
-                        self.bootstrap(&mut ledger);
-                        self.node = Some(Node::Gate { gate, ledger });
+                    Ok(ledger) => {
+                        use hyperscale_gate::Input as I;
+                        let input = if ledger.is_founded() { I::Founded } else { I::Tick };
+                        gate.handle(Time::ZERO, input);
+                        let (gate, talk) = (Box::new(gate), Talk::default());
+                        self.node = Some(Node::Gate { gate, ledger, talk });
                     }
                     Err(error) => effects.push(Effect::Broken(format!("the ledger: {error}"))),
                 }
             }
             Role::Manager => {
-                let datacenter = DatacenterId::from("local");
+                let place = self.place.unwrap_or(0);
+                let datacenter = DatacenterId::from(datacenter_name(place).as_str());
                 let mut settings = ManagerConfig::new(self.id, datacenter, wall);
                 settings.execution_lease = self.settings.manager_lease;
-                settings.managers = self.settings.managers;
+                settings.managers = self.settings.managers.get(place).copied().unwrap_or(1);
                 let mut manager = Manager::new(settings);
                 let blobs: Vec<_> = self.disk.0.borrow().blobs.values().cloned().collect();
                 for bytes in blobs {
@@ -231,14 +272,6 @@ impl Host {
         effects
     }
 
-    fn bootstrap(&self, ledger: &mut Ledger) {
-        if !self.disk.0.borrow().is_bootstrapped {
-            self.disk.0.borrow_mut().is_bootstrapped = true;
-            let voters = vec![self.id];
-            ledger.handle(Time::ZERO, hyperscale_ledger::Input::Bootstrap { voters });
-        }
-    }
-
     /// Stops at once. The disk keeps what was written.
     pub(crate) fn crash(&mut self) {
         self.node = None;
@@ -256,13 +289,21 @@ impl Host {
         let mut effects = Vec::new();
         let is_tick = matches!(stimulus, Stimulus::Tick);
         match &mut self.node {
-            Some(Node::Gate { gate, ledger }) => {
+            Some(Node::Gate { gate, ledger, talk }) => {
                 use hyperscale_gate::Input as I;
                 match stimulus {
+                    Stimulus::Opened { peer, role: Role::Gate, .. } => {
+                        talk.heard.remove(&peer);
+                        gate.handle(now, I::GateConnected { gate: peer });
+                    }
                     Stimulus::Opened { peer, .. } => {
                         gate.handle(now, I::ManagerConnected { manager: peer });
                     }
                     Stimulus::Closed { peer } => gate.handle(now, I::Disconnected { node: peer }),
+                    Stimulus::Message {
+                        from,
+                        message: Message::Ledger { number, offset, total, bytes },
+                    } => talk.hear(now, ledger, from, (number, offset, total), bytes),
                     Stimulus::Message { from, message } => {
                         gate.handle(now, I::Message { from, message });
                     }
@@ -298,13 +339,7 @@ impl Host {
                     Stimulus::Message {
                         from,
                         message: Message::Ledger { number, offset, total, bytes },
-                    } => {
-                        let heard = talk.heard.entry(from).or_default();
-                        if let Some(message) = heard.take(number, offset, total, bytes) {
-                            let input = hyperscale_ledger::Input::Peer { from, message };
-                            ledger.handle(now, input);
-                        }
-                    }
+                    } => talk.hear(now, ledger, from, (number, offset, total), bytes),
                     Stimulus::Closed { peer } => {
                         manager.handle(now, I::Disconnected { node: peer });
                     }
@@ -355,7 +390,7 @@ impl Host {
 
     fn plan_tick(&mut self, world: Time) {
         let next = match &self.node {
-            Some(Node::Gate { gate, ledger }) => [gate.next_deadline(), ledger.next_deadline()],
+            Some(Node::Gate { gate, ledger, .. }) => [gate.next_deadline(), ledger.next_deadline()],
             Some(Node::Manager { manager, ledger, .. }) => {
                 [manager.next_deadline(), ledger.next_deadline()]
             }
@@ -404,7 +439,9 @@ impl Host {
             }
             let Some(mut node) = self.node.take() else { return };
             let outcome = match &mut node {
-                Node::Gate { gate, ledger } => self.pump_gate(now, gate, ledger, effects),
+                Node::Gate { gate, ledger, talk } => {
+                    self.pump_gate(now, (gate, ledger, talk), effects)
+                }
                 Node::Manager { manager, ledger, talk } => {
                     self.pump_manager(now, (manager, ledger, talk), effects)
                 }
@@ -425,8 +462,7 @@ impl Host {
     fn pump_gate(
         &mut self,
         now: Time,
-        gate: &mut Gate,
-        ledger: &mut Ledger,
+        (gate, ledger, talk): (&mut Gate, &mut Ledger, &mut Talk),
         effects: &mut Vec<Effect>,
     ) -> Pumped {
         use hyperscale_gate::{Event, Input as I, Output as O};
@@ -436,15 +472,19 @@ impl Host {
         for output in decided {
             match output {
                 L::Committed { index, entry, proposal } => {
+                    effects.push(Effect::Logged { index, entry: entry.clone() });
                     gate.handle(now, I::Committed { index, entry, proposal });
                     effects.push(Effect::Decided);
                 }
                 L::Refused { proposal } => gate.handle(now, I::Refused { proposal }),
-                L::Leadership { leads, .. } => gate.handle(now, I::Leadership { leads }),
+                L::Leadership { leads, leader } => {
+                    gate.handle(now, I::Leadership { leads, leader });
+                }
                 L::TakeSnapshot { index } => gate.handle(now, I::TakeSnapshot { index }),
                 L::Restored { snapshot } => gate.handle(now, I::Restored { snapshot }),
                 L::Failed { .. } => return Pumped::Stopped,
-                L::Send { .. } | L::Confirmed { .. } => {}
+                L::Send { to, message } => talk.say(to, &message, effects),
+                L::Confirmed { .. } => {}
             }
         }
         let outputs: Vec<O> = gate.drain().collect();
@@ -454,12 +494,16 @@ impl Host {
                 return Pumped::Stopped;
             }
             match output {
+                O::Found { voters } => {
+                    ledger.handle(now, hyperscale_ledger::Input::Bootstrap { voters });
+                }
                 O::Send { to, message } => effects.push(Effect::Send { to, message }),
                 O::Propose { proposal, entry } => {
                     ledger.handle(now, hyperscale_ledger::Input::Propose { proposal, entry });
                 }
                 O::Reply { id, reply } => {
                     self.owed.remove(&id);
+                    let reply = self.look_up(reply);
                     effects.push(Effect::Reply { id, reply });
                 }
                 O::StoreBlob { hash, bytes } => {
@@ -491,6 +535,18 @@ impl Host {
             }
         }
         if moved { Pumped::Moved } else { Pumped::Rests }
+    }
+
+    /// What a driver answers from where it keeps results.
+    fn look_up(&self, reply: Reply) -> Reply {
+        let Reply::Stored { job } = reply else { return reply };
+        match self.disk.0.borrow().results.get(&job) {
+            Some(result) => Reply::Results(Arc::clone(result)),
+            None => Reply::Error(RequestError {
+                kind: RequestErrorKind::NotFound,
+                message: "there is no such job here".to_owned(),
+            }),
+        }
     }
 
     fn pump_manager(
@@ -525,9 +581,7 @@ impl Host {
                 L::Restored { snapshot } => manager.handle(now, I::Restored { snapshot }),
                 L::Failed { .. } => return Pumped::Stopped,
                 L::Send { to, message } => {
-                    talk.said += 1;
-                    let pieces = ledger_pieces(talk.said, &message);
-                    effects.extend(pieces.map(|message| Effect::Send { to, message }));
+                    talk.say(to, &message, effects);
                 }
             }
         }

@@ -37,8 +37,23 @@ pub enum Kind {
     /// One gate and one manager, with workers.
     #[default]
     Local,
-    /// One gate and a datacenter of one, three or five managers, with workers.
+    /// One to five gates and one to five datacenters, each of one to five managers and up to 20
+    /// workers.
     Cluster,
+    /// Three gates and two datacenters, each of three managers and four workers.
+    Reference,
+}
+
+impl Kind {
+    /// Its name on the command line.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Local => "local",
+            Self::Cluster => "cluster",
+            Self::Reference => "reference",
+        }
+    }
 }
 
 /// How a world is run.
@@ -112,8 +127,8 @@ pub fn run(seed: u64, options: &Options) -> Outcome {
 fn replay(seed: u64, options: &Options) -> String {
     let mut command =
         format!("cargo run --release -p hyperscale-sim -- --seeds {seed}..{}", seed + 1);
-    if options.kind == Kind::Cluster {
-        command += " --world cluster";
+    if options.kind != Kind::Local {
+        command += &format!(" --world {}", options.kind.as_str());
     }
     if let Some(mutation) = options.mutation {
         command += &format!(" --mutation {mutation}");

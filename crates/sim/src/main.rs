@@ -1,4 +1,4 @@
-//! `hyperscale-sim --seeds FROM..TO [--minutes M] [--world local|cluster] [--falls] [--no-faults]
+//! `hyperscale-sim --seeds FROM..TO [--minutes M] [--world local|cluster|reference] [--falls] [--no-faults]
 //! [--mutation NAME] [--trace]`
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line")]
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use hyperscale_sim::{Kind, Options, run};
 
-const USAGE: &str = "usage: hyperscale-sim --seeds FROM..TO [--minutes M] [--world local|cluster] \
+const USAGE: &str = "usage: hyperscale-sim --seeds FROM..TO [--minutes M] [--world local|cluster|reference] \
                      [--falls] [--no-faults] [--mutation NAME] [--trace]";
 
 struct Arguments {
@@ -45,6 +45,7 @@ fn arguments(mut words: impl Iterator<Item = String>) -> Result<Arguments, Strin
             "--world" => match value()?.as_str() {
                 "local" => options.kind = Kind::Local,
                 "cluster" => options.kind = Kind::Cluster,
+                "reference" => options.kind = Kind::Reference,
                 other => return Err(format!("there is no world `{other}`\n{USAGE}")),
             },
             "--mutation" => options.mutation = Some(value()?.parse()?),

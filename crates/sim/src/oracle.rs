@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use hyperscale_gate::state::{Job, JobEnd};
-use hyperscale_gate::{Reply, RequestId};
+use hyperscale_gate::state::{Job, JobEnd, State as GateState};
+use hyperscale_gate::{Reply, read_entry};
 use hyperscale_model::{AttemptId, Fence, JobId, NodeId, Role, Time};
-use hyperscale_plan::{LoadKind, Plan};
+use hyperscale_plan::{LoadKind, Plan, Split};
 use hyperscale_report::JobResult;
 use hyperscale_stats::Delta;
-use hyperscale_wire::Message;
+use hyperscale_wire::{Message, decode_value};
 use hyperscale_worker::Preparation;
 
 use crate::client::Learned;
@@ -17,8 +17,7 @@ use crate::decided::{Decided, Trouble};
 use crate::engine::Sent;
 use crate::host::{Host, Node, is_barrier};
 use crate::mutation::fence_of;
-use crate::scenario::Scenario;
-use crate::world::GATE;
+use crate::scenario::{Scenario, datacenter_name};
 
 type Checked = Result<(), String>;
 
@@ -68,8 +67,8 @@ struct Truth {
     /// Stops that the client was promised; of a workflow, or of all.
     promised: Vec<Option<String>>,
     result: Option<Box<JobResult>>,
-    /// What the client was shown last, in which life of the gate.
-    shown: Option<(u64, u64)>,
+    /// What the client was shown last, by which owner.
+    shown: Option<((NodeId, u64, Fence), u64)>,
 }
 
 #[derive(Debug)]
@@ -77,15 +76,20 @@ pub(crate) struct Oracle {
     plans: BTreeMap<String, Plan>,
     jobs: BTreeMap<JobId, Truth>,
     attempts: BTreeMap<AttemptId, Attempt>,
-    decided: Decided,
+    /// By place of the datacenter.
+    decided: Vec<Decided>,
     /// The highest fence that each life of each worker has heard.
     fences: BTreeMap<(NodeId, u64), Fence>,
     /// Until when each worker may send load, by its own clock.
     leases: BTreeMap<NodeId, Time>,
-    /// The datacenter's one log.
-    log: BTreeMap<u64, Vec<u8>>,
-    /// Which manager leads under each fence, in which of its lives, and since when.
-    leaders: BTreeMap<Fence, (NodeId, u64, Time)>,
+    /// Each ledger's one log: that of the gates, and by place those of the datacenters.
+    logs: BTreeMap<Option<usize>, BTreeMap<u64, Vec<u8>>>,
+    /// What the gates' log comes to, and its last entry.
+    gates: GateState,
+    last_entry: u64,
+    majority: usize,
+    /// Which manager leads each datacenter under each fence, in which of its lives, and since when.
+    leaders: BTreeMap<(Option<usize>, Fence), (NodeId, u64, Time)>,
 }
 
 impl Oracle {
@@ -95,10 +99,13 @@ impl Oracle {
             plans: plans.collect(),
             jobs: BTreeMap::new(),
             attempts: BTreeMap::new(),
-            decided: Decided::default(),
+            decided: scenario.datacenters.iter().map(|_| Decided::default()).collect(),
             fences: BTreeMap::new(),
             leases: BTreeMap::new(),
-            log: BTreeMap::new(),
+            logs: BTreeMap::new(),
+            gates: GateState::default(),
+            last_entry: 0,
+            majority: scenario.gates / 2 + 1,
             leaders: BTreeMap::new(),
         }
     }
@@ -156,11 +163,12 @@ impl Oracle {
     /// Load was sent: never more than planned, by one attempt of a shard at a time.
     pub(crate) fn on_load(&mut self, between: (Time, Time), sent: &Sent) -> Checked {
         let shard = sent.attempt.shard;
-        let load = self
-            .jobs
-            .get(&shard.job)
-            .and_then(|truth| Some(truth.plan.as_ref()?.workflow(shard.workflow)?.load.clone()));
-        let Some(load) = load else { return Err(format!("{} has no plan", sent.attempt)) };
+        let plan = self.jobs.get(&shard.job).and_then(|truth| truth.plan.as_ref());
+        let Some(plan) = plan else { return Err(format!("{} has no plan", sent.attempt)) };
+        // Each datacenter gets the whole load, or all of them together.
+        let is_each = plan.run.split == Split::Each;
+        let load = plan.workflow(shard.workflow).map(|workflow| workflow.load.clone());
+        let Some(load) = load else { return Err(format!("{} has no load", sent.attempt)) };
         let truth = self.attempts.entry(sent.attempt).or_default();
         truth.requests += sent.requests;
         truth.iterations += sent.iterations;
@@ -171,7 +179,8 @@ impl Oracle {
         truth.load = truth.load.max(sent.load.1);
         let mut users = 0;
         let of_workflow = self.attempts.iter().filter(|(id, _)| {
-            id.shard.part_id() == shard.part_id() && id.shard.workflow == shard.workflow
+            let is_of_part = id.shard.part == shard.part || !is_each;
+            id.shard.job == shard.job && is_of_part && id.shard.workflow == shard.workflow
         });
         for (id, other) in of_workflow {
             let Some((until, active)) = other.active else { continue };
@@ -231,38 +240,60 @@ impl Oracle {
         Ok(())
     }
 
-    /// An entry was decided as one manager sees it: all see the same.
-    pub(crate) fn on_logged(&mut self, node: NodeId, index: u64, entry: Vec<u8>) -> Checked {
-        let known = self.log.entry(index).or_insert_with(|| entry.clone());
+    /// An entry was decided as one node sees it: all see the same.
+    pub(crate) fn on_logged(
+        &mut self,
+        (now, trouble): (Time, Time),
+        host: &Host,
+        (index, entry): (u64, Vec<u8>),
+        hosts: &BTreeMap<NodeId, Host>,
+    ) -> Checked {
+        let log = self.logs.entry(host.place).or_default();
+        let known = log.entry(index).or_insert_with(|| entry.clone());
         if *known != entry {
+            let node = host.id;
             return Err(format!("INV-1: {node} was told another entry {index} than others"));
         }
-        Ok(())
+        if host.role != Role::Gate || index <= self.last_entry {
+            return Ok(());
+        }
+        self.last_entry = index;
+        let entry = read_entry(&entry).map_err(|error| format!("entry {index}: {error}"))?;
+        self.gates.apply(index, &entry);
+        let gates = std::mem::take(&mut self.gates);
+        let checked = gates
+            .jobs
+            .iter()
+            .try_for_each(|(&id, job)| self.on_job(now, trouble, (id, job), hosts));
+        self.gates = gates;
+        checked
     }
 
     /// At most one manager leads under a fence, its own; and no leader is confirmed for longer than
     /// its lease after the next one's barrier.
     pub(crate) fn on_managers(&mut self, now: Time, hosts: &BTreeMap<NodeId, Host>) -> Checked {
-        let mut confirmed: Vec<(NodeId, Fence)> = Vec::new();
+        let mut confirmed: Vec<(Option<usize>, NodeId, Fence)> = Vec::new();
         for host in hosts.values().filter(|host| !host.is_frozen) {
             let Some(Node::Manager { manager, .. }) = &host.node else { continue };
             let Some(fence) = manager.leading() else { continue };
             let place = (host.id, host.life, now);
-            let (node, life, _) = *self.leaders.entry(fence).or_insert(place);
+            let (node, life, _) = *self.leaders.entry((host.place, fence)).or_insert(place);
             if (node, life) != (host.id, host.life) {
                 return Err(format!("INV-1: {node} and {} lead under {fence}", host.id));
             }
-            if !self.log.get(&fence.0).is_some_and(|entry| is_barrier(entry)) {
+            let log = self.logs.get(&host.place);
+            if !log.and_then(|log| log.get(&fence.0)).is_some_and(|entry| is_barrier(entry)) {
                 return Err(format!("INV-1: {} leads under {fence}, which is no barrier", host.id));
             }
             if manager.leading_at(host.clock.local(now)).is_some() {
-                confirmed.push((host.id, fence));
+                confirmed.push((host.place, host.id, fence));
             }
         }
-        let newest = self.leaders.last_key_value().map(|(fence, leader)| (*fence, *leader));
-        let Some((newest, (next, _, since))) = newest else { return Ok(()) };
-        for (node, fence) in confirmed.into_iter().filter(|(_, fence)| *fence < newest) {
-            if now > since + LEADER_LEASE {
+        for (place, node, fence) in confirmed {
+            let ours = (place, Fence::NONE)..=(place, Fence(u64::MAX));
+            let newest = self.leaders.range(ours).next_back();
+            let Some((&(_, newest), &(next, _, since))) = newest else { continue };
+            if fence < newest && now > since + LEADER_LEASE {
                 return Err(format!(
                     "INV-1: {node} is confirmed under {fence}, {next} leads under {newest} since {since}"
                 ));
@@ -272,34 +303,24 @@ impl Oracle {
     }
 
     pub(crate) fn on_stored(&mut self, result: &JobResult) -> Checked {
-        let truth = self.jobs.entry(result.summary.job).or_default();
-        if truth.ended.is_some() {
-            return Err(format!("the result of {} changed after its end", result.summary.job));
+        let known = self.jobs.get(&result.summary.job).and_then(|truth| truth.result.as_ref());
+        match known {
+            Some(known) if **known == *result => Ok(()),
+            Some(_) | None => {
+                Err(format!("INV-2: the result of {} is not the decided one", result.summary.job))
+            }
         }
-        truth.result = Some(Box::new(result.clone()));
-        Ok(())
     }
 
-    pub(crate) fn on_decided(
-        &mut self,
-        now: Time,
-        trouble: Time,
-        host: &Host,
-        hosts: &BTreeMap<NodeId, Host>,
-    ) -> Checked {
+    pub(crate) fn on_decided(&mut self, host: &Host, hosts: &BTreeMap<NodeId, Host>) -> Checked {
         match &host.node {
-            Some(Node::Gate { gate, .. }) => {
-                for (&id, job) in &gate.state().jobs {
-                    self.on_job(now, trouble, (id, job), hosts)?;
-                }
-                Ok(())
-            }
             Some(Node::Manager { manager, .. }) => {
                 let jobs = &self.jobs;
                 let plans = |job: JobId| jobs.get(&job)?.plan.clone();
-                self.decided.on_manager(manager.state(), hosts, plans)
+                let decided = host.place.and_then(|place| self.decided.get_mut(place));
+                decided.map_or(Ok(()), |decided| decided.on_manager(manager.state(), hosts, plans))
             }
-            Some(Node::Worker { .. }) | None => Ok(()),
+            Some(Node::Gate { .. } | Node::Worker { .. }) | None => Ok(()),
         }
     }
 
@@ -312,20 +333,14 @@ impl Oracle {
         hosts: &BTreeMap<NodeId, Host>,
     ) -> Checked {
         self.check_leases(now, hosts)?;
-        let gate_host = hosts.get(&GATE).filter(|host| !host.is_frozen);
-        let Some(Node::Gate { gate, .. }) = gate_host.and_then(|host| host.node.as_ref()) else {
-            return Ok(());
-        };
-        for (id, since) in gate_host.iter().flat_map(|host| &host.owed) {
+        let awake = || hosts.values().filter(|host| host.is_up() && !host.is_frozen);
+        for (id, since) in awake().flat_map(|host| &host.owed) {
             if now > *since + ANSWER {
                 return Err(format!("INV-14: {id:?} has waited for its answer since {since}"));
             }
         }
-        if !gate.leads() {
-            return Ok(());
-        }
         for (id, truth) in &self.jobs {
-            let known = gate.state().jobs.get(id);
+            let known = self.gates.jobs.get(id);
             if known.is_none() && truth.is_acknowledged && truth.ended.is_none() {
                 return Err(format!("INV-12: {id} was accepted and is gone"));
             }
@@ -335,17 +350,20 @@ impl Oracle {
                 return Err(format!("INV-9: {id} is not forgotten"));
             }
         }
-        let managers = hosts.values().filter(|host| !host.is_frozen);
-        let managers = managers.filter_map(|host| match &host.node {
-            Some(Node::Manager { manager, .. }) => Some(manager),
-            Some(Node::Gate { .. } | Node::Worker { .. }) | None => None,
-        });
-        let Some(manager) = managers.max_by_key(|manager| manager.leading()) else {
-            return Ok(());
-        };
         let jobs = &self.jobs;
         let plans = |job: JobId| jobs.get(&job)?.plan.clone();
-        self.decided.on_time(now, trouble, gate, manager.state(), plans)
+        for (place, decided) in self.decided.iter_mut().enumerate() {
+            let managers = awake().filter(|host| host.place == Some(place));
+            let managers = managers.filter_map(|host| match &host.node {
+                Some(Node::Manager { manager, .. }) => Some(manager),
+                Some(Node::Gate { .. } | Node::Worker { .. }) | None => None,
+            });
+            if let Some(manager) = managers.max_by_key(|manager| manager.leading()) {
+                let name = datacenter_name(place);
+                decided.on_time(now, trouble, &self.gates, &name, manager.state(), plans)?;
+            }
+        }
+        Ok(())
     }
 
     /// A worker was granted a lease until then, by its own clock.
@@ -440,6 +458,21 @@ impl Oracle {
             (None, Some(end)) => {
                 truth.ended = Some(end.clone());
                 truth.ended_at = Some(now);
+                let gates = hosts.values().filter(|host| host.role == Role::Gate);
+                let held: Vec<_> = gates
+                    .filter_map(|gate| gate.disk.0.borrow().blobs.get(&end.result).cloned())
+                    .collect();
+                let (count, majority) = (held.len(), self.majority);
+                if count < majority {
+                    return Err(format!(
+                        "INV-12: {count} of {majority} gates hold the result of {id}"
+                    ));
+                }
+                let result = held.first().map(|bytes| decode_value(bytes));
+                match result {
+                    Some(Ok(result)) => truth.result = Some(Box::new(result)),
+                    other => return Err(format!("the result of {id} is none: {other:?}")),
+                }
                 return self.check_result(id, job, hosts);
             }
             (Some(_) | None, _) => {}
@@ -494,12 +527,7 @@ impl Oracle {
         Ok(())
     }
 
-    pub(crate) fn on_reply(&mut self, host: &Host, _: RequestId, reply: &Reply) -> Checked {
-        if let Reply::Stored { job } = reply
-            && !host.disk.0.borrow().results.contains_key(job)
-        {
-            return Err(format!("INV-12: the result of {job} is not where it was stored"));
-        }
+    pub(crate) fn on_reply(&mut self, host: &Host, reply: &Reply) -> Checked {
         let Reply::News { view, is_over, .. } = reply else { return Ok(()) };
         let Some(view) = view else { return Ok(()) };
         let job = view.job;
@@ -510,17 +538,23 @@ impl Oracle {
             return Err(format!("INV-7: {job} shows {shown} requests, {executed} were sent"));
         }
         let truth = self.jobs.entry(job).or_default();
-        if let Some((life, before)) = truth.shown
-            && life == host.life
+        if *is_over && truth.ended.is_none() {
+            return Err(format!("INV-3: {job} is said to be over, and is not"));
+        }
+        // The next owner may not know what the last one had shown and not yet given to others.
+        let Some(Node::Gate { gate, .. }) = &host.node else { return Ok(()) };
+        let Some((_, fence)) = gate.owned().find(|(owned, _)| *owned == job) else {
+            return Ok(());
+        };
+        let owner = (host.id, host.life, fence);
+        if let Some((last, before)) = truth.shown
+            && last == owner
             && view.requests < before
         {
             let now = view.requests;
             return Err(format!("INV-7: {job} showed {before} requests, then {now}"));
         }
-        truth.shown = Some((host.life, view.requests));
-        if *is_over && truth.ended.is_none() {
-            return Err(format!("INV-3: {job} is said to be over, and is not"));
-        }
+        truth.shown = Some((owner, view.requests));
         Ok(())
     }
 
@@ -545,7 +579,9 @@ impl Oracle {
 
     /// An attempt that its worker ended has told everything that it sent.
     fn check_told(&self) -> Checked {
-        for (id, truth) in self.attempts.iter().filter(|(id, _)| self.decided.has_ended(**id)) {
+        for (id, truth) in
+            self.attempts.iter().filter(|(id, _)| self.decided.iter().any(|at| at.has_ended(**id)))
+        {
             let told: u64 = truth.told.values().map(|told| told.requests).sum();
             let iterations: u64 = truth.told.values().map(|told| told.iterations).sum();
             if told != truth.requests || iterations > truth.iterations {
@@ -558,7 +594,7 @@ impl Oracle {
 
     /// No attempt was taken for lost.
     pub(crate) fn check_nothing_lost(&self) -> Checked {
-        match self.decided.lost().next() {
+        match self.decided.iter().find_map(|at| at.lost().next()) {
             Some(id) => Err(format!("ORP-02: {id} was restarted, and its worker lived")),
             None => Ok(()),
         }
@@ -566,16 +602,27 @@ impl Oracle {
 
     pub(crate) fn check_rest(&self, hosts: &BTreeMap<NodeId, Host>) -> Checked {
         self.check_told()?;
-        let mut states = hosts.values().filter_map(|host| match &host.node {
-            Some(Node::Manager { manager, .. }) => Some((host.id, manager.state())),
-            Some(Node::Gate { .. } | Node::Worker { .. }) | None => None,
-        });
-        if let Some((first, state)) = states.next()
-            && let Some((other, _)) = states.find(|(_, other)| *other != state)
-        {
-            return Err(format!("INV-1: {other} holds another state than {first}"));
+        for place in 0..self.decided.len() {
+            let here = hosts.values().filter(|host| host.place == Some(place));
+            let mut states = here.filter_map(|host| match &host.node {
+                Some(Node::Manager { manager, .. }) => Some((host.id, manager.state())),
+                Some(Node::Gate { .. } | Node::Worker { .. }) | None => None,
+            });
+            if let Some((first, state)) = states.next()
+                && let Some((other, _)) = states.find(|(_, other)| *other != state)
+            {
+                return Err(format!("INV-1: {other} holds another state than {first}"));
+            }
         }
         for host in hosts.values() {
+            if let Some(Node::Gate { gate, .. }) = &host.node
+                && *gate.state() != self.gates
+            {
+                return Err(format!("INV-1: {} holds another state than was decided", host.id));
+            }
+            if let Some(job) = host.disk.0.borrow().checkpoints.keys().next() {
+                return Err(format!("INV-9: {} still holds statistics of {job}", host.id));
+            }
             if let Some(Node::Manager { manager, .. }) = &host.node
                 && let Some(part) = manager.state().parts.keys().next()
             {

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use hyperscale_model::{SplitMix, Time, WorkflowIndex};
 use hyperscale_plan::{
-    After, Aggregate, Comparison, Distribution, HttpSettings, Load, LocalIndex, PLAN_FORMAT, Plan,
-    Priority, Publish, RunSettings, Stage, StepName, Threshold, ThresholdMetric, Workflow,
+    After, Aggregate, Comparison, Datacenters, Distribution, HttpSettings, Load, LocalIndex,
+    PLAN_FORMAT, Plan, Priority, Publish, RunSettings, Split, Stage, StepName, Threshold,
+    ThresholdMetric, Workflow,
 };
 use hyperscale_wire::StopMode;
 
@@ -16,10 +17,8 @@ use crate::engine::Habits;
 /// A world as drawn from its seed.
 #[derive(Debug, Clone)]
 pub(crate) struct Scenario {
-    /// How many managers the datacenter has.
-    pub(crate) managers: usize,
-    /// The cores of each worker.
-    pub(crate) workers: Vec<u32>,
+    pub(crate) gates: usize,
+    pub(crate) datacenters: Vec<Datacenter>,
     pub(crate) tests: Vec<Test>,
     pub(crate) habits: Habits,
     pub(crate) faults: Faults,
@@ -31,6 +30,14 @@ pub(crate) struct Scenario {
     pub(crate) snapshot_after: u64,
     /// Clocks run fast or slow by up to so many millionths.
     pub(crate) drift: u64,
+}
+
+/// The nodes of a datacenter.
+#[derive(Debug, Clone)]
+pub(crate) struct Datacenter {
+    pub(crate) managers: usize,
+    /// The cores of each worker.
+    pub(crate) workers: Vec<u32>,
 }
 
 /// A test that the client submits.
@@ -117,13 +124,15 @@ fn small(random: &mut SplitMix, low: u64, high: u64) -> u32 {
 
 impl Scenario {
     pub(crate) fn draw(seed: u64, kind: Kind, with_faults: bool) -> Self {
-        let managers = match kind {
-            Kind::Local => 1,
-            Kind::Cluster => [1, 3, 3, 3, 5, 5][pick(&mut SplitMix::new(seed.rotate_left(17)), 6)],
-        };
         let mut random = SplitMix::new(seed);
-        let workers = between(&mut random, 1, 8);
-        let workers = (0..workers).map(|_| small(&mut random, 1, 4)).collect();
+        let (gates, datacenters) = match kind {
+            Kind::Local => (1, vec![Datacenter::draw(&mut random, 1, 8)]),
+            Kind::Cluster => draw_cluster(&mut random),
+            Kind::Reference => {
+                let datacenter = Datacenter { managers: 3, workers: vec![2; 4] };
+                (3, vec![datacenter; 2])
+            }
+        };
         let habits = Habits {
             pace: 0.5 + random.unit() * 3.0,
             failures: if random.chance(0.4) { 0.2 } else { 0.01 },
@@ -134,10 +143,11 @@ impl Scenario {
         };
         let faults = if with_faults { Faults::draw(&mut random) } else { Faults::default() };
         let tests = between(&mut random, 1, 4);
-        let tests = (0..tests).map(|number| Test::draw(&mut random, number)).collect();
+        let places = datacenters.len();
+        let tests = (0..tests).map(|number| Test::draw(&mut random, number, places)).collect();
         Self {
-            managers,
-            workers,
+            gates,
+            datacenters,
             tests,
             habits,
             faults,
@@ -151,8 +161,47 @@ impl Scenario {
     }
 }
 
+impl Datacenter {
+    fn draw(random: &mut SplitMix, managers: usize, workers_max: u64) -> Self {
+        let workers = between(random, 1, workers_max);
+        Self { managers, workers: (0..workers).map(|_| small(random, 1, 4)).collect() }
+    }
+}
+
+/// The name of a datacenter by its place.
+pub(crate) fn datacenter_name(place: usize) -> String {
+    format!("dc{place}")
+}
+
+/// Mostly small clusters, in which all that can go wrong does; now and then large ones.
+fn draw_cluster(random: &mut SplitMix) -> (usize, Vec<Datacenter>) {
+    let gates = [1, 1, 3, 3, 3, 5][pick(random, 6)];
+    let count = [1, 1, 1, 2, 2, 3, 5][pick(random, 7)];
+    let mut datacenter = || {
+        let managers = [1, 1, 3, 3, 5][pick(random, 5)];
+        let workers_max = if random.chance(0.1) { 20 } else { 6 };
+        Datacenter::draw(random, managers, workers_max)
+    };
+    (gates, (0..count).map(|_| datacenter()).collect())
+}
+
+/// Where a test runs, and how its load is divided.
+fn draw_run(random: &mut SplitMix, places: usize) -> (Datacenters, Split) {
+    let datacenters = match random.below(3) {
+        0 => Datacenters::All,
+        1 => Datacenters::Choose(u16::try_from(1 + pick(random, places)).unwrap_or(1)),
+        _ => {
+            let named: Vec<String> =
+                (0..places).filter(|_| random.chance(0.5)).map(datacenter_name).collect();
+            if named.is_empty() { Datacenters::All } else { Datacenters::Named(named) }
+        }
+    };
+    let split = [Split::Weighted, Split::Even, Split::Each][pick(random, 3)].clone();
+    (datacenters, split)
+}
+
 impl Test {
-    fn draw(random: &mut SplitMix, number: u64) -> Self {
+    fn draw(random: &mut SplitMix, number: u64, places: usize) -> Self {
         let count = pick(random, 4) + 1;
         let mut steps = Vec::new();
         let workflows: Vec<Workflow> =
@@ -175,6 +224,12 @@ impl Test {
             }
         });
         let secret = random.chance(0.3);
+        let (datacenters, split) = if places > 1 {
+            draw_run(random, places)
+        } else {
+            let default = RunSettings::default();
+            (default.datacenters, default.split)
+        };
         let plan = Plan {
             format: PLAN_FORMAT,
             name: format!("test-{number}"),
@@ -190,7 +245,7 @@ impl Test {
             checks: Vec::new(),
             metrics: Vec::new(),
             thresholds,
-            run: RunSettings { deadline, priority, ..RunSettings::default() },
+            run: RunSettings { deadline, priority, datacenters, split, ..RunSettings::default() },
             source: None,
         };
         let submit_at = Time::from_millis(between(random, 1_500, 120_000));

@@ -9,7 +9,7 @@ use hyperscale_model::{AttemptId, NodeId, PartId, Role, SplitMix, Time};
 use hyperscale_wire::{FrameDecoder, Message, decode_message, encode_frame};
 
 use crate::Options;
-use crate::client::{Client, Learned};
+use crate::client::{Asked, Client, Learned};
 use crate::clock::Clock;
 use crate::decided::Trouble;
 use crate::engine::Engine;
@@ -19,8 +19,8 @@ use crate::network::{Frame, Network};
 use crate::oracle::Oracle;
 use crate::scenario::Scenario;
 
-pub(crate) const GATE: NodeId = NodeId(1);
-const FIRST_MANAGER: u64 = 2;
+/// Ids of nodes: gates from 1, then by hundreds the managers and the workers of each datacenter.
+const DATACENTER_IDS: u64 = 100;
 const FIRST_WORKER: u64 = 10;
 /// How often the client looks what is due.
 const CLIENT_STEP: Duration = Duration::from_millis(200);
@@ -43,7 +43,7 @@ pub(crate) enum Event {
     Arrive(Frame),
     Start { node: NodeId },
     ClientStep,
-    AtGate { life: u64, stimulus: Stimulus },
+    AtGate { gate: NodeId, life: u64, stimulus: Stimulus },
     AtClient { id: RequestId, reply: Box<Reply> },
     Fault,
     Fall,
@@ -94,10 +94,11 @@ impl World {
             manager_lease: Duration::from_secs(
                 if options.mutation == Some(Mutation::EarlyRedispatch) { 3 } else { 10 },
             ),
-            managers: scenario.managers,
+            gates: scenario.gates,
+            managers: scenario.datacenters.iter().map(|datacenter| datacenter.managers).collect(),
             mutation: options.mutation,
         };
-        let client = Client::new(scenario.tests.clone(), random.fork());
+        let client = Client::new(scenario.tests.clone(), scenario.gates, random.fork());
         let mut world = Self {
             now: Time::ZERO,
             oracle: Oracle::new(&scenario),
@@ -119,23 +120,31 @@ impl World {
             scenario,
         };
         world.tampering.mutation = options.mutation;
-        world.add(GATE, Role::Gate, 0);
-        for (id, _) in (FIRST_MANAGER..).zip(0..world.scenario.managers) {
-            world.add(NodeId(id), Role::Manager, 0);
+        let gates: Vec<NodeId> = (1..).take(world.scenario.gates).map(NodeId).collect();
+        for (&gate, place) in gates.iter().zip(0..) {
+            world.add(gate, Role::Gate, None, 0);
+            // Of two gates, as of two managers, the one with the higher id calls.
+            gates[..place].iter().for_each(|&peer| world.link(gate, peer));
+        }
+        for (place, datacenter) in world.scenario.datacenters.clone().into_iter().enumerate() {
+            let first = (place as u64 + 1) * DATACENTER_IDS;
+            let place = Some(place);
+            for id in (first..).take(datacenter.managers).map(NodeId) {
+                world.add(id, Role::Manager, place, 0);
+            }
+            let managers = world.managers_at(place);
+            for (&manager, index) in managers.iter().zip(0..) {
+                gates.iter().for_each(|&gate| world.link(manager, gate));
+                managers[..index].iter().for_each(|&peer| world.link(manager, peer));
+            }
+            for (cores, id) in datacenter.workers.into_iter().zip(first + FIRST_WORKER..) {
+                world.add(NodeId(id), Role::Worker, place, cores);
+                managers.iter().for_each(|&manager| world.link(NodeId(id), manager));
+            }
         }
         for host in world.hosts.values() {
             let forgets = options.mutation == Some(Mutation::LoseWrites);
             host.disk.0.borrow_mut().forgets_batches = forgets;
-        }
-        let managers = world.managers();
-        for (&manager, place) in managers.iter().zip(0..) {
-            world.link(manager, GATE);
-            // Of two managers the one with the higher id calls.
-            managers[..place].iter().for_each(|&peer| world.link(manager, peer));
-        }
-        for (cores, id) in world.scenario.workers.clone().into_iter().zip(FIRST_WORKER..) {
-            world.add(NodeId(id), Role::Worker, cores);
-            managers.iter().for_each(|&manager| world.link(NodeId(id), manager));
         }
         let nodes: Vec<NodeId> = world.hosts.keys().copied().collect();
         nodes.into_iter().for_each(|node| world.start(node));
@@ -150,13 +159,13 @@ impl World {
         world
     }
 
-    pub(crate) fn managers(&self) -> Vec<NodeId> {
+    pub(crate) fn managers_at(&self, place: Option<usize>) -> Vec<NodeId> {
         let managers = self.hosts.values().filter(|host| host.role == Role::Manager);
-        managers.map(|host| host.id).collect()
+        managers.filter(|host| host.place == place).map(|host| host.id).collect()
     }
 
-    pub(crate) fn add(&mut self, id: NodeId, role: Role, cores: u32) {
-        let host = Host::new(id, role, cores, self.settings.clone());
+    pub(crate) fn add(&mut self, id: NodeId, role: Role, place: Option<usize>, cores: u32) {
+        let host = Host::new(id, role, place, cores, self.settings.clone());
         self.hosts.insert(id, host);
     }
 
@@ -247,9 +256,9 @@ impl World {
             Event::Arrive(frame) => self.arrive(frame),
             Event::Start { node } => self.start(node),
             Event::ClientStep => self.step_client(),
-            Event::AtGate { life, stimulus } => {
-                if self.hosts.get(&GATE).is_some_and(|host| host.life == life && host.is_up()) {
-                    self.stimulate(GATE, stimulus);
+            Event::AtGate { gate, life, stimulus } => {
+                if self.hosts.get(&gate).is_some_and(|host| host.life == life && host.is_up()) {
+                    self.stimulate(gate, stimulus);
                 }
             }
             Event::AtClient { id, reply } => self.tell_client(id, &reply),
@@ -304,7 +313,7 @@ impl World {
         match event {
             Event::Opened { node, .. } | Event::Closed { node, .. } => Some(*node),
             Event::Arrive(frame) => Some(frame.to),
-            Event::AtGate { .. } => Some(GATE),
+            Event::AtGate { gate, .. } => Some(*gate),
             _ => None,
         }
     }
@@ -456,7 +465,7 @@ impl World {
             let now = host.clock.local(self.now);
             let Some(tampered) = self.tampering.tamper(heard, held, now) else { return };
             heard = tampered;
-            if to == GATE {
+            if self.role(to) == Some(Role::Gate) && self.role(from) == Some(Role::Manager) {
                 self.tampering.tamper_delta(&mut heard);
             }
         }
@@ -513,15 +522,6 @@ impl World {
     }
 
     fn follow(&mut self, node: NodeId, effects: Vec<Effect>) {
-        // Results lie on the disk before the end that they belong to is decided, and both before
-        // anybody is told.
-        for effect in &effects {
-            if let Effect::Stored(result) = effect
-                && let Err(what) = self.oracle.on_stored(result)
-            {
-                self.fail(what);
-            }
-        }
         let mut is_undecided = effects.iter().any(|effect| matches!(effect, Effect::Decided));
         for effect in effects {
             if is_undecided && matches!(effect, Effect::Reply { .. }) {
@@ -544,13 +544,25 @@ impl World {
                         }
                     }
                 }
-                Effect::Reply { id, reply } => self.reply(id, reply),
+                Effect::Reply { id, reply } => self.reply(node, id, reply),
                 Effect::Logged { index, entry } => {
-                    if let Err(what) = self.oracle.on_logged(node, index, entry) {
+                    let Some(host) = self.hosts.get(&node) else { continue };
+                    let logged = self.oracle.on_logged(
+                        (self.now, self.trouble_until),
+                        host,
+                        (index, entry),
+                        &self.hosts,
+                    );
+                    if let Err(what) = logged {
                         self.fail(what);
                     }
                 }
-                Effect::Stored(_) | Effect::Decided | Effect::Commanded { .. } => {}
+                Effect::Stored(result) => {
+                    if let Err(what) = self.oracle.on_stored(&result) {
+                        self.fail(what);
+                    }
+                }
+                Effect::Decided | Effect::Commanded { .. } => {}
                 Effect::Sent(sent) => {
                     let Some(host) = self.hosts.get(&node) else { continue };
                     let between =
@@ -576,7 +588,7 @@ impl World {
 
     fn check_decided(&mut self, node: NodeId) {
         let Some(host) = self.hosts.get(&node) else { return };
-        if let Err(what) = self.oracle.on_decided(self.now, self.trouble_until, host, &self.hosts) {
+        if let Err(what) = self.oracle.on_decided(host, &self.hosts) {
             self.fail(what);
         }
     }
@@ -617,27 +629,28 @@ impl World {
             self.fail("INV-8: more and more messages are on their way".to_owned());
         }
         let (requests, abandoned) = self.client.tick(self.now);
-        for (id, request) in requests {
-            self.ask_gate(Stimulus::Request { id, request });
+        for Asked { gate, id, request } in requests {
+            self.ask_gate(gate, Stimulus::Request { id, request });
         }
-        for id in abandoned {
-            self.ask_gate(Stimulus::Abandoned { id });
+        for (gate, id) in abandoned {
+            self.ask_gate(gate, Stimulus::Abandoned { id });
         }
     }
 
-    fn ask_gate(&mut self, stimulus: Stimulus) {
+    fn ask_gate(&mut self, gate: usize, stimulus: Stimulus) {
         let delay = Duration::from_micros(200 + self.random.below(20_000));
-        if let Some(life) = self.hosts.get(&GATE).filter(|host| host.is_up()).map(|h| h.life) {
+        let gate = NodeId(gate as u64 + 1);
+        if let Some(life) = self.hosts.get(&gate).filter(|host| host.is_up()).map(|h| h.life) {
             if let Stimulus::Request { request: Request::Submit { .. }, .. } = &stimulus {
                 self.note(|| "the client submits".to_owned());
             }
-            self.schedule(delay, Event::AtGate { life, stimulus });
+            self.schedule(delay, Event::AtGate { gate, life, stimulus });
         }
     }
 
-    fn reply(&mut self, id: RequestId, reply: Reply) {
-        let Some(host) = self.hosts.get(&GATE) else { return };
-        if let Err(what) = self.oracle.on_reply(host, id, &reply) {
+    fn reply(&mut self, gate: NodeId, id: RequestId, reply: Reply) {
+        let Some(host) = self.hosts.get(&gate) else { return };
+        if let Err(what) = self.oracle.on_reply(host, &reply) {
             self.fail(what);
         }
         let delay = Duration::from_micros(200 + self.random.below(20_000));
@@ -659,7 +672,8 @@ impl World {
     fn check_rest(&mut self) {
         let checked = self.oracle.check_rest(&self.hosts);
         // Whoever leads next finds all workers alive, and what they run goes on.
-        let has_successor = self.scenario.managers > 1 && self.scenario.faults.pause == 0;
+        let are_many = self.scenario.datacenters.iter().all(|at| at.managers > 1);
+        let has_successor = are_many && self.scenario.faults.pause == 0;
         let checked = match checked {
             Ok(()) if has_successor => self.oracle.check_nothing_lost(),
             checked => checked,

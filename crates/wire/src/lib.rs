@@ -31,7 +31,7 @@ pub use handshake::{Hello, HelloError, PROTOCOL_MAX, PROTOCOL_MIN};
 pub use ledger::{Assembly, LEDGER_BYTES_MAX, ledger_pieces};
 pub use message::{
     Assignment, AttemptEnd, AttemptPhase, AttemptReport, AttemptSummary, BLOB_CHUNK_BYTES, Class,
-    DatacenterStatus, Gap, GapCause, Message, NODES_TOLD_MAX, NodeState, NodeStatus, PartOffer,
-    PartReport, PartResult, Pressure, RefuseAttempt, RefusePart, SOFTWARE, StopMode, StopReason,
-    Subject, WorkerReport, WorkflowReport, WorkflowState,
+    CopyMark, DatacenterStatus, Gap, GapCause, Message, NODES_TOLD_MAX, NodeState, NodeStatus,
+    PartOffer, PartReport, PartResult, Pressure, RefuseAttempt, RefusePart, SOFTWARE, StopMode,
+    StopReason, Subject, WorkerReport, WorkflowReport, WorkflowState,
 };

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use hyperscale_model::{
-    AttemptId, BlobHash, DatacenterId, DeltaSeq, EndStatus, Fence, NodeId, PartId, ProgressSeq,
-    Role, ShardId, Time, Version, WallTime, WorkflowIndex,
+    AttemptId, BlobHash, DatacenterId, DeltaSeq, EndStatus, Fence, JobId, NodeId, PartId,
+    ProgressSeq, ProposalId, Role, ShardId, Time, Version, WallTime, WorkflowIndex,
 };
 use hyperscale_plan::expr::Value;
 use hyperscale_plan::{Context, Secrets, Slice};
@@ -168,7 +168,7 @@ pub enum Message {
         attempt: AttemptId,
     },
 
-    // Between managers of one datacenter.
+    // Between gates, and between managers of one datacenter.
     /// A piece of what one ledger says to the other; see [`crate::Assembly`].
     Ledger {
         /// Which of the sender's words this is a piece of.
@@ -182,7 +182,7 @@ pub enum Message {
         bytes: Vec<u8>,
     },
     /// How the sender stands; said again and again, so that the link is heard of.
-    ManagerStatus {
+    PeerStatus {
         /// Whether its ledger has been started: then nobody may start another.
         is_founded: bool,
         /// The version of its software.
@@ -197,6 +197,82 @@ pub enum Message {
     BlobKept {
         /// Which.
         hash: BlobHash,
+    },
+
+    // Between gates.
+    /// Have an entry decided that is the sender's: it knows it again once it is.
+    Propose {
+        /// The proposal, as the sender numbers it.
+        proposal: ProposalId,
+        /// The entry.
+        #[serde(with = "serde_bytes")]
+        entry: Vec<u8>,
+    },
+    /// The receiver's proposal will not be decided, as far as the sender can know.
+    ProposalRefused {
+        /// Which.
+        proposal: ProposalId,
+    },
+    /// What the owner of a job has added to its statistics: add it to your copy.
+    Copy {
+        /// The job.
+        job: JobId,
+        /// How far the copy is then.
+        mark: CopyMark,
+        /// What was added, as gates write it.
+        #[serde(with = "serde_bytes")]
+        changes: Vec<u8>,
+    },
+    /// All of a job's statistics, as a blob that the sender holds: take it as your copy.
+    WholeCopy {
+        /// The job.
+        job: JobId,
+        /// How far it is.
+        mark: CopyMark,
+        /// The blob.
+        hash: BlobHash,
+    },
+    /// The sender owns a job now: obey no owner before it, and say how far your copy is.
+    CopyAsked {
+        /// The job.
+        job: JobId,
+        /// Its fence.
+        fence: Fence,
+    },
+    /// How far the sender's copy of a job's statistics is.
+    CopyHeld {
+        /// The job.
+        job: JobId,
+        /// The fence of the owner that is answered.
+        fence: Fence,
+        /// How far it is.
+        mark: CopyMark,
+    },
+    /// Send all of a job's statistics.
+    CopyWanted {
+        /// The job.
+        job: JobId,
+    },
+    /// What a client asks of a job that the receiver owns, as gates write it.
+    Ask {
+        /// The sender's number for it.
+        number: u64,
+        /// The question.
+        #[serde(with = "serde_bytes")]
+        question: Vec<u8>,
+    },
+    /// Nobody waits for the answer any more.
+    AskDropped {
+        /// The sender's number for it.
+        number: u64,
+    },
+    /// The answer to a question.
+    Answer {
+        /// The asker's number for it.
+        number: u64,
+        /// The answer, as gates write it.
+        #[serde(with = "serde_bytes")]
+        answer: Vec<u8>,
     },
 
     // Both ways up.
@@ -280,8 +356,12 @@ impl Message {
             | Self::AttemptEnded { .. }
             | Self::AttemptEndedAck { .. }
             | Self::Ledger { .. }
-            | Self::ManagerStatus { .. }
+            | Self::PeerStatus { .. }
             | Self::DeltaAck { .. }
+            | Self::Propose { .. }
+            | Self::ProposalRefused { .. }
+            | Self::CopyAsked { .. }
+            | Self::CopyHeld { .. }
             | Self::StaleFence { .. } => Class::Control,
             Self::OfferPart(_)
             | Self::StartPart { .. }
@@ -293,8 +373,15 @@ impl Message {
             | Self::StartAttempt { .. }
             | Self::KeepBlob { .. }
             | Self::BlobKept { .. } => Class::Dispatch,
-            Self::DatacenterStatus(_) | Self::PartReport(_) => Class::Progress,
+            Self::DatacenterStatus(_)
+            | Self::PartReport(_)
+            | Self::Ask { .. }
+            | Self::AskDropped { .. }
+            | Self::Answer { .. } => Class::Progress,
             Self::Delta(_)
+            | Self::Copy { .. }
+            | Self::WholeCopy { .. }
+            | Self::CopyWanted { .. }
             | Self::BlobRequest { .. }
             | Self::BlobChunk { .. }
             | Self::BlobMissing { .. } => Class::Bulk,
@@ -328,9 +415,21 @@ impl Message {
             | Self::StopAttempt { .. }
             | Self::AttemptEndedAck { .. } => matches!((from, to), (Role::Manager, Role::Worker)),
             Self::Ledger { .. }
-            | Self::ManagerStatus { .. }
+            | Self::PeerStatus { .. }
             | Self::KeepBlob { .. }
-            | Self::BlobKept { .. } => matches!((from, to), (Role::Manager, Role::Manager)),
+            | Self::BlobKept { .. } => {
+                matches!((from, to), (Role::Manager, Role::Manager) | (Role::Gate, Role::Gate))
+            }
+            Self::Propose { .. }
+            | Self::ProposalRefused { .. }
+            | Self::Copy { .. }
+            | Self::WholeCopy { .. }
+            | Self::CopyAsked { .. }
+            | Self::CopyHeld { .. }
+            | Self::CopyWanted { .. }
+            | Self::Ask { .. }
+            | Self::AskDropped { .. }
+            | Self::Answer { .. } => matches!((from, to), (Role::Gate, Role::Gate)),
             Self::Delta(_) => {
                 matches!((from, to), (Role::Worker, Role::Manager) | (Role::Manager, Role::Gate))
             }
@@ -342,7 +441,7 @@ impl Message {
             | Self::BlobMissing { .. }
             | Self::StaleFence { .. } => matches!(
                 (from, to),
-                (Role::Gate, Role::Manager)
+                (Role::Gate, Role::Manager | Role::Gate)
                     | (Role::Manager, Role::Gate | Role::Worker | Role::Manager)
                     | (Role::Worker, Role::Manager)
             ),
@@ -368,9 +467,19 @@ impl Message {
             Self::Lead { .. } => "lead",
             Self::NotLeader { .. } => "not_leader",
             Self::Ledger { .. } => "ledger",
-            Self::ManagerStatus { .. } => "manager_status",
+            Self::PeerStatus { .. } => "peer_status",
             Self::KeepBlob { .. } => "keep_blob",
             Self::BlobKept { .. } => "blob_kept",
+            Self::Propose { .. } => "propose",
+            Self::ProposalRefused { .. } => "proposal_refused",
+            Self::Copy { .. } => "copy",
+            Self::WholeCopy { .. } => "whole_copy",
+            Self::CopyAsked { .. } => "copy_asked",
+            Self::CopyHeld { .. } => "copy_held",
+            Self::CopyWanted { .. } => "copy_wanted",
+            Self::Ask { .. } => "ask",
+            Self::AskDropped { .. } => "ask_dropped",
+            Self::Answer { .. } => "answer",
             Self::OfferAttempt(_) => "offer_attempt",
             Self::AttemptAccepted { .. } => "attempt_accepted",
             Self::AttemptRefused { .. } => "attempt_refused",
@@ -765,11 +874,22 @@ pub enum Pressure {
     Reject,
 }
 
+/// How far a gate's copy of a job's statistics is. Compared as (fence, position).
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
+pub struct CopyMark {
+    /// The fence of the owner that it comes from.
+    pub fence: Fence,
+    /// How often that owner has added something.
+    pub position: u64,
+}
+
 /// What a fence guards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Subject {
     /// A gate's ownership of a job.
-    Job(PartId),
+    Job(JobId),
     /// A manager's leadership of its datacenter.
     Leadership,
 }
@@ -779,18 +899,45 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sec_02_only_managers_talk_of_their_ledger() {
+    fn sec_02_only_nodes_of_one_cluster_talk_of_its_ledger() {
         let hash = BlobHash([0; 32]);
         let messages = [
             Message::Ledger { number: 1, offset: 0, total: 0, bytes: Vec::new() },
-            Message::ManagerStatus { is_founded: true, software: SOFTWARE.to_owned() },
+            Message::PeerStatus { is_founded: true, software: SOFTWARE.to_owned() },
             Message::KeepBlob { hash },
             Message::BlobKept { hash },
         ];
         let roles = [Role::Client, Role::Gate, Role::Manager, Role::Worker];
         for message in messages {
             for (from, to) in roles.into_iter().flat_map(|from| roles.map(|to| (from, to))) {
-                let may_pass = (from, to) == (Role::Manager, Role::Manager);
+                let may_pass =
+                    matches!((from, to), (Role::Manager, Role::Manager) | (Role::Gate, Role::Gate));
+                let name = message.name();
+                assert_eq!(message.may_pass(from, to), may_pass, "{name} from {from} to {to}");
+            }
+        }
+    }
+
+    #[test]
+    fn sec_02_only_gates_talk_of_jobs_among_themselves() {
+        let job = JobId::from_parts(0, 0);
+        let (fence, mark) = (Fence(1), CopyMark::default());
+        let messages = [
+            Message::Propose { proposal: ProposalId(1), entry: Vec::new() },
+            Message::ProposalRefused { proposal: ProposalId(1) },
+            Message::Copy { job, mark, changes: Vec::new() },
+            Message::WholeCopy { job, mark, hash: BlobHash([0; 32]) },
+            Message::CopyAsked { job, fence },
+            Message::CopyHeld { job, fence, mark },
+            Message::CopyWanted { job },
+            Message::Ask { number: 1, question: Vec::new() },
+            Message::AskDropped { number: 1 },
+            Message::Answer { number: 1, answer: Vec::new() },
+        ];
+        let roles = [Role::Client, Role::Gate, Role::Manager, Role::Worker];
+        for message in messages {
+            for (from, to) in roles.into_iter().flat_map(|from| roles.map(|to| (from, to))) {
+                let may_pass = (from, to) == (Role::Gate, Role::Gate);
                 let name = message.name();
                 assert_eq!(message.may_pass(from, to), may_pass, "{name} from {from} to {to}");
             }

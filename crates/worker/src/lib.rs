@@ -537,7 +537,17 @@ impl Worker {
             | Message::Delta(_)
             | Message::BlobRequest { .. }
             | Message::Ledger { .. }
-            | Message::ManagerStatus { .. }
+            | Message::PeerStatus { .. }
+            | Message::Propose { .. }
+            | Message::ProposalRefused { .. }
+            | Message::Copy { .. }
+            | Message::WholeCopy { .. }
+            | Message::CopyAsked { .. }
+            | Message::CopyHeld { .. }
+            | Message::CopyWanted { .. }
+            | Message::Ask { .. }
+            | Message::AskDropped { .. }
+            | Message::Answer { .. }
             | Message::KeepBlob { .. }
             | Message::BlobKept { .. } => {}
         }
