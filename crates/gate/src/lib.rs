@@ -10,6 +10,7 @@
 
 mod owner;
 mod request;
+pub mod ring;
 mod seal;
 pub mod state;
 mod statistics;
