@@ -13,20 +13,20 @@
 //! assert!(Time::ZERO + Duration::from_secs(1) > Time::ZERO);
 //! ```
 
-mod backoff;
 mod blob;
 mod id;
+mod load;
 mod order;
 mod random;
 mod status;
 mod time;
 
-pub use backoff::Backoff;
 pub use blob::{BlobHash, ParseBlobHashError};
 pub use id::{
     AttemptId, AttemptNumber, ClientId, DatacenterId, JobId, NodeId, ParseIdError, PartId,
     PartIndex, Role, ShardId, ShardIndex, WorkflowIndex,
 };
+pub use load::{Class, OverloadState, Pressure};
 pub use order::{DeltaSeq, Fence, Incarnation, ProgressSeq, ProposalId, Version};
 pub use random::SplitMix;
 pub use status::{EndStatus, FailureCause, JobState, Outcome, OutcomeCounts, Verdict};

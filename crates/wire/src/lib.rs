@@ -28,10 +28,11 @@ pub use frame::{
     decode_value, encode_frame, encode_value,
 };
 pub use handshake::{Hello, HelloError, PROTOCOL_MAX, PROTOCOL_MIN};
+pub use hyperscale_model::{Class, Pressure};
 pub use ledger::{Assembly, LEDGER_BYTES_MAX, ledger_pieces};
 pub use message::{
-    Assignment, AttemptEnd, AttemptPhase, AttemptReport, AttemptSummary, BLOB_CHUNK_BYTES, Class,
+    Assignment, AttemptEnd, AttemptPhase, AttemptReport, AttemptSummary, BLOB_CHUNK_BYTES,
     DatacenterStatus, Gap, GapCause, Message, NODES_TOLD_MAX, NodeState, NodeStatus, PartOffer,
-    PartReport, PartResult, Pressure, RefuseAttempt, RefusePart, SOFTWARE, StopMode, StopReason,
-    Subject, WorkerReport, WorkflowReport, WorkflowState,
+    PartReport, PartResult, RefuseAttempt, RefusePart, SOFTWARE, StopMode, StopReason, Subject,
+    WorkerReport, WorkflowReport, WorkflowState,
 };

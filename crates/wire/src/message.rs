@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use hyperscale_model::{
-    AttemptId, BlobHash, DatacenterId, DeltaSeq, EndStatus, Fence, NodeId, PartId, ProgressSeq,
-    Role, ShardId, Time, Version, WallTime, WorkflowIndex,
+    AttemptId, BlobHash, Class, DatacenterId, DeltaSeq, EndStatus, Fence, NodeId, PartId, Pressure,
+    ProgressSeq, Role, ShardId, Time, Version, WallTime, WorkflowIndex,
 };
 use hyperscale_plan::expr::Value;
 use hyperscale_plan::{Context, Secrets, Slice};
@@ -248,19 +248,6 @@ pub enum Message {
         /// The fence that the receiver holds.
         held: Fence,
     },
-}
-
-/// Which messages wait or are dropped first under pressure.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Class {
-    /// Leases, stops, ends, acknowledgements: never dropped.
-    Control,
-    /// Offers and starts.
-    Dispatch,
-    /// Progress and status.
-    Progress,
-    /// Statistics and blobs.
-    Bulk,
 }
 
 impl Message {
@@ -747,22 +734,6 @@ pub enum AttemptEnd {
     },
     /// The worker leaves before the load is done.
     Drained,
-}
-
-/// How much a receiver of statistics can take.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
-)]
-pub enum Pressure {
-    /// All.
-    #[default]
-    None,
-    /// Windows of 2 s.
-    Throttle,
-    /// Windows of 5 s.
-    Batch,
-    /// Totals only.
-    Reject,
 }
 
 /// What a fence guards.
