@@ -14,6 +14,7 @@
 //! ```
 
 mod blob;
+mod health;
 mod id;
 mod load;
 mod order;
@@ -22,6 +23,9 @@ mod status;
 mod time;
 
 pub use blob::{BlobHash, ParseBlobHashError};
+pub use health::{
+    DatacenterCounts, DatacenterHealth, NodeDecision, NodeHealth, NodeSignals, Progress,
+};
 pub use id::{
     AttemptId, AttemptNumber, ClientId, DatacenterId, JobId, NodeId, ParseIdError, PartId,
     PartIndex, Role, ShardId, ShardIndex, WorkflowIndex,
