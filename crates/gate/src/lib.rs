@@ -8,6 +8,7 @@
 
 #![warn(clippy::wildcard_enum_match_arm)]
 
+pub mod federation;
 mod owner;
 mod request;
 pub mod ring;
