@@ -12,6 +12,7 @@ pub mod federation;
 mod owner;
 mod request;
 pub mod ring;
+pub mod router;
 mod seal;
 pub mod state;
 mod statistics;
