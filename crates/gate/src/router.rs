@@ -202,6 +202,25 @@ pub struct Ranking {
 }
 
 impl Ranking {
+    /// The named datacenters of a job that are not in the order, each with the reason, if it is
+    /// known at all. One is enough to refuse the job: named is a promise.
+    pub fn missing<'a>(
+        &'a self,
+        wish: &'a Wish,
+    ) -> impl Iterator<Item = (&'a DatacenterId, Option<Exclusion>)> {
+        let is_there = |name: &DatacenterId| self.order.iter().any(|r| r.datacenter == *name);
+        (wish.named.iter().flatten())
+            .filter(move |name| !is_there(name))
+            .map(|name| (name, self.exclusion(name)))
+    }
+
+    /// Why each of the others is not taken, in a line for people.
+    #[must_use]
+    pub fn reasons(&self) -> String {
+        let one = |(name, why): &(DatacenterId, Exclusion)| format!("`{name}`: {why}");
+        self.excluded.iter().map(one).collect::<Vec<_>>().join("; ")
+    }
+
     /// Why a datacenter is not in the order; `None` if it is, or was no candidate.
     #[must_use]
     pub fn exclusion(&self, datacenter: &DatacenterId) -> Option<Exclusion> {

@@ -506,6 +506,20 @@ fn dsp_08_named_datacenters_and_bounds_are_never_left() {
 }
 
 #[test]
+fn dsp_08_a_named_one_that_is_missing_is_told_with_the_reason() {
+    let names = ["a", "b", "gone"].map(dc);
+    let wish = Wish { named: Some(BTreeSet::from(names)), ..Wish::default() };
+    let mut candidates = [candidate("a", 10), candidate("b", 20), candidate("c", 30)];
+    candidates[1].standing = Standing::Unreachable;
+
+    let ranking = rank(NOW, &candidates, &wish);
+
+    let missing: Vec<_> = ranking.missing(&wish).collect();
+    assert_eq!(missing, [(&dc("b"), Some(Exclusion::Unreachable)), (&dc("gone"), None)]);
+    assert_eq!(ranking.reasons(), "`b`: it is not reachable; `c`: the job names others");
+}
+
+#[test]
 fn dsp_08_the_service_factor_is_clamped_and_needs_fresh_samples() {
     let with = |ratio, samples, secs| {
         let age = Duration::from_secs(secs);
