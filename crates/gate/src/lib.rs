@@ -10,10 +10,12 @@
 
 pub mod federation;
 mod owner;
+pub mod peers;
 mod request;
 pub mod ring;
 pub mod router;
 mod seal;
+pub mod spill;
 pub mod state;
 mod statistics;
 
