@@ -20,6 +20,7 @@
 
 #![warn(clippy::wildcard_enum_match_arm)]
 
+mod alarm;
 mod backoff;
 mod breaker;
 mod bucket;
@@ -31,6 +32,7 @@ mod rtt;
 mod shed;
 mod timeout;
 
+pub use alarm::{Alarm, Crossing, Managers, ManagersTrouble};
 pub use backoff::Backoff;
 pub use breaker::{Breaker, BreakerConfig, Breakers, Call};
 pub use bucket::{Buckets, Rate};
