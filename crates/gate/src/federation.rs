@@ -161,7 +161,7 @@ impl Correlation {
 }
 
 /// Probes without an answer that are remembered; an answer to an older one says nothing.
-const PROBES_OPEN_MAX: usize = 16;
+const PROBES_OPEN_MAX: usize = 64;
 
 #[derive(Debug, Clone, Copy)]
 enum State {
@@ -310,12 +310,13 @@ impl Watch {
         probe: ProbeSeq,
         leader: Leader,
     ) -> (Acked, Option<Change>) {
-        let Some(place) = self.open.iter().position(|&(open, _)| open == probe) else {
-            return (Acked::Stale, None);
-        };
+        // A leader is one by its fence, even if its answer is no sign of life.
         if !self.adopt(leader) {
             return (Acked::Stale, None);
         }
+        let Some(place) = self.open.iter().position(|&(open, _)| open == probe) else {
+            return (Acked::Stale, None);
+        };
         if let Some((_, sent_at)) = self.open.remove(place) {
             let rtt = now.since(sent_at);
             match &mut self.rtt {
@@ -413,12 +414,14 @@ impl Federation {
         Self { config, watches: BTreeMap::new() }
     }
 
-    /// A probe is being sent, to one or several managers of the datacenter: it carries this number.
+    /// A probe is being sent to a manager of the datacenter: it carries this number, and no other
+    /// probe does.
     pub fn probe(&mut self, now: Time, datacenter: &DatacenterId) -> ProbeSeq {
         self.watches.entry(datacenter.clone()).or_insert_with(Watch::new).probe(now)
     }
 
-    /// A leader has answered a probe.
+    /// A leader has answered a probe. One with a higher fence is the leader from now on, whatever
+    /// the answer is worth otherwise.
     pub fn on_ack(
         &mut self,
         now: Time,

@@ -183,6 +183,19 @@ fn fed_03_a_new_leader_is_taken_at_once_and_old_answers_change_nothing() {
 }
 
 #[test]
+fn fed_03_a_leader_counts_even_if_its_answer_is_no_life() {
+    let mut federation = Federation::new(CONFIG);
+    let probe = federation.probe(at(0), &dc("a"));
+    federation.on_ack(at(50), &dc("a"), probe, leader(1, 10));
+
+    let (acked, _) = federation.on_ack(at(9_000), &dc("a"), probe, leader(2, 20));
+
+    assert_eq!(acked, Acked::Stale, "that probe was answered");
+    assert_eq!(federation.get(&dc("a")).unwrap().leader(), Some(leader(2, 20)));
+    assert_eq!(federation.next_deadline(), Some(at(15_050)), "a doubled answer is no life");
+}
+
+#[test]
 fn fed_03_a_lower_incarnation_is_ignored() {
     let mut federation = Federation::new(CONFIG);
     let probe = federation.probe(at(0), &dc("a"));
