@@ -15,10 +15,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyperscale_blobs::hash_of;
-use hyperscale_model::{AttemptId, BlobHash, DeltaSeq, Fence, JobId, NodeId, Time};
+use hyperscale_model::{AttemptId, BlobHash, DeltaSeq, Fence, JobId, NodeId, Pressure, Time};
 use hyperscale_report::EventRecord;
 use hyperscale_stats::Delta;
-use hyperscale_wire::{CopyMark, Message, PartReport, Pressure, decode_value, encode_value};
+use hyperscale_wire::{CopyMark, Message, PartReport, decode_value, encode_value};
 use serde::{Deserialize, Serialize};
 
 use crate::owner::EVENTS_MAX;

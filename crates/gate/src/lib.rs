@@ -11,10 +11,12 @@
 #![warn(clippy::wildcard_enum_match_arm)]
 
 mod copies;
+mod federation;
 mod owner;
 mod peers;
 mod request;
 mod ring;
+mod router;
 mod seal;
 pub mod state;
 mod statistics;

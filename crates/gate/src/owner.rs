@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use hyperscale_model::{
     AttemptId, DeltaSeq, EndStatus, FailureCause, Fence, JobId, NodeId, PartId, PartIndex,
-    ProgressSeq, Time, Verdict, WorkflowIndex,
+    Pressure, ProgressSeq, Time, Verdict, WorkflowIndex,
 };
 use hyperscale_plan::{Plan, Secrets};
 use hyperscale_report::{
@@ -15,8 +15,8 @@ use hyperscale_report::{
 };
 use hyperscale_stats::{Delta, Histogram};
 use hyperscale_wire::{
-    CopyMark, Gap, Message, PartOffer, PartReport, PartResult, Pressure, RefusePart, StopMode,
-    StopReason, WorkflowState, decode_value,
+    CopyMark, Gap, Message, PartOffer, PartReport, PartResult, RefusePart, StopMode, StopReason,
+    WorkflowState, decode_value,
 };
 
 use crate::copies::{Acknowledgement, Change, Checkpoint, Copies, as_blob, keep_event};

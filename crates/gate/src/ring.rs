@@ -12,17 +12,17 @@ use std::collections::BTreeSet;
 use hyperscale_model::{JobId, NodeId, SplitMix};
 
 /// The gate that owns a job while these are alive; `None` if none is.
-pub(crate) fn owner(job: JobId, gates: impl IntoIterator<Item = NodeId>) -> Option<NodeId> {
+pub fn owner(job: JobId, gates: impl IntoIterator<Item = NodeId>) -> Option<NodeId> {
     gates.into_iter().max_by_key(|&gate| rank(job, gate))
 }
 
 /// The gate that owns a job once its owner is gone; `None` if there is no other.
-pub(crate) fn backup(job: JobId, gates: impl IntoIterator<Item = NodeId>) -> Option<NodeId> {
+pub fn backup(job: JobId, gates: impl IntoIterator<Item = NodeId>) -> Option<NodeId> {
     preference(job, gates).into_iter().nth(1)
 }
 
 /// All gates, each once, in the order in which they would own a job if those before were gone.
-pub(crate) fn preference(job: JobId, gates: impl IntoIterator<Item = NodeId>) -> Vec<NodeId> {
+pub fn preference(job: JobId, gates: impl IntoIterator<Item = NodeId>) -> Vec<NodeId> {
     let distinct: BTreeSet<NodeId> = gates.into_iter().collect();
     let mut gates: Vec<NodeId> = distinct.into_iter().collect();
     gates.sort_by_key(|&gate| Reverse(rank(job, gate)));

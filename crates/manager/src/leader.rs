@@ -9,16 +9,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyperscale_model::{
-    AttemptId, BlobHash, DeltaSeq, EndStatus, FailureCause, Fence, NodeId, PartId, ProgressSeq,
-    ProposalId, ShardIndex, SplitMix, Time, WorkflowIndex,
+    AttemptId, BlobHash, DeltaSeq, EndStatus, FailureCause, Fence, NodeId, PartId, Pressure,
+    ProgressSeq, ProposalId, ShardIndex, SplitMix, Time, WorkflowIndex,
 };
 use hyperscale_plan::expr::Value;
 use hyperscale_plan::{Plan, Priority};
 use hyperscale_stats::{Arrival, Delta, Watermark};
 use hyperscale_wire::{
     Assignment, AttemptEnd, AttemptPhase, AttemptSummary, GapCause, Message, PartReport,
-    PartResult, Pressure, RefuseAttempt, StopMode, StopReason, WorkerReport, WorkflowReport,
-    WorkflowState,
+    PartResult, RefuseAttempt, StopMode, StopReason, WorkerReport, WorkflowReport, WorkflowState,
 };
 
 use crate::gap::gaps;

@@ -1,10 +1,10 @@
 #![expect(clippy::wildcard_enum_match_arm, reason = "tests look at a few messages of many")]
 
-use hyperscale_model::{DeltaSeq, JobId, PartIndex};
+use hyperscale_model::{DeltaSeq, JobId, PartIndex, Pressure};
 use hyperscale_plan::{
     After, HttpSettings, Load, PLAN_FORMAT, RunSettings, Slice, StepName, Workflow,
 };
-use hyperscale_wire::{AttemptPhase, AttemptReport, Pressure, StopMode, StopReason};
+use hyperscale_wire::{AttemptPhase, AttemptReport, StopMode, StopReason};
 
 use super::*;
 

@@ -13,20 +13,24 @@
 //! assert!(Time::ZERO + Duration::from_secs(1) > Time::ZERO);
 //! ```
 
-mod backoff;
 mod blob;
+mod health;
 mod id;
+mod load;
 mod order;
 mod random;
 mod status;
 mod time;
 
-pub use backoff::Backoff;
 pub use blob::{BlobHash, ParseBlobHashError};
+pub use health::{
+    DatacenterCounts, DatacenterHealth, NodeDecision, NodeHealth, NodeSignals, Progress,
+};
 pub use id::{
     AttemptId, AttemptNumber, ClientId, DatacenterId, JobId, NodeId, ParseIdError, PartId,
     PartIndex, Role, ShardId, ShardIndex, WorkflowIndex,
 };
+pub use load::{Class, OverloadState, Pressure};
 pub use order::{DeltaSeq, Fence, Incarnation, ProgressSeq, ProposalId, Version};
 pub use random::SplitMix;
 pub use status::{EndStatus, FailureCause, JobState, Outcome, OutcomeCounts, Verdict};

@@ -4,7 +4,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyperscale_model::{Backoff, Role};
+use hyperscale_model::Role;
+use hyperscale_resilience::Backoff;
 use hyperscale_wire::Hello;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;

@@ -36,10 +36,11 @@ use hyperscale_plan::{Plan, Secrets};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 
-pub use crate::limits::{Limits, Rate};
+pub use crate::limits::Limits;
 pub use crate::openapi::document as openapi;
 pub use crate::problem::Problem;
 pub use crate::tokens::{Access, Token, Tokens};
+pub use hyperscale_resilience::Rate;
 
 use crate::limits::{Asker, RateLimiter};
 use crate::operations::{OPERATIONS, Operation, methods_of};
@@ -222,7 +223,7 @@ impl Api {
         let Some(limiter) = &self.limiter else { return Ok(()) };
         let now = self.front.observer.clock().now();
         let mut limiter = limiter.lock().unwrap_or_else(PoisonError::into_inner);
-        limiter.take(now, asker, operation).map_err(|wait: Duration| {
+        limiter.take(now, (asker, operation)).map_err(|wait: Duration| {
             self.front.counts.rate_limited.fetch_add(1, Ordering::Relaxed);
             let message = format!("too many requests of this kind; the next may come in {wait:?}");
             // Whole seconds, and never too early.

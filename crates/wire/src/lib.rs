@@ -30,8 +30,8 @@ pub use frame::{
 pub use handshake::{Hello, HelloError, PROTOCOL_MAX, PROTOCOL_MIN};
 pub use ledger::{Assembly, LEDGER_BYTES_MAX, ledger_pieces};
 pub use message::{
-    Assignment, AttemptEnd, AttemptPhase, AttemptReport, AttemptSummary, BLOB_CHUNK_BYTES, Class,
+    Assignment, AttemptEnd, AttemptPhase, AttemptReport, AttemptSummary, BLOB_CHUNK_BYTES,
     CopyMark, DatacenterStatus, Gap, GapCause, Message, NODES_TOLD_MAX, NodeState, NodeStatus,
-    PartOffer, PartReport, PartResult, Pressure, RefuseAttempt, RefusePart, SOFTWARE, StopMode,
-    StopReason, Subject, WorkerReport, WorkflowReport, WorkflowState,
+    PartOffer, PartReport, PartResult, RefuseAttempt, RefusePart, SOFTWARE, StopMode, StopReason,
+    Subject, WorkerReport, WorkflowReport, WorkflowState,
 };

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use hyperscale_model::{
-    AttemptId, BlobHash, DatacenterId, DeltaSeq, EndStatus, Fence, JobId, NodeId, PartId,
-    ProgressSeq, ProposalId, Role, ShardId, Time, Version, WallTime, WorkflowIndex,
+    AttemptId, BlobHash, Class, DatacenterId, DeltaSeq, EndStatus, Fence, JobId, NodeId, PartId,
+    Pressure, ProgressSeq, ProposalId, Role, ShardId, Time, Version, WallTime, WorkflowIndex,
 };
 use hyperscale_plan::expr::Value;
 use hyperscale_plan::{Context, Secrets, Slice};
@@ -324,19 +324,6 @@ pub enum Message {
         /// The fence that the receiver holds.
         held: Fence,
     },
-}
-
-/// Which messages wait or are dropped first under pressure.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Class {
-    /// Leases, stops, ends, acknowledgements: never dropped.
-    Control,
-    /// Offers and starts.
-    Dispatch,
-    /// Progress and status.
-    Progress,
-    /// Statistics and blobs.
-    Bulk,
 }
 
 impl Message {
@@ -856,22 +843,6 @@ pub enum AttemptEnd {
     },
     /// The worker leaves before the load is done.
     Drained,
-}
-
-/// How much a receiver of statistics can take.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
-)]
-pub enum Pressure {
-    /// All.
-    #[default]
-    None,
-    /// Windows of 2 s.
-    Throttle,
-    /// Windows of 5 s.
-    Batch,
-    /// Totals only.
-    Reject,
 }
 
 /// How far a gate's copy of a job's statistics is. Compared as (fence, position).

@@ -28,13 +28,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyperscale_blobs::Blobs;
-use hyperscale_model::{AttemptId, BlobHash, DeltaSeq, Fence, NodeId, Time, Version};
+use hyperscale_model::{AttemptId, BlobHash, DeltaSeq, Fence, NodeId, Pressure, Time, Version};
 use hyperscale_plan::Plan;
 use hyperscale_plan::expr::Value;
 use hyperscale_stats::WindowFigures;
 use hyperscale_wire::{
-    Assignment, AttemptEnd, AttemptPhase, AttemptReport, AttemptSummary, Message, Pressure,
-    RefuseAttempt, SOFTWARE, StopMode, Subject, WorkerReport,
+    Assignment, AttemptEnd, AttemptPhase, AttemptReport, AttemptSummary, Message, RefuseAttempt,
+    SOFTWARE, StopMode, Subject, WorkerReport,
 };
 
 use crate::attempt::{Attempt, Phase};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::SplitMix;
+use hyperscale_model::SplitMix;
 
 /// Full jitter: the k-th delay is uniform on `[0, min(cap, base · 2^k)]`
 /// (Brooker, "Exponential Backoff And Jitter", 2015).
