@@ -1,5 +1,7 @@
 //! A gate's HTTP API, from the client's side.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Full, Limited};
@@ -50,11 +52,13 @@ impl ApiError {
     }
 }
 
-/// A gate.
+/// One or several gates of a cluster, each of which can answer everything.
 #[derive(Debug, Clone)]
 pub(crate) struct Api {
-    /// `host:port`.
-    address: String,
+    /// `host:port` of each.
+    addresses: Vec<String>,
+    /// The one that answered last.
+    current: Arc<AtomicUsize>,
     token: Option<String>,
 }
 
@@ -67,12 +71,13 @@ pub(crate) enum News {
 }
 
 impl Api {
-    pub(crate) fn new(address: String, token: Option<String>) -> Self {
-        Self { address, token }
+    pub(crate) fn new(addresses: Vec<String>, token: Option<String>) -> Self {
+        Self { addresses, current: Arc::default(), token }
     }
 
-    /// Sends a request, and sends it again when the gate says that it may. Each of ours may be
-    /// repeated: submissions have keys, and a second stop stops nothing more.
+    /// Sends a request to a gate, to the others if that fails, and again when they say that it may
+    /// be. Each of ours may be repeated: submissions have keys, and a second stop stops nothing
+    /// more.
     async fn send(
         &self,
         method: Method,
@@ -83,7 +88,7 @@ impl Api {
         let body = Bytes::from(body.unwrap_or_default());
         let mut tries = 1;
         loop {
-            let error = match self.send_once(method.clone(), path, last_event, body.clone()).await {
+            let error = match self.ask_each(&method, path, last_event, &body).await {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
@@ -100,15 +105,44 @@ impl Api {
         }
     }
 
+    /// Asks one gate after the other until one can answer.
+    async fn ask_each(
+        &self,
+        method: &Method,
+        path: &str,
+        last_event: Option<u64>,
+        body: &Bytes,
+    ) -> Result<Response<Incoming>, ApiError> {
+        let mut failure = None;
+        for _ in &self.addresses {
+            let place = self.current.load(Ordering::Relaxed) % self.addresses.len();
+            let address = &self.addresses[place];
+            let asked = self.send_once(address, method.clone(), path, last_event, body.clone());
+            match asked.await {
+                Err(error) if error.is_transient() && self.addresses.len() > 1 => {
+                    tracing::debug!(%address, path, %error, "asking another gate");
+                    self.current.store(place + 1, Ordering::Relaxed);
+                    // A gate that says when to come again knows more than one that is gone.
+                    if failure.as_ref().is_none_or(|known: &ApiError| !known.was_waited_for()) {
+                        failure = Some(error);
+                    }
+                }
+                answered => return answered,
+            }
+        }
+        Err(failure.unwrap_or_else(|| ApiError::Unreadable("no gate was named".to_owned())))
+    }
+
     async fn send_once(
         &self,
+        address: &str,
         method: Method,
         path: &str,
         last_event: Option<u64>,
         body: Bytes,
     ) -> Result<Response<Incoming>, ApiError> {
-        let unreachable = |source| ApiError::Unreachable { address: self.address.clone(), source };
-        let stream = TcpStream::connect(&self.address).await.map_err(unreachable)?;
+        let unreachable = |source| ApiError::Unreachable { address: address.to_owned(), source };
+        let stream = TcpStream::connect(address).await.map_err(unreachable)?;
         stream.set_nodelay(true).map_err(unreachable)?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
@@ -120,7 +154,7 @@ impl Api {
         let mut request = Request::builder()
             .method(method)
             .uri(format!("/api/v1{path}"))
-            .header(HOST, &self.address)
+            .header(HOST, address)
             .header(CONTENT_TYPE, "application/json");
         if let Some(token) = &self.token {
             request = request.header(AUTHORIZATION, format!("Bearer {token}"));
@@ -243,7 +277,7 @@ mod tests {
     /// A gate that refuses so many times with a pause, and then has no jobs.
     async fn busy_gate(refusals: usize, pause: u64) -> (Api, tokio::task::JoinHandle<usize>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let api = Api::new(listener.local_addr().unwrap().to_string(), None);
+        let api = Api::new(vec![listener.local_addr().unwrap().to_string()], None);
         let asked = tokio::spawn(async move {
             for refused in 0.. {
                 let (mut stream, _) = listener.accept().await.unwrap();
@@ -275,6 +309,18 @@ mod tests {
         let jobs: Vec<String> = api.get("/jobs").await.unwrap();
 
         assert_eq!((jobs.len(), asked.await.unwrap()), (0, 3));
+    }
+
+    #[tokio::test]
+    async fn orp_07_a_client_asks_the_next_gate_when_one_is_gone() {
+        let (gate, asked) = busy_gate(0, 0).await;
+        let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let api = Api::new(vec![gone.to_string(), gate.addresses[0].clone()], None);
+
+        let jobs: Vec<String> = api.get("/jobs").await.unwrap();
+
+        assert_eq!((jobs.len(), asked.await.unwrap()), (0, 0));
+        assert_eq!(api.current.load(Ordering::Relaxed), 1, "the next question goes there too");
     }
 
     #[tokio::test]

@@ -276,6 +276,9 @@ pub(crate) struct NodeArgs {
     /// The manager that this node calls; may be repeated
     #[arg(long, value_name = "ADDRESS", env = "HYPERSCALE_JOIN", value_delimiter = ',')]
     pub(crate) join: Vec<String>,
+    /// The other gates of the cluster, 2 or 4; may be repeated
+    #[arg(long, value_name = "ADDRESS", env = "HYPERSCALE_GATES", value_delimiter = ',')]
+    pub(crate) gates: Vec<String>,
     /// The other managers of this one's datacenter, 2 or 4; may be repeated
     #[arg(long, value_name = "ADDRESS", env = "HYPERSCALE_PEERS", value_delimiter = ',')]
     pub(crate) peers: Vec<String>,
@@ -417,9 +420,15 @@ pub(crate) enum CertCommand {
 /// Which gate, and who asks it.
 #[derive(Debug, clap::Args)]
 pub(crate) struct GateArgs {
-    /// The gate's API
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7780", env = "HYPERSCALE_GATE")]
-    pub(crate) gate: String,
+    /// The API of a gate, or of several of a cluster: whoever answers serves; may be repeated
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:7780",
+        env = "HYPERSCALE_GATE",
+        value_delimiter = ','
+    )]
+    pub(crate) gate: Vec<String>,
     /// The token for it
     #[arg(long, value_name = "TOKEN", env = "HYPERSCALE_TOKEN", hide_env_values = true)]
     pub(crate) api_token: Option<String>,

@@ -16,9 +16,10 @@ use crate::terminal::{Act, Command, Screen, State};
 
 /// How often a line is written where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(5);
-/// How often a gate that is gone is tried again, and for how long.
-const RETRY_EVERY: Duration = Duration::from_secs(2);
-const RETRIES: u32 = 8;
+/// How often gates are tried again when none serves the job, and for how long: another gate takes a
+/// job over within seconds.
+const RETRY_EVERY: Duration = Duration::from_millis(500);
+const RETRIES: u32 = 60;
 
 /// Says something to people, beside the results.
 pub(crate) fn say(text: &str) {
@@ -75,7 +76,11 @@ pub(crate) async fn follow(api: &Api, job: JobId, display: Display) -> Result<()
                     Ok(Some(News::End)) => return Ok(()),
                     // The gate went away: another stream goes on after the last event.
                     Ok(None) => events = None,
-                    Err(error) if error.is_transient() => events = None,
+                    Err(error) if error.is_transient() && failures < RETRIES => {
+                        failures += 1;
+                        events = None;
+                        tokio::time::sleep(RETRY_EVERY / 5).await;
+                    }
                     Err(error) => return Err(refused(&error)),
                 }
                 None

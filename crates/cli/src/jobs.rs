@@ -15,8 +15,8 @@ use crate::run::refused;
 use crate::{follow, output, run, source};
 
 fn api(args: &GateArgs) -> Api {
-    let address = args.gate.trim_start_matches("http://").trim_end_matches('/');
-    Api::new(address.to_owned(), args.api_token.clone())
+    let plain = |gate: &String| gate.trim_start_matches("http://").trim_end_matches('/').to_owned();
+    Api::new(args.gate.iter().map(plain).collect(), args.api_token.clone())
 }
 
 fn parse(job: &str) -> Result<JobId, Failure> {

@@ -88,7 +88,7 @@ async fn serve(node: &Node) -> Result<Api, Failure> {
             tracing::error!(%error, "the local API ended");
         }
     });
-    Ok(Api::new(address.to_string(), Some(secret)))
+    Ok(Api::new(vec![address.to_string()], Some(secret)))
 }
 
 async fn ready(api: &Api, cores: u32) -> Result<(), Failure> {

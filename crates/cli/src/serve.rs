@@ -31,8 +31,9 @@ pub(crate) async fn serve(args: Box<ServeArgs>) -> Result<Exit, Failure> {
 /// Runs a node of some roles until it is told to leave.
 pub(crate) async fn node(args: &NodeArgs, roles: &[Role]) -> Result<Exit, Failure> {
     let roles: BTreeSet<Role> = roles.iter().copied().collect();
-    let is_alone =
-        roles.len() > 1 && args.listen.is_none() && args.join.is_empty() && args.peers.is_empty();
+    let is_alone = roles.len() > 1
+        && args.listen.is_none()
+        && [&args.join, &args.peers, &args.gates].into_iter().all(Vec::is_empty);
     if !roles.contains(&Role::Manager) && args.join.is_empty() {
         let message =
             "this node has no manager of its own: say which one it calls with --join ADDRESS";
@@ -48,6 +49,7 @@ pub(crate) async fn node(args: &NodeArgs, roles: &[Role]) -> Result<Exit, Failur
         listen: args.listen,
         join: args.join.clone(),
         peers: args.peers.clone(),
+        gates: args.gates.clone(),
         certificates,
         cluster: args.cluster.clone(),
         environment: args.environment.clone(),

@@ -40,7 +40,7 @@ use crate::owner::Live;
 pub use crate::request::{
     DatacenterView, JobView, NodeView, Reply, Request, RequestError, RequestErrorKind, RequestId,
 };
-use crate::request::{Pending, Questions, WaitingCancel};
+use crate::request::{Pending, Questions, Unknown, WaitingCancel};
 use crate::state::{Applied, Entry, IdempotencyKey, State};
 
 /// Settings of a gate.
@@ -143,6 +143,8 @@ pub enum Input {
     },
     /// The gates' ledger has been started in an earlier life.
     Founded,
+    /// The gate shall leave: others take its jobs over first.
+    Leave,
     /// The link to a node is down.
     Disconnected {
         /// Which node.
@@ -429,6 +431,7 @@ pub struct Gate {
     pending: BTreeMap<IdempotencyKey, Pending>,
     /// Cancels that are not decided yet.
     cancels: Vec<WaitingCancel>,
+    unknown: Vec<Unknown>,
     questions: Questions,
     proposed: BTreeMap<ProposalId, (About, Time)>,
     /// Proposals of other gates that this one has passed to its ledger.
@@ -439,6 +442,7 @@ pub struct Gate {
     last_job: JobId,
     next_review: Time,
     next_beat: Time,
+    is_leaving: bool,
     outputs: Vec<Output>,
 }
 
@@ -467,6 +471,7 @@ impl Gate {
             stored: BTreeSet::new(),
             pending: BTreeMap::new(),
             cancels: Vec::new(),
+            unknown: Vec::new(),
             questions: Questions::default(),
             proposed: BTreeMap::new(),
             relayed: BTreeMap::new(),
@@ -475,6 +480,7 @@ impl Gate {
             last_job: JobId::from_u128(0),
             next_review: Time::ZERO,
             next_beat: Time::ZERO,
+            is_leaving: false,
             outputs: Vec::new(),
         }
     }
@@ -488,6 +494,7 @@ impl Gate {
             }
             Input::GateConnected { gate } => self.on_gate_connected(now, gate),
             Input::Founded => self.peers.note_founded(),
+            Input::Leave => self.is_leaving = true,
             Input::Disconnected { node } => self.on_disconnected(now, node),
             Input::Message { from, message } => self.on_message(now, from, message),
             Input::Request { id, client, request } => self.on_request(now, id, client, request),
@@ -547,6 +554,13 @@ impl Gate {
     #[must_use]
     pub fn takes_part(&self) -> bool {
         self.state.sessions.get(&self.config.node) == Some(&self.config.incarnation)
+    }
+
+    /// Whether this gate was told to leave and others have its jobs, if there are others.
+    #[must_use]
+    pub fn has_left(&self) -> bool {
+        let is_alone = self.config.gates == 1;
+        self.is_leaving && (is_alone || (!self.takes_part() && self.live.is_empty()))
     }
 
     /// Whether this gate leads the gates' ledger.

@@ -429,6 +429,7 @@ impl Gate {
             || !self.state.jobs.is_empty()
             || !self.pending.is_empty()
             || !self.cancels.is_empty()
+            || !self.unknown.is_empty()
             || !self.questions.is_empty()
             || (self.leader.is_some() && !self.takes_part())
             || self.misses_someone()
@@ -447,6 +448,7 @@ impl Gate {
         }
         self.review_pending(now);
         self.review_waiting(now);
+        self.review_unknown(now);
         self.keep_results();
         self.forget_old_jobs(now);
         self.blobs.tick(now);

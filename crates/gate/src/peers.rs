@@ -134,6 +134,13 @@ impl Gate {
         let wait = self.config.decision_wait;
         self.proposed.retain(|_, (_, since)| now < *since + wait);
         let (gate, incarnation) = (self.config.node, self.config.incarnation);
+        if self.is_leaving {
+            if self.takes_part() && self.config.gates > 1 {
+                let entry = Entry::SessionEnded { gate, incarnation, has_left: true };
+                self.propose(now, About::Session(gate), &entry);
+            }
+            return;
+        }
         if !self.takes_part() {
             self.propose(now, About::Session(gate), &Entry::SessionOpened { gate, incarnation });
             return;

@@ -73,6 +73,19 @@ pub enum Request {
     Nodes,
 }
 
+impl Request {
+    /// The job that it is about, if that must be known.
+    const fn job(&self) -> Option<JobId> {
+        match self {
+            Self::Cancel { job, .. }
+            | Self::Get { job }
+            | Self::Results { job }
+            | Self::Watch { job, .. } => Some(*job),
+            Self::Submit { .. } | Self::List | Self::Datacenters | Self::Nodes => None,
+        }
+    }
+}
+
 /// What a client is told.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Reply {
@@ -212,6 +225,16 @@ pub(crate) struct Pending {
     proposed: Option<Time>,
 }
 
+/// Someone asks for a job that this gate has not heard of.
+#[derive(Debug)]
+pub(crate) struct Unknown {
+    id: RequestId,
+    client: ClientId,
+    request: Request,
+    job: JobId,
+    since: Time,
+}
+
 /// Someone waits for a stop to be decided.
 #[derive(Debug)]
 pub(crate) struct WaitingCancel {
@@ -330,6 +353,35 @@ impl Gate {
         client: ClientId,
         request: Request,
     ) {
+        if let Some(job) = request.job()
+            && !self.state.jobs.contains_key(&job)
+            && !self.leads
+            && self.config.gates > 1
+        {
+            // Perhaps it was accepted at another gate a moment ago, and the news is on its way.
+            self.unknown.push(Unknown { id, client, request, job, since: now });
+            return;
+        }
+        self.serve(now, id, client, request);
+    }
+
+    /// Serves those who ask for a job that has become known, or will not any more.
+    pub(crate) fn review_unknown(&mut self, now: Time) {
+        let wait = self.config.beat;
+        let (due, waiting) = std::mem::take(&mut self.unknown).into_iter().partition(|asked| {
+            self.state.jobs.contains_key(&asked.job) || now >= asked.since + wait
+        });
+        self.unknown = waiting;
+        let due: Vec<Unknown> = due;
+        for Unknown { id, client, request, job, .. } in due {
+            match self.why_not_ready().filter(|_| !self.state.jobs.contains_key(&job)) {
+                Some(why) => self.reply_error(id, RequestErrorKind::NotReady, &why),
+                None => self.serve(now, id, client, request),
+            }
+        }
+    }
+
+    fn serve(&mut self, now: Time, id: RequestId, client: ClientId, request: Request) {
         match request {
             Request::Submit { key, plan, blobs, secrets } => {
                 let key = IdempotencyKey { client, key };
@@ -785,6 +837,7 @@ impl Gate {
             pending.waiting.retain(|waiting| *waiting != id);
         }
         self.cancels.retain(|cancel| cancel.id != id);
+        self.unknown.retain(|asked| asked.id != id);
         for (owner, number) in self.questions.drop_of(id) {
             self.send(owner, Message::AskDropped { number });
         }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use hyperscale_gate::{
     Event, Gate, GateConfig, Input, Output, Reply, Request, RequestError, RequestErrorKind,
@@ -17,7 +18,11 @@ use crate::link::LinkEvent;
 use crate::links::{Change, Links};
 use crate::observe::{Count, Observer, Part};
 use crate::storage::{Storage, random};
+use crate::talk::Talk;
 use crate::timers::LedgerTimers;
+
+/// How long a gate that leaves waits for the others to know.
+const LEAVE_LIMIT: Duration = Duration::from_secs(5);
 
 /// What comes from outside the cluster.
 #[derive(Debug)]
@@ -79,9 +84,11 @@ pub(crate) struct GateHost {
     ledger: Ledger,
     storage: Storage,
     links: Links,
+    talk: Talk,
     waiting: BTreeMap<RequestId, oneshot::Sender<Reply>>,
     observer: Arc<Observer>,
-    is_leaving: bool,
+    /// When it goes, whether or not the others know by then.
+    leaves_at: Option<Time>,
 }
 
 impl GateHost {
@@ -100,11 +107,11 @@ impl GateHost {
         for (job, checkpoint) in storage.checkpoints()? {
             gate.handle(now, Input::Checkpoint { job, checkpoint });
         }
-        let mut ledger = open_ledger(&storage, "gate", node, timers, now)?;
-        // So far it is the only voter of its ledger.
-        ledger.handle(now, LedgerInput::Bootstrap { voters: vec![node] });
+        let ledger = open_ledger(&storage, "gate", node, timers, now)?;
+        gate.handle(now, if ledger.is_founded() { Input::Founded } else { Input::Tick });
         let (links, waiting) = (Links::new(Arc::clone(&observer)), BTreeMap::new());
-        Ok(Self { gate, ledger, storage, links, waiting, observer, is_leaving: false })
+        let talk = Talk::default();
+        Ok(Self { gate, ledger, storage, links, talk, waiting, observer, leaves_at: None })
     }
 
     fn on_ledger(&mut self, now: Time, output: LedgerOutput) -> Result<(), NodeError> {
@@ -113,12 +120,16 @@ impl GateHost {
                 Input::Committed { index, entry, proposal }
             }
             LedgerOutput::Refused { proposal } => Input::Refused { proposal },
-            LedgerOutput::Leadership { leads, .. } => Input::Leadership { leads },
+            LedgerOutput::Leadership { leads, leader } => Input::Leadership { leads, leader },
             LedgerOutput::TakeSnapshot { index } => Input::TakeSnapshot { index },
             LedgerOutput::Restored { snapshot } => Input::Restored { snapshot },
             LedgerOutput::Failed { error } => return Err(NodeError::LedgerFailed(error)),
-            // A gate grants nothing that hangs on a confirmed lease, and has no peers yet.
-            LedgerOutput::Confirmed { .. } | LedgerOutput::Send { .. } => return Ok(()),
+            LedgerOutput::Send { to, message } => {
+                self.talk.say(&self.links, to, &message);
+                return Ok(());
+            }
+            // A gate grants nothing that hangs on a confirmed lease.
+            LedgerOutput::Confirmed { .. } => return Ok(()),
         };
         self.gate.handle(now, input);
         Ok(())
@@ -126,6 +137,11 @@ impl GateHost {
 
     fn carry_out(&mut self, now: Time, output: Output) -> Result<(), NodeError> {
         match output {
+            Output::Found { voters } => {
+                let count = voters.len();
+                tracing::info!(voters = count, "this gate founds the gates' ledger");
+                self.ledger.handle(now, LedgerInput::Bootstrap { voters });
+            }
             Output::Send { to, message } => self.links.send(to, &message),
             Output::Propose { proposal, entry } => {
                 self.ledger.handle(now, LedgerInput::Propose { proposal, entry });
@@ -208,13 +224,23 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 
 fn log(observer: &Observer, event: &Event) {
     match event {
-        Event::LeadershipGained { fence } => {
+        Event::LeadershipGained => {
             observer.count(Count::LeadershipGained);
-            tracing::info!(%fence, "this gate leads");
+            tracing::info!("this gate leads the gates' ledger");
         }
         Event::LeadershipLost => {
             observer.count(Count::LeadershipLost);
-            tracing::warn!("this gate leads no more");
+            tracing::warn!("this gate leads the gates' ledger no more");
+        }
+        Event::SessionOpened { gate } => tracing::info!(%gate, "a gate takes part"),
+        Event::SessionEnded { gate, has_left: true } => tracing::info!(%gate, "a gate has left"),
+        Event::SessionEnded { gate, has_left: false } => {
+            observer.count(Count::GateLost);
+            tracing::warn!(%gate, "a gate is gone, its jobs have other owners");
+        }
+        Event::JobTakenOver { job, fence } => {
+            observer.count(Count::JobTakenOver);
+            tracing::info!(%job, %fence, "job taken over");
         }
         Event::JobAccepted { job } => {
             observer.count(Count::JobAccepted);
@@ -258,8 +284,17 @@ impl Host for GateHost {
 
     fn on_link(&mut self, now: Time, event: LinkEvent) {
         let input = match self.links.on(event) {
+            Change::Up(peer) if peer.role == Role::Gate => {
+                self.talk.connect(peer.node);
+                Input::GateConnected { gate: peer.node }
+            }
             Change::Up(peer) => Input::ManagerConnected { manager: peer.node },
-            Change::Message(from, message) => Input::Message { from, message: *message },
+            Change::Message(from, message) => {
+                match self.talk.hear(now, &mut self.ledger, from, *message) {
+                    Some(message) => Input::Message { from, message },
+                    None => return,
+                }
+            }
             Change::Down(node) => Input::Disconnected { node },
             Change::Nothing => return,
         };
@@ -276,7 +311,10 @@ impl Host for GateHost {
                 self.waiting.remove(&id);
                 self.gate.handle(now, Input::RequestAbandoned { id });
             }
-            Ask::Leave => self.is_leaving = true,
+            Ask::Leave => {
+                self.leaves_at.get_or_insert(now + LEAVE_LIMIT);
+                self.gate.handle(now, Input::Leave);
+            }
         }
     }
 
@@ -286,7 +324,8 @@ impl Host for GateHost {
     }
 
     fn next_deadline(&self) -> Option<Time> {
-        [self.gate.next_deadline(), self.ledger.next_deadline()].into_iter().flatten().min()
+        let deadlines = [self.gate.next_deadline(), self.ledger.next_deadline(), self.leaves_at];
+        deadlines.into_iter().flatten().min()
     }
 
     fn flush(&mut self, now: Time) -> Result<Progress, NodeError> {
@@ -303,7 +342,7 @@ impl Host for GateHost {
                 self.on_ledger(now, output)?;
             }
         }
-        if self.is_leaving {
+        if self.leaves_at.is_some_and(|at| self.gate.has_left() || now >= at) {
             self.links.close();
             return Ok(Progress::Left);
         }

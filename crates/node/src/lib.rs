@@ -13,6 +13,7 @@ mod manager;
 mod net;
 mod observe;
 mod storage;
+mod talk;
 mod timers;
 mod tls;
 mod worker;
@@ -59,10 +60,12 @@ const QUEUE: usize = 4_096;
 pub struct NodeConfig {
     /// What it is.
     pub roles: BTreeSet<Role>,
-    /// Where it listens for other nodes; only a manager is called.
+    /// Where it listens for other nodes; only managers and gates are called.
     pub listen: Option<SocketAddr>,
     /// The addresses of managers that its gate and its worker call.
     pub join: Vec<String>,
+    /// The addresses of the other gates of its gate's cluster.
+    pub gates: Vec<String>,
     /// The addresses of the other managers of its manager's datacenter; its gate and its worker call
     /// them too.
     pub peers: Vec<String>,
@@ -95,6 +98,7 @@ impl NodeConfig {
             listen: None,
             join: Vec::new(),
             peers: Vec::new(),
+            gates: Vec::new(),
             certificates: None,
             cluster: "local".to_owned(),
             environment: "local".to_owned(),
@@ -268,6 +272,26 @@ impl Drop for Node {
     }
 }
 
+/// What a gate needs that is not the only one.
+fn check_gates(config: &NodeConfig) -> Result<(), NodeError> {
+    let message = if !config.roles.contains(&Role::Gate) {
+        "only a gate has other gates beside it; other nodes join managers"
+    } else if config.listen.is_none() {
+        "a gate with others beside it must listen for them"
+    } else if config.data_dir.is_none() {
+        "a gate with others beside it needs a data directory: after a restart they must know it \
+         again"
+    } else if !config.gates.len().is_multiple_of(2) {
+        "a cluster has an odd number of gates: name 2 or 4 others"
+    } else if config.certificates.as_ref().is_some_and(|known| known.cluster_key().is_none()) {
+        "several gates share a key for secrets: it is `cluster.key` beside their certificates, and \
+         `hyperscale cert node` puts it there"
+    } else {
+        return Ok(());
+    };
+    Err(NodeError::Config(message.to_owned()))
+}
+
 /// What a manager needs that is not alone in its datacenter.
 fn check_peers(config: &NodeConfig) -> Result<(), NodeError> {
     let message = if !config.roles.contains(&Role::Manager) {
@@ -308,6 +332,9 @@ impl Roles {
         if !config.peers.is_empty() {
             check_peers(&config)?;
         }
+        if !config.gates.is_empty() {
+            check_gates(&config)?;
+        }
         if config.certificates.is_none() && (config.listen.is_some() || !config.join.is_empty()) {
             let message = "a node that talks to others needs certificates".to_owned();
             return Err(NodeError::Config(message));
@@ -321,8 +348,14 @@ impl Roles {
         };
         let gate = if has(Role::Gate) {
             let identity = storage.identity("gate")?;
-            let key = storage.secret_key()?;
-            let mut settings = GateConfig::new(identity.node, clock.wall_at_zero(), key);
+            let shared = config.certificates.as_ref().and_then(Certificates::cluster_key);
+            let key = match shared.filter(|_| !config.gates.is_empty()) {
+                Some(key) => key,
+                None => storage.secret_key()?,
+            };
+            let mut settings =
+                GateConfig::new(identity.node, identity.incarnation, clock.wall_at_zero(), key);
+            settings.gates = config.gates.len() + 1;
             settings.window = timers.window;
             settings.push = timers.window.min(settings.push);
             settings.retention = timers.retention;
@@ -376,11 +409,17 @@ impl Roles {
         let (to_worker, worker_links) = mpsc::channel(QUEUE);
         let (manager_ask, manager_asks) = mpsc::channel(QUEUE);
         let (worker_ask, worker_asks) = mpsc::channel(QUEUE);
+        let manager_id = manager.as_ref().map(|manager| manager.1);
+        let gate_id = gate.as_ref().map(|gate| gate.1);
+        let answering = net::Answering {
+            manager: manager_id.map(|identity| (identity, to_manager.clone())),
+            gate: gate_id.map(|identity| (identity, to_gate.clone())),
+        };
+        let gates_call = gate_id.map(|identity| (identity, to_gate.clone()));
         let gate_hello = gate.as_ref().map(|g| config.hello(g.1, Role::Gate, Role::Manager));
         let worker_hello = worker.as_ref().map(|w| config.hello(w.1, Role::Worker, Role::Manager));
         let callers = [(gate_hello, to_gate), (worker_hello, to_worker)];
         let callers = callers.into_iter().filter_map(|(hello, to)| Some((hello?, to)));
-        let manager_id = manager.as_ref().map(|manager| manager.1);
         let call = |address: &String, hello: Hello, to_caller| {
             let (config, address) = (Rc::clone(&config), address.clone());
             let observer = Arc::clone(&observer);
@@ -395,20 +434,21 @@ impl Roles {
                 call(address, hello.clone(), to_caller.clone());
             }
         }
+        if let Some((identity, to_gate)) = gates_call {
+            for address in &config.gates {
+                let hello = config.hello(identity, Role::Gate, Role::Gate);
+                call(address, hello, to_gate.clone());
+            }
+        }
         if let Some(identity) = manager_id {
             for address in &config.peers {
                 let hello = config.hello(identity, Role::Manager, Role::Manager);
                 call(address, hello, to_manager.clone());
             }
         }
-        if let (Some(listener), Some(identity)) = (listener, manager_id) {
-            tokio::task::spawn_local(net::listen(
-                Rc::clone(&config),
-                listener,
-                identity,
-                to_manager.clone(),
-                Arc::clone(&observer),
-            ));
+        if let Some(listener) = listener {
+            let (config, observer) = (Rc::clone(&config), Arc::clone(&observer));
+            tokio::task::spawn_local(net::listen(config, listener, answering, observer));
         }
         let mut worker_left = None;
         let mut roles = tokio::task::JoinSet::new();

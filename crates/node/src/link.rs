@@ -10,10 +10,10 @@ use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
-use hyperscale_model::{NodeId, Role};
+use hyperscale_model::{Class, NodeId, Role};
 use hyperscale_wire::{
-    Class, DecodeError, EncodeError, FrameDecoder, FrameError, Hello, HelloError, Message,
-    decode_message, decode_value, encode_frame,
+    DecodeError, EncodeError, FrameDecoder, FrameError, Hello, HelloError, Message, decode_message,
+    decode_value, encode_frame,
 };
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};

@@ -1,12 +1,10 @@
 //! A manager on this machine.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use hyperscale_ledger::{Input as LedgerInput, Ledger, Output as LedgerOutput};
 use hyperscale_manager::{Event, Input, Manager, ManagerConfig, Output};
-use hyperscale_model::{NodeId, Role, Time};
-use hyperscale_wire::{Assembly, Message, ledger_pieces};
+use hyperscale_model::{Role, Time};
 
 use crate::drive::{Host, NodeError, Progress};
 use crate::gate::open_ledger;
@@ -14,6 +12,7 @@ use crate::link::LinkEvent;
 use crate::links::{Change, Links};
 use crate::observe::{Count, Observer, Part};
 use crate::storage::Storage;
+use crate::talk::Talk;
 use crate::timers::LedgerTimers;
 
 /// What comes from outside the cluster.
@@ -27,10 +26,7 @@ pub(crate) struct ManagerHost {
     ledger: Ledger,
     storage: Storage,
     links: Links,
-    /// How often the ledger has said something to another.
-    said: u64,
-    /// What ledgers of other managers are saying.
-    heard: BTreeMap<NodeId, Assembly>,
+    talk: Talk,
     observer: Arc<Observer>,
     is_leaving: bool,
 }
@@ -51,8 +47,8 @@ impl ManagerHost {
         let ledger = open_ledger(&storage, "manager", node, timers, now)?;
         manager.handle(now, if ledger.is_founded() { Input::Founded } else { Input::Tick });
         let links = Links::new(Arc::clone(&observer));
-        let (said, heard) = (0, BTreeMap::new());
-        Ok(Self { manager, ledger, storage, links, said, heard, observer, is_leaving: false })
+        let talk = Talk::default();
+        Ok(Self { manager, ledger, storage, links, talk, observer, is_leaving: false })
     }
 
     fn on_ledger(&mut self, now: Time, output: LedgerOutput) -> Result<(), NodeError> {
@@ -67,10 +63,7 @@ impl ManagerHost {
             LedgerOutput::Restored { snapshot } => Input::Restored { snapshot },
             LedgerOutput::Failed { error } => return Err(NodeError::LedgerFailed(error)),
             LedgerOutput::Send { to, message } => {
-                self.said += 1;
-                for piece in ledger_pieces(self.said, &message) {
-                    self.links.send(to, &piece);
-                }
+                self.talk.say(&self.links, to, &message);
                 return Ok(());
             }
         };
@@ -179,22 +172,18 @@ impl Host for ManagerHost {
         let input = match self.links.on(event) {
             Change::Up(peer) if peer.role == Role::Gate => Input::GateConnected { gate: peer.node },
             Change::Up(peer) if peer.role == Role::Manager => {
-                self.heard.remove(&peer.node);
+                self.talk.connect(peer.node);
                 Input::ManagerConnected { manager: peer.node }
             }
             Change::Up(peer) => {
                 Input::WorkerConnected { worker: peer.node, incarnation: peer.incarnation }
             }
-            Change::Message(from, message) => match *message {
-                Message::Ledger { number, offset, total, bytes } => {
-                    let heard = self.heard.entry(from).or_default();
-                    if let Some(message) = heard.take(number, offset, total, bytes) {
-                        self.ledger.handle(now, LedgerInput::Peer { from, message });
-                    }
-                    return;
+            Change::Message(from, message) => {
+                match self.talk.hear(now, &mut self.ledger, from, *message) {
+                    Some(message) => Input::Message { from, message },
+                    None => return,
                 }
-                message => Input::Message { from, message },
-            },
+            }
             Change::Down(node) => Input::Disconnected { node },
             Change::Nothing => return,
         };

@@ -102,12 +102,18 @@ async fn call_once(
     CallError { message: chain(&error), was_up, calls_back }
 }
 
-/// Answers whoever calls the manager of this process.
+/// The roles of this process that others call.
+#[derive(Debug, Clone)]
+pub(crate) struct Answering {
+    pub(crate) manager: Option<(Identity, Events)>,
+    pub(crate) gate: Option<(Identity, Events)>,
+}
+
+/// Answers whoever calls a role of this process.
 pub(crate) async fn listen(
     config: Rc<NodeConfig>,
     listener: TcpListener,
-    identity: Identity,
-    events: Events,
+    answering: Answering,
     observer: Arc<Observer>,
 ) {
     loop {
@@ -122,10 +128,10 @@ pub(crate) async fn listen(
                 continue;
             }
         };
-        let (config, events) = (Rc::clone(&config), events.clone());
+        let (config, answering) = (Rc::clone(&config), answering.clone());
         let observer = Arc::clone(&observer);
         tokio::task::spawn_local(async move {
-            if let Err(message) = answer(&config, stream, identity, &events).await
+            if let Err(message) = answer(&config, stream, &answering).await
                 && let Some(held_back) = observer.trouble(Part::Link, "link ended", from.ip())
             {
                 tracing::warn!(%from, error = message, held_back, "a link ended");
@@ -137,8 +143,7 @@ pub(crate) async fn listen(
 async fn answer(
     config: &NodeConfig,
     stream: TcpStream,
-    identity: Identity,
-    events: &Events,
+    answering: &Answering,
 ) -> Result<(), String> {
     let certificates = config.certificates.as_ref().ok_or("this node has no certificates")?;
     stream.set_nodelay(true).map_err(|error| chain(&error))?;
@@ -147,8 +152,13 @@ async fn answer(
         .map_err(|_late| "no TLS session in time".to_owned())?
         .map_err(|error| chain(&error))?;
     let pick = |theirs: &Hello| {
-        (theirs.to == Role::Manager)
-            .then(|| (config.hello(identity, Role::Manager, theirs.role), events.clone()))
+        let called = match theirs.to {
+            Role::Manager => answering.manager.as_ref(),
+            Role::Gate => answering.gate.as_ref(),
+            Role::Client | Role::Worker => None,
+        };
+        let (identity, events) = called?;
+        Some((config.hello(*identity, theirs.to, theirs.role), events.clone()))
     };
     let error = link::run(stream, End::Called(&pick), Some(&certified), None).await;
     if error.calls_back() {

@@ -85,6 +85,13 @@ counts! {
         JobCancelled = "cancelled",
         JobTimedOut = "timed_out",
     }
+    "hyperscale_gate_gates_lost_total" counter "" "Gates that were found gone, by this one too." {
+        GateLost = "",
+    }
+    "hyperscale_gate_jobs_taken_over_total" counter ""
+        "Jobs of another gate, or of an earlier life, that this one owns now." {
+        JobTakenOver = "",
+    }
     "hyperscale_gate_replies_unwanted_total" counter ""
         "Replies that came when the client had gone." {
         ReplyUnwanted = "",

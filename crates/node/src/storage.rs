@@ -237,7 +237,7 @@ pub(crate) fn random() -> Result<u64, NodeError> {
     Ok(u64::from_le_bytes(bytes))
 }
 
-fn fill(bytes: &mut [u8]) -> Result<(), NodeError> {
+pub(crate) fn fill(bytes: &mut [u8]) -> Result<(), NodeError> {
     getrandom::fill(bytes).map_err(|error| NodeError::Io {
         what: "the system gives no random numbers".to_owned(),
         source: error.into(),

@@ -24,18 +24,22 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
 use crate::drive::NodeError;
-use crate::storage::disk;
+use crate::storage::{disk, fill};
 
 /// The name that every node's certificate has beside its URI: nodes are known by what they may be,
 /// not by where they are.
 const NAME: &str = "node.hyperscale";
 const SCHEME: &str = "hyperscale://";
+/// The file with the key by which gates share secrets.
+const CLUSTER_KEY: &str = "cluster.key";
 
 /// What a node needs to show who it is, and to check others.
 #[derive(Clone)]
 pub struct Certificates {
     acceptor: TlsAcceptor,
     connector: TlsConnector,
+    /// What the gates of a cluster seal secrets with.
+    cluster_key: Option<[u8; 32]>,
 }
 
 impl std::fmt::Debug for Certificates {
@@ -52,7 +56,8 @@ pub(crate) struct Certified {
     roles: Vec<String>,
 }
 
-/// Makes a cluster's certificate authority: `ca.pem` and `ca.key` in a directory.
+/// Makes a cluster's certificate authority: `ca.pem` and `ca.key` in a directory, and the key by
+/// which its gates share secrets, `cluster.key`.
 ///
 /// # Errors
 ///
@@ -73,10 +78,15 @@ pub fn make_authority(directory: &Path, cluster: &str) -> Result<(), NodeError> 
         params.self_signed(&pair).map_err(|error| made("the authority's certificate", &error))?;
     fs::create_dir_all(directory).map_err(disk(directory, "this directory cannot be made"))?;
     write_secret(&key, &pair.serialize_pem())?;
+    let mut cluster_key = [0; 32];
+    fill(&mut cluster_key)?;
+    let text: String = cluster_key.iter().map(|byte| format!("{byte:02x}")).collect();
+    write_secret(&directory.join(CLUSTER_KEY), &text)?;
     fs::write(&pem, certificate.pem()).map_err(disk(&pem, "this file cannot be written"))
 }
 
-/// Makes a node's certificate: `node.pem` and `node.key`, and a copy of `ca.pem`, in a directory.
+/// Makes a node's certificate: `node.pem` and `node.key`, and a copy of `ca.pem`, in a directory;
+/// for a gate also a copy of `cluster.key`.
 ///
 /// # Errors
 ///
@@ -122,11 +132,28 @@ pub fn make_node(
         let path = directory.join(name);
         fs::write(&path, text).map_err(disk(&path, "this file cannot be written"))?;
     }
+    let shared = authority.join(CLUSTER_KEY);
+    if roles.contains(&Role::Gate.as_str()) && shared.exists() {
+        write_secret(&directory.join(CLUSTER_KEY), &read(&shared)?)?;
+    }
     Ok(())
 }
 
+/// A key as [`make_authority`] writes it.
+fn parse_key(text: &str) -> Option<[u8; 32]> {
+    let text = text.trim();
+    if text.len() != 64 || !text.is_ascii() {
+        return None;
+    }
+    let mut key = [0; 32];
+    for (byte, place) in key.iter_mut().zip((0..).step_by(2)) {
+        *byte = u8::from_str_radix(text.get(place..place + 2)?, 16).ok()?;
+    }
+    Some(key)
+}
+
 impl Certificates {
-    /// Reads `ca.pem`, `node.pem` and `node.key` from a directory.
+    /// Reads `ca.pem`, `node.pem` and `node.key` from a directory, and `cluster.key` if it is there.
     ///
     /// # Errors
     ///
@@ -172,10 +199,24 @@ impl Certificates {
             .with_root_certificates(roots)
             .with_client_auth_cert(chain, key()?)
             .map_err(|error| unusable("node.pem", &error))?;
+        let path = directory.join(CLUSTER_KEY);
+        let cluster_key = match fs::read_to_string(&path) {
+            Ok(text) => Some(parse_key(&text).ok_or_else(|| {
+                unusable(CLUSTER_KEY, &"it holds no key of 64 hexadecimal digits")
+            })?),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(disk(&path, "this file cannot be read")(error)),
+        };
         Ok(Self {
             acceptor: TlsAcceptor::from(Arc::new(server)),
             connector: TlsConnector::from(Arc::new(client)),
+            cluster_key,
         })
+    }
+
+    /// What the gates of the cluster seal secrets with, if it lies beside the certificate.
+    pub(crate) const fn cluster_key(&self) -> Option<[u8; 32]> {
+        self.cluster_key
     }
 
     pub(crate) async fn accept(

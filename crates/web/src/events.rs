@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use axum::extract::{Extension, Path, State};
 use axum::http::HeaderMap;
@@ -41,6 +42,10 @@ async fn watch(api: &Api, client: &ClientId, job: JobId, after: u64) -> Result<R
     api.watch(client.clone(), Request::Watch { job, after }).await
 }
 
+/// How often, and how many times, a gate is asked for a job that is on its way to another gate.
+const MOVE_PAUSE: Duration = Duration::from_millis(250);
+const MOVE_TRIES: u32 = 60;
+
 struct Following {
     api: Api,
     client: ClientId,
@@ -51,13 +56,27 @@ struct Following {
 }
 
 impl Following {
+    /// Asks for news. A job whose gate is gone has another soon: the stream waits for that.
+    async fn ask(&self) -> Result<Reply, Problem> {
+        let mut tries = 0;
+        loop {
+            match watch(&self.api, &self.client, self.job, self.after).await {
+                Err(problem) if problem.kind == "not-ready" && tries < MOVE_TRIES => {
+                    tries += 1;
+                    tokio::time::sleep(MOVE_PAUSE).await;
+                }
+                answered => return answered,
+            }
+        }
+    }
+
     async fn next(mut self) -> Option<(Vec<Event>, Self)> {
         if self.is_over {
             return None;
         }
         let reply = match self.first.take() {
             Some(first) => Ok(first),
-            None => watch(&self.api, &self.client, self.job, self.after).await,
+            None => self.ask().await,
         };
         let mut told = Vec::new();
         match reply {

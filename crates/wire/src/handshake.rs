@@ -129,14 +129,15 @@ impl Hello {
         Ok(())
     }
 
-    /// Whether a node may call this one: managers both know the other's address, and of the two the
-    /// one with the higher id calls.
+    /// Whether a node may call this one: gates both know the other's address, as managers do, and
+    /// of the two the one with the higher id calls.
     ///
     /// # Errors
     ///
     /// If this node calls the other, or they are one.
     pub fn check_caller(&self, theirs: &Self) -> Result<(), HelloError> {
-        if (self.role, theirs.role) != (Role::Manager, Role::Manager) {
+        let are_peers = self.role == theirs.role;
+        if !are_peers || !matches!(self.role, Role::Manager | Role::Gate) {
             return Ok(());
         }
         match theirs.node.cmp(&self.node) {

@@ -15,6 +15,7 @@ mod bad_input;
 mod commands;
 mod conservation;
 mod faults;
+mod gates;
 mod jobs;
 mod managers;
 mod system;

@@ -1,12 +1,9 @@
 //! A datacenter of several managers, of which the leading one dies.
 
 use std::ffi::OsStr;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
-
-use crate::system::{Control, Process, WITHIN, World, read_json, sums_up, until};
+use crate::system::{Control, Process, WITHIN, World, free_addresses, is_whole, until};
 
 const MANAGERS: usize = 3;
 const WORKERS: usize = 2;
@@ -24,19 +21,7 @@ struct Datacenter {
 impl Datacenter {
     #[track_caller]
     fn start(world: &World) -> Self {
-        let (authority, certificates) = (world.path("ca"), world.path("certificates"));
-        world
-            .run([
-                OsStr::new("cert"),
-                OsStr::new("init"),
-                OsStr::new("--out"),
-                authority.as_os_str(),
-            ])
-            .expect(0);
-        let arguments = ["cert", "node", "--roles", "gate,manager,worker", "--ca"];
-        let mut arguments: Vec<&OsStr> = arguments.iter().map(OsStr::new).collect();
-        arguments.extend([authority.as_os_str(), OsStr::new("--out"), certificates.as_os_str()]);
-        world.run(arguments).expect(0);
+        let certificates = world.certificates("local");
         let addresses = free_addresses(MANAGERS);
         let managers =
             (0..MANAGERS).map(|place| manager(world, &certificates, &addresses, place)).collect();
@@ -99,15 +84,6 @@ fn manager(world: &World, certificates: &Path, addresses: &[String], place: usiz
     process
 }
 
-/// Each manager must know where the others will be before they are there, and find its place again
-/// when it comes back. So these ports are none of those that connections get (from 32768 on).
-fn free_addresses(count: usize) -> Vec<String> {
-    let first = 21_000 + std::process::id() % 10_000;
-    let addresses = (first..32_000).map(|port| format!("127.0.0.1:{port}"));
-    let free = addresses.filter(|address| TcpListener::bind(address).is_ok());
-    free.take(count).collect()
-}
-
 #[test]
 fn orp_02_the_leading_manager_is_killed_and_nothing_restarts() {
     let world = World::new();
@@ -141,14 +117,4 @@ fn orp_02_the_leading_manager_is_killed_and_nothing_restarts() {
 
     job.end(2 * WITHIN).expect(0);
     is_whole(&world, target.counted().requests - before);
-}
-
-/// Nothing was lost, restarted or counted twice.
-#[track_caller]
-fn is_whole(world: &World, counted: u64) {
-    let summary: Value = read_json(&world.path("summary.json"));
-    sums_up(&summary);
-    assert_eq!(summary["status"], "completed", "{summary:#}");
-    assert_eq!(summary["partial"], false, "{summary:#}");
-    assert_eq!(summary["totals"]["requests"].as_u64(), Some(counted), "{summary:#}");
 }

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
@@ -199,6 +200,22 @@ impl World {
         (control, workers)
     }
 
+    /// Certificates for nodes of all roles in a datacenter, of this world's one authority.
+    #[track_caller]
+    pub(crate) fn certificates(&self, datacenter: &str) -> PathBuf {
+        let (authority, certificates) =
+            (self.path("ca"), self.path(&format!("certificates-{datacenter}")));
+        if !authority.exists() {
+            let words = ["cert", "init", "--out"].map(OsStr::new);
+            self.run(words.into_iter().chain([authority.as_os_str()])).expect(0);
+        }
+        let words = ["cert", "node", "--roles", "gate,manager,worker", "--datacenter", datacenter];
+        let places = [OsStr::new("--ca"), authority.as_os_str(), OsStr::new("--out")];
+        let words = words.into_iter().map(OsStr::new).chain(places);
+        self.run(words.chain([certificates.as_os_str()])).expect(0);
+        certificates
+    }
+
     /// Submits a test; the answer is the job.
     #[track_caller]
     pub(crate) fn submit(&self, control: &Control, test: &Path) -> String {
@@ -229,6 +246,33 @@ impl World {
         assert!(path.exists(), "no summary was written: {ended}");
         read_json(&path)
     }
+}
+
+/// What an API answers, once it does.
+pub(crate) fn get_json(api: &str, path: &str) -> Option<Value> {
+    let (status, body) = try_http(api, "GET", path, &[], "").ok()?;
+    serde_json::from_str(&body).ok().filter(|_| status == 200)
+}
+
+/// Nodes of a cluster must know where the others will be before they are there, and find their
+/// places again when they come back. So these ports are none of those that connections get (from
+/// 32768 on), and no two tests of this process get the same.
+pub(crate) fn free_addresses(count: usize) -> Vec<String> {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let from = 21_000 + std::process::id() % 5_000;
+    let next = || format!("127.0.0.1:{}", from + NEXT.fetch_add(1, Ordering::Relaxed) % 6_000);
+    let free = std::iter::repeat_with(next).filter(|address| TcpListener::bind(address).is_ok());
+    free.take(count).collect()
+}
+
+/// In the summary that was written, nothing was lost, restarted or counted twice.
+#[track_caller]
+pub(crate) fn is_whole(world: &World, counted: u64) {
+    let summary = read_json(&world.path("summary.json"));
+    sums_up(&summary);
+    assert_eq!(summary["status"], "completed", "{summary:#}");
+    assert_eq!(summary["partial"], false, "{summary:#}");
+    assert_eq!(summary["totals"]["requests"].as_u64(), Some(counted), "{summary:#}");
 }
 
 #[track_caller]

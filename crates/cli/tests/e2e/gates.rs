@@ -1,0 +1,171 @@
+//! Several gates, of which those die that own the job.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::system::{Process, WITHIN, World, free_addresses, get_json, is_whole, now, until};
+
+const GATES: usize = 3;
+const WORKERS: usize = 2;
+
+/// Three gates, and two datacenters of one manager and two workers each.
+struct System {
+    gates: Vec<Gate>,
+    addresses: Vec<String>,
+    managers: String,
+    certificates: PathBuf,
+    _nodes: Vec<Process>,
+}
+
+struct Gate {
+    process: Process,
+    api: String,
+}
+
+impl System {
+    #[track_caller]
+    fn start(world: &World) -> Self {
+        let certificates = world.certificates("local");
+        let addresses = free_addresses(GATES);
+        let mut nodes = Vec::new();
+        let mut managers = Vec::new();
+        for datacenter in ["dc0", "dc1"] {
+            let own = world.certificates(datacenter);
+            let node = |role: &str, more: &[&str]| {
+                let words = [role, "--datacenter", datacenter, "--certs"];
+                let words = words.into_iter().map(OsStr::new).chain([own.as_os_str()]);
+                world.start(words.chain(more.iter().map(OsStr::new)))
+            };
+            let manager = node("manager", &["--listen", "127.0.0.1:0", "--data-dir", datacenter]);
+            let address = manager.announced("listening for nodes on ");
+            nodes.push(manager);
+            for _ in 0..WORKERS {
+                nodes.push(node("worker", &["--join", &address, "--cores", "1"]));
+            }
+            managers.push(address);
+        }
+        let managers = managers.join(",");
+        let gates = (0..GATES)
+            .map(|place| gate(world, &certificates, &addresses, &managers, place))
+            .collect();
+        let system = Self { gates, addresses, managers, certificates, _nodes: nodes };
+        for gate in &system.gates {
+            until("both datacenters with their workers", WITHIN, || {
+                let known = get_json(&gate.api, "/api/v1/datacenters")?;
+                let free: u64 =
+                    known.as_array()?.iter().filter_map(|d| d["free_cores"].as_u64()).sum();
+                (free == 2 * WORKERS as u64).then_some(())
+            });
+        }
+        system
+    }
+
+    fn submit(&self, world: &World, file: &Path) -> Process {
+        let apis: Vec<&str> = self.gates.iter().map(|gate| gate.api.as_str()).collect();
+        world.start([
+            OsStr::new("submit"),
+            file.as_os_str(),
+            OsStr::new("--watch"),
+            OsStr::new("--gate"),
+            OsStr::new(&apis.join(",")),
+            OsStr::new("--out"),
+            OsStr::new("json=summary.json"),
+        ])
+    }
+
+    /// The place of the gate that owns the last job, as its log says; those in `dead` do not count.
+    #[track_caller]
+    fn owner(&self, words: &str, dead: &[usize]) -> usize {
+        until("a gate that owns the job", WITHIN, || {
+            let alive = (0..GATES).filter(|place| !dead.contains(place));
+            alive.into_iter().find(|&p| self.gates[p].process.stderr.text().contains(words))
+        })
+    }
+}
+
+#[track_caller]
+fn gate(
+    world: &World,
+    certificates: &Path,
+    addresses: &[String],
+    managers: &str,
+    place: usize,
+) -> Gate {
+    let others = addresses.iter().enumerate().filter(|(other, _)| *other != place);
+    let others: Vec<&str> = others.map(|(_, address)| address.as_str()).collect();
+    let (others, data) = (others.join(","), format!("gate-{place}"));
+    let words = [
+        "gate",
+        "--listen",
+        &addresses[place],
+        "--gates",
+        &others,
+        "--join",
+        managers,
+        "--data-dir",
+        &data,
+        "--api",
+        "127.0.0.1:0",
+        "--log",
+        "info",
+        "--api-rate",
+        "10000",
+        "--api-burst",
+        "10000",
+        "--certs",
+    ];
+    let words = words.iter().map(OsStr::new).chain([certificates.as_os_str()]);
+    let process = world.start(words);
+    let api = process.announced("API on http://").trim_end_matches("/api/v1").to_owned();
+    Gate { process, api }
+}
+
+fn test_of(url: &str, seconds: u32) -> String {
+    format!(
+        "target: {url}\nrun: {{ datacenters: [dc0, dc1] }}\nworkflows:\n  main:\n    \
+         load: {{ rate: 100/s, duration: {seconds}s, max_vus: 100 }}\n    \
+         steps: [ {{ get: / }} ]\n"
+    )
+}
+
+#[test]
+fn orp_01_the_owner_of_a_job_is_killed_and_another_gate_goes_on() {
+    let world = World::new();
+    let target = world.target();
+    let mut system = System::start(&world);
+    let file = world.write("test.yaml", test_of(&target.url(""), 20));
+    let job = system.submit(&world, &file);
+    target.until_counted(300);
+
+    let first = system.owner("job accepted", &[]);
+    system.gates[first].process.kill();
+    let killed = now();
+    let second = system.owner("job taken over", &[first]);
+    let taken_over = killed.elapsed();
+
+    job.end(2 * WITHIN).expect(0);
+    is_whole(&world, target.counted().requests);
+    assert!(taken_over < WITHIN / 6, "the job was taken over after {taken_over:?}");
+
+    // The dead one comes back and owns nothing; then its successor may go.
+    let System { addresses, managers, certificates, .. } = &system;
+    let again = gate(&world, certificates, addresses, managers, first);
+    again.process.stderr.wait_for("a gate takes part", &again.process.stdout);
+    system.gates[first] = again;
+    let before = target.counted().requests;
+    let job = system.submit(&world, &file);
+    target.until_counted(before + 300);
+    system.gates[second].process.kill();
+
+    job.end(2 * WITHIN).expect(0);
+    is_whole(&world, target.counted().requests - before);
+    // Any gate that is alive knows both jobs and how they ended.
+    for (place, gate) in system.gates.iter().enumerate().filter(|(place, _)| *place != second) {
+        let jobs: Value = get_json(&gate.api, "/api/v1/jobs").unwrap();
+        let states: Vec<&Value> =
+            jobs.as_array().unwrap().iter().map(|job| &job["state"]).collect();
+        assert_eq!(states.len(), 2, "gate {place}: {jobs:#}");
+    }
+}
