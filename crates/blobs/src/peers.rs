@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use hyperscale_model::{BlobHash, NodeId, Time};
+use hyperscale_model::{BlobHash, DatacenterId, NodeId, Time};
 use hyperscale_wire::{Message, SOFTWARE};
 
 use crate::Blobs;
@@ -29,6 +29,8 @@ pub struct Peers {
     linked: BTreeMap<NodeId, Option<Status>>,
     /// Whether the cluster's ledger has been started, as far as this node knows.
     is_founded: bool,
+    /// Datacenters that this node does not reach, if it is a gate.
+    lost: Vec<DatacenterId>,
     /// Blobs that an entry may name soon, with the time until which they are kept.
     kept: BTreeMap<BlobHash, Time>,
     /// Who has said of a blob that it does not hold it.
@@ -38,6 +40,7 @@ pub struct Peers {
 #[derive(Debug)]
 struct Status {
     is_founded: bool,
+    lost: Vec<DatacenterId>,
     software: String,
 }
 
@@ -50,6 +53,7 @@ impl Peers {
             founders,
             linked: BTreeMap::new(),
             is_founded: false,
+            lost: Vec::new(),
             kept: BTreeMap::new(),
             absent: BTreeMap::new(),
         }
@@ -80,14 +84,33 @@ impl Peers {
     /// What this node says of itself.
     #[must_use]
     pub fn status(&self) -> Message {
-        Message::PeerStatus { is_founded: self.is_founded, software: SOFTWARE.to_owned() }
+        let (is_founded, lost) = (self.is_founded, self.lost.clone());
+        Message::PeerStatus { is_founded, lost, software: SOFTWARE.to_owned() }
     }
 
     /// What a peer says of itself.
-    pub fn on_status(&mut self, from: NodeId, is_founded: bool, software: String) {
+    pub fn on_status(
+        &mut self,
+        from: NodeId,
+        is_founded: bool,
+        lost: Vec<DatacenterId>,
+        software: String,
+    ) {
         if let Some(status) = self.linked.get_mut(&from) {
-            *status = Some(Status { is_founded, software });
+            *status = Some(Status { is_founded, lost, software });
         }
+    }
+
+    /// The datacenters that this node does not reach; peers are told with its next status.
+    pub fn set_lost(&mut self, lost: Vec<DatacenterId>) {
+        self.lost = lost;
+    }
+
+    /// How many peers do not reach a datacenter, by their own word.
+    #[must_use]
+    pub fn lost_by(&self, datacenter: &DatacenterId) -> usize {
+        let told = self.linked.values().flatten();
+        told.filter(|status| status.lost.contains(datacenter)).count()
     }
 
     /// Those that have said of themselves what they are, with the version of their software.

@@ -71,7 +71,7 @@ impl FederationConfig {
 
 /// Whether a datacenter can be reached, as far as one gate can tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Reachability {
+pub(crate) enum Reachability {
     /// It has never answered.
     Unknown,
     /// It answers.
@@ -84,7 +84,7 @@ pub enum Reachability {
 
 /// What reachability means for new work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Standing {
+pub(crate) enum Standing {
     /// It has never answered.
     Unknown,
     /// It answers.
@@ -101,22 +101,22 @@ pub enum Standing {
 
 /// Who leads a datacenter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Leader {
+pub(crate) struct Leader {
     /// The manager.
-    pub node: NodeId,
+    pub(crate) node: NodeId,
     /// The fence by which it leads.
-    pub fence: Fence,
+    pub(crate) fence: Fence,
     /// How often that manager has started.
-    pub incarnation: Incarnation,
+    pub(crate) incarnation: Incarnation,
 }
 
 /// The number of a probe; its answer carries it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ProbeSeq(pub u64);
+pub(crate) struct ProbeSeq(pub u64);
 
 /// What an acknowledgement was worth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Acked {
+pub(crate) enum Acked {
     /// It is news: what it says of the datacenter counts.
     Fresh,
     /// It comes from an older leader or incarnation, or answers nothing that was asked.
@@ -138,7 +138,7 @@ pub enum Change {
 
 /// How many datacenters failed together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Correlation {
+pub(crate) enum Correlation {
     /// One.
     None,
     /// Two.
@@ -189,7 +189,7 @@ struct Recovery {
 
 /// What this gate knows of how one datacenter is reached.
 #[derive(Debug, Clone)]
-pub struct Watch {
+pub(crate) struct Watch {
     state: State,
     leader: Option<Leader>,
     rtt: Option<Rtt>,
@@ -221,7 +221,7 @@ impl Watch {
 
     /// Whether it can be reached.
     #[must_use]
-    pub const fn reachability(&self) -> Reachability {
+    pub(crate) const fn reachability(&self) -> Reachability {
         match self.state {
             State::Unknown { .. } => Reachability::Unknown,
             State::Reachable { .. } => Reachability::Reachable,
@@ -232,7 +232,7 @@ impl Watch {
 
     /// What that means for new work.
     #[must_use]
-    pub fn standing(&self, now: Time) -> Standing {
+    pub(crate) fn standing(&self, now: Time) -> Standing {
         match self.state {
             State::Unknown { .. } => Standing::Unknown,
             State::Suspected { .. } => Standing::Suspected,
@@ -247,32 +247,26 @@ impl Watch {
 
     /// Who leads it, as far as is known.
     #[must_use]
-    pub const fn leader(&self) -> Option<Leader> {
+    pub(crate) const fn leader(&self) -> Option<Leader> {
         self.leader
     }
 
     /// How far away it is, if that was measured.
     #[must_use]
-    pub const fn rtt(&self) -> Option<&Rtt> {
+    pub(crate) const fn rtt(&self) -> Option<&Rtt> {
         self.rtt.as_ref()
     }
 
-    /// When it last failed.
-    #[must_use]
-    pub const fn failed_at(&self) -> Option<Time> {
-        self.failed_at
-    }
-
     /// How many failed together with it, the last time that it failed.
-    #[must_use]
-    pub const fn correlation(&self) -> Correlation {
+    #[cfg(test)]
+    pub(crate) const fn correlation(&self) -> Correlation {
         self.together
     }
 
     /// Whether the leader has left two probes without an answer: then another may lead, and all
     /// managers of the datacenter should be probed.
     #[must_use]
-    pub fn is_leader_silent(&self, now: Time, config: &FederationConfig) -> bool {
+    pub(crate) fn is_leader_silent(&self, now: Time, config: &FederationConfig) -> bool {
         match self.state {
             State::Reachable { last_ack, .. } => now >= last_ack + config.probe_period * 2,
             State::Unknown { .. } | State::Suspected { .. } | State::Unreachable { .. } => true,
@@ -402,7 +396,7 @@ impl Watch {
 
 /// What this gate knows of how all datacenters are reached.
 #[derive(Debug, Clone)]
-pub struct Federation {
+pub(crate) struct Federation {
     config: FederationConfig,
     watches: BTreeMap<DatacenterId, Watch>,
 }
@@ -410,19 +404,19 @@ pub struct Federation {
 impl Federation {
     /// Nothing known yet.
     #[must_use]
-    pub const fn new(config: FederationConfig) -> Self {
+    pub(crate) const fn new(config: FederationConfig) -> Self {
         Self { config, watches: BTreeMap::new() }
     }
 
     /// A probe is being sent to a manager of the datacenter: it carries this number, and no other
     /// probe does.
-    pub fn probe(&mut self, now: Time, datacenter: &DatacenterId) -> ProbeSeq {
+    pub(crate) fn probe(&mut self, now: Time, datacenter: &DatacenterId) -> ProbeSeq {
         self.watches.entry(datacenter.clone()).or_insert_with(Watch::new).probe(now)
     }
 
     /// A leader has answered a probe. One with a higher fence is the leader from now on, whatever
     /// the answer is worth otherwise.
-    pub fn on_ack(
+    pub(crate) fn on_ack(
         &mut self,
         now: Time,
         datacenter: &DatacenterId,
@@ -437,12 +431,12 @@ impl Federation {
 
     /// A manager says of its own accord that it leads. No life: this path may work only one way.
     /// Answers whether it is the leader now.
-    pub fn on_leader(&mut self, datacenter: &DatacenterId, leader: Leader) -> bool {
+    pub(crate) fn on_leader(&mut self, datacenter: &DatacenterId, leader: Leader) -> bool {
         self.watches.entry(datacenter.clone()).or_insert_with(Watch::new).adopt(leader)
     }
 
     /// Looks at the clock; answers with what has changed.
-    pub fn tick(&mut self, now: Time) -> Vec<(DatacenterId, Change)> {
+    pub(crate) fn tick(&mut self, now: Time) -> Vec<(DatacenterId, Change)> {
         let changes: Vec<(DatacenterId, Change)> = (self.watches.iter_mut())
             .filter_map(|(datacenter, watch)| {
                 Some((datacenter.clone(), watch.tick(now, &self.config)?))
@@ -456,32 +450,31 @@ impl Federation {
 
     /// When [`Federation::tick`] is due.
     #[must_use]
-    pub fn next_deadline(&self) -> Option<Time> {
+    pub(crate) fn next_deadline(&self) -> Option<Time> {
         self.watches.values().filter_map(|watch| watch.next_deadline(&self.config)).min()
     }
 
     /// What is known of one.
     #[must_use]
-    pub fn get(&self, datacenter: &DatacenterId) -> Option<&Watch> {
+    pub(crate) fn get(&self, datacenter: &DatacenterId) -> Option<&Watch> {
         self.watches.get(datacenter)
     }
 
     /// All, by name.
-    pub fn iter(&self) -> impl Iterator<Item = (&DatacenterId, &Watch)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&DatacenterId, &Watch)> {
         self.watches.iter()
     }
 
     /// Whether the leader of a datacenter is silent, as [`Watch::is_leader_silent`].
     #[must_use]
-    pub fn is_leader_silent(&self, now: Time, datacenter: &DatacenterId) -> bool {
+    pub(crate) fn is_leader_silent(&self, now: Time, datacenter: &DatacenterId) -> bool {
         self.get(datacenter).is_none_or(|watch| watch.is_leader_silent(now, &self.config))
     }
 
     /// Whether this gate may act on the loss of a datacenter. If several failed together, the fault
-    /// is rather in the network, and may pass. One gate's word is not enough in any case: see
-    /// [`is_lost_to_most`].
+    /// is rather in the network, and may pass. One gate's word is not enough in any case.
     #[must_use]
-    pub fn may_evict(&self, now: Time, datacenter: &DatacenterId) -> bool {
+    pub(crate) fn may_evict(&self, now: Time, datacenter: &DatacenterId) -> bool {
         self.get(datacenter).is_some_and(|watch| match watch.state {
             State::Unreachable { since } if watch.together >= Correlation::Medium => {
                 now >= since + self.config.eviction_delay
@@ -489,11 +482,6 @@ impl Federation {
             State::Unreachable { .. } => true,
             State::Unknown { .. } | State::Reachable { .. } | State::Suspected { .. } => false,
         })
-    }
-
-    /// The datacenter was removed.
-    pub fn forget(&mut self, datacenter: &DatacenterId) {
-        self.watches.remove(datacenter);
     }
 
     /// All that failed within the time before now have failed together. A group is complete before
@@ -506,13 +494,6 @@ impl Federation {
             watch.together = watch.together.max(together);
         }
     }
-}
-
-/// Whether a datacenter is lost for all: to more than half of the gates that are alive, each by its
-/// own view. A gate without a view has not lost it.
-pub fn is_lost_to_most(views: impl IntoIterator<Item = Reachability>, gates: usize) -> bool {
-    let lost = views.into_iter().filter(|&view| view == Reachability::Unreachable).count();
-    lost > gates / 2
 }
 
 #[cfg(test)]

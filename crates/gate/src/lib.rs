@@ -14,6 +14,7 @@ mod copies;
 mod federation;
 mod owner;
 mod peers;
+mod places;
 mod request;
 mod ring;
 mod router;
@@ -32,15 +33,19 @@ use hyperscale_model::{
 };
 use hyperscale_plan::Plan;
 use hyperscale_report::JobResult;
-use hyperscale_wire::{DatacenterStatus, Message, Subject, decode_value, encode_value};
+use hyperscale_wire::{Message, Subject, decode_value, encode_value};
 use serde::{Deserialize, Serialize};
 
 use crate::copies::{Checkpoint, Recovery};
+use crate::federation::{Change, Federation};
+pub use crate::federation::{Change as DatacenterChange, FederationConfig};
 use crate::owner::Live;
+use crate::places::Place;
 pub use crate::request::{
     DatacenterView, JobView, NodeView, Reply, Request, RequestError, RequestErrorKind, RequestId,
 };
 use crate::request::{Pending, Questions, Unknown, WaitingCancel};
+use crate::router::Router;
 use crate::state::{Applied, Entry, IdempotencyKey, State};
 
 /// Settings of a gate.
@@ -72,8 +77,13 @@ pub struct GateConfig {
     pub checkpoint: Duration,
     /// How long the end of a part waits for statistics that are missing.
     pub statistics_wait: Duration,
-    /// How long a silent datacenter is waited for beyond a job's deadline.
+    /// How long a silent datacenter is waited for, once most gates have lost it, and beyond a job's
+    /// deadline.
     pub part_wait: Duration,
+    /// How long a datacenter may take to accept a part before another is asked.
+    pub dispatch_wait: Duration,
+    /// How datacenters are watched.
+    pub federation: FederationConfig,
     /// How long an ended job stays at hand.
     pub retention: Duration,
     /// Jobs that may live at once.
@@ -116,6 +126,8 @@ impl GateConfig {
             checkpoint: Duration::from_secs(1),
             statistics_wait: Duration::from_secs(30),
             part_wait: Duration::from_secs(300),
+            dispatch_wait: Duration::from_secs(6),
+            federation: FederationConfig::DEFAULT,
             retention: Duration::from_secs(300),
             jobs_max: 10_000,
             beat: Duration::from_secs(1),
@@ -313,6 +325,20 @@ pub enum Event {
         /// Its fence.
         fence: Fence,
     },
+    /// A datacenter is reached, or is not any more.
+    Datacenter {
+        /// Which.
+        datacenter: DatacenterId,
+        /// What has changed.
+        change: Change,
+    },
+    /// A datacenter did not accept a part in time, and another is asked.
+    PartMoved {
+        /// The job.
+        job: JobId,
+        /// Where it goes.
+        to: DatacenterId,
+    },
     /// A job was accepted.
     JobAccepted {
         /// The job.
@@ -372,14 +398,6 @@ pub fn read_entry(bytes: &[u8]) -> Result<Entry, hyperscale_wire::DecodeError> {
     decode_value::<Proposed<'_>>(bytes).map(|proposed| proposed.entry.into_owned())
 }
 
-/// A datacenter as this gate sees it.
-#[derive(Debug, Default)]
-struct Datacenter {
-    leader: Option<(NodeId, Fence)>,
-    status: Option<DatacenterStatus>,
-    last_heard: Time,
-}
-
 /// A proposal on its way.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum About {
@@ -392,6 +410,8 @@ enum About {
 /// What of a job a proposal is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
+    AskStart,
+    Move,
     Start,
     Cancel,
     CancelWorkflow,
@@ -414,7 +434,10 @@ pub struct Gate {
     /// When each gate was heard of last, or lost its link, while this one leads.
     heard: BTreeMap<NodeId, Time>,
     managers: BTreeSet<NodeId>,
-    datacenters: BTreeMap<DatacenterId, Datacenter>,
+    datacenters: BTreeMap<DatacenterId, Place>,
+    federation: Federation,
+    router: Router,
+    next_probe: Time,
     blobs: Blobs,
     /// Copies of the statistics of jobs that others own, or that this gate is about to own.
     copies: BTreeMap<JobId, Checkpoint<'static>>,
@@ -451,6 +474,7 @@ impl Gate {
     #[must_use]
     pub fn new(config: GateConfig, seed: u64) -> Self {
         let peers = Peers::new(config.node, config.gates);
+        let federation = Federation::new(config.federation);
         Self {
             config,
             random: SplitMix::new(seed),
@@ -461,6 +485,9 @@ impl Gate {
             heard: BTreeMap::new(),
             managers: BTreeSet::new(),
             datacenters: BTreeMap::new(),
+            federation,
+            router: Router::default(),
+            next_probe: Time::ZERO,
             blobs: Blobs::new(),
             copies: BTreeMap::new(),
             obeyed: BTreeMap::new(),
@@ -536,7 +563,9 @@ impl Gate {
     pub fn next_deadline(&self) -> Option<Time> {
         let beat = (self.config.gates > 1).then_some(self.next_beat);
         let review = self.has_work().then_some(self.next_review);
-        [beat, review, self.blobs.next_deadline()].into_iter().flatten().min()
+        let probe = (!self.datacenters.is_empty()).then_some(self.next_probe);
+        let watch = self.federation.next_deadline();
+        [beat, review, probe, watch, self.blobs.next_deadline()].into_iter().flatten().min()
     }
 
     /// What is to be done, in order.
@@ -605,6 +634,7 @@ impl Gate {
         self.hear(now, from);
         match message {
             Message::DatacenterStatus(status) => self.on_status(now, from, status),
+            Message::ProbeAck { number, status } => self.on_probe_ack(now, from, number, status),
             Message::PartAccepted { part, fence } => self.on_part_accepted(now, part, fence),
             Message::PartRefused { part, fence, why } => {
                 self.on_part_refused(now, part, fence, why);
@@ -631,8 +661,8 @@ impl Gate {
                 }
             }
             Message::BlobKept { hash } => self.on_blob_kept(now, from, hash),
-            Message::PeerStatus { is_founded, software } => {
-                self.peers.on_status(from, is_founded, software);
+            Message::PeerStatus { is_founded, lost, software } => {
+                self.peers.on_status(from, is_founded, lost, software);
             }
             Message::Propose { proposal, entry } => self.on_propose(from, proposal, entry),
             Message::ProposalRefused { proposal } => self.on_proposal_refused(now, proposal),
@@ -656,6 +686,7 @@ impl Gate {
             Message::Ledger { .. } => {}
             // Nobody may send us these; the link's table of messages refuses them before.
             Message::OfferPart(_)
+            | Message::Probe { .. }
             | Message::StartPart { .. }
             | Message::StopPart { .. }
             | Message::StopWorkflow { .. }
@@ -673,48 +704,6 @@ impl Gate {
             | Message::AttemptEndedAck { .. }
             | Message::DeltaAck { .. } => {}
         }
-    }
-
-    fn on_status(&mut self, now: Time, from: NodeId, status: DatacenterStatus) {
-        let known = self.datacenters.entry(status.datacenter.clone()).or_default();
-        let Some(fence) = status.leading else { return };
-        match known.leader {
-            Some((_, held)) if fence < held => {
-                self.event(Event::StaleFence { from, fence, held });
-                return;
-            }
-            Some((leader, held)) if leader == from && held == fence => {
-                let is_older =
-                    known.status.as_ref().is_some_and(|last| last.version >= status.version);
-                if is_older {
-                    return;
-                }
-            }
-            Some(_) | None => {
-                known.leader = Some((from, fence));
-                self.offer_anew(&status.datacenter);
-            }
-        }
-        let known = self.datacenters.entry(status.datacenter.clone()).or_default();
-        known.last_heard = now;
-        known.status = Some(status);
-    }
-
-    /// A new leader has no secrets of its parts, which no ledger holds: an offer brings them. And it
-    /// may not know of all that was counted.
-    fn offer_anew(&mut self, datacenter: &DatacenterId) {
-        for (job, live) in &mut self.live {
-            if let Some(state) = self.state.jobs.get(job) {
-                let parts = state.parts.iter().map(|(target, _)| target.datacenter == *datacenter);
-                live.offer_anew(parts);
-            }
-        }
-    }
-
-    /// The leader of a datacenter, if there is a link to it.
-    fn leader_of(&self, datacenter: &DatacenterId) -> Option<NodeId> {
-        let (leader, _) = self.datacenters.get(datacenter)?.leader?;
-        self.managers.contains(&leader).then_some(leader)
     }
 
     fn next_proposal(&mut self) -> ProposalId {
@@ -778,6 +767,9 @@ impl Gate {
                 let text = format!("threshold `{expression}` was broken: the job stops");
                 self.note(now, *job, "threshold_broken", text);
             }
+            Entry::PartMoved { job, part, to, .. } if applied == Applied::Changed => {
+                self.on_part_moved(now, *job, *part, to);
+            }
             Entry::PartEnded { job, part, end, .. } if applied == Applied::Changed => {
                 self.on_part_end_decided(now, *job, *part, end);
             }
@@ -796,6 +788,8 @@ impl Gate {
             }
             Entry::SessionOpened { .. }
             | Entry::SessionEnded { .. }
+            | Entry::StartAsked { .. }
+            | Entry::PartMoved { .. }
             | Entry::JobStarted { .. }
             | Entry::ThresholdBroken { .. }
             | Entry::PartEnded { .. }

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyperscale_model::{
-    AttemptId, DeltaSeq, EndStatus, FailureCause, Fence, JobId, NodeId, PartId, PartIndex,
-    Pressure, ProgressSeq, Time, Verdict, WorkflowIndex,
+    AttemptId, DatacenterId, DeltaSeq, EndStatus, FailureCause, Fence, JobId, NodeId, PartId,
+    PartIndex, Pressure, ProgressSeq, Time, Verdict, WorkflowIndex,
 };
-use hyperscale_plan::{Plan, Secrets};
+use hyperscale_plan::{Datacenters, Plan, Secrets};
 use hyperscale_report::{
     EventRecord, JobResult, Latency, LiveView, SeriesPoint, Summary, SummaryInput, ThresholdView,
 };
@@ -29,6 +29,8 @@ use crate::{About, Event, Gate, Output, Step};
 
 /// Events of a job that are kept for those who come back.
 pub(crate) const EVENTS_MAX: usize = 1_000;
+/// How long before a start at a certain time parts are told of it.
+const START_AHEAD: Duration = Duration::from_secs(5);
 /// Windows that a live view shows.
 const RECENT_WINDOWS: usize = 60;
 
@@ -67,6 +69,10 @@ pub(crate) struct Ending {
 #[derive(Debug, Default)]
 struct LivePart {
     is_accepted: bool,
+    /// Since when its datacenter has been asked.
+    asked_since: Option<Time>,
+    /// Since when most gates have lost its datacenter.
+    lost_since: Option<Time>,
     /// Whether a leader took over that has not answered an offer.
     needs_offer: bool,
     /// When the last command was sent that is not answered yet.
@@ -273,15 +279,19 @@ impl Gate {
         if state.fence != fence {
             return; // The answer to an offer of an earlier owner.
         }
-        let name = state.parts.get(usize::from(part.part.0)).map(|(t, _)| t.datacenter.to_string());
+        let name = state.parts.get(usize::from(part.part.0)).map(|(t, _)| t.datacenter.clone());
         let Some(live) = self.live_part(part) else { return };
         if live.needs_offer {
             (live.needs_offer, live.commanded_at) = (false, None);
         }
         if !live.is_accepted {
             (live.is_accepted, live.commanded_at) = (true, None);
-            let text = format!("{} accepted its part", name.unwrap_or_default());
-            self.note(now, part.job, "part_accepted", text);
+            let took = live.asked_since.map(|since| now.since(since));
+            if let Some((name, took)) = name.zip(took) {
+                self.on_dispatched(now, &name, took);
+                let text = format!("{name} accepted its part");
+                self.note(now, part.job, "part_accepted", text);
+            }
         }
     }
 
@@ -368,7 +378,10 @@ impl Gate {
         }
         let Some(state) = self.state.jobs.get(&part.job) else { return };
         let end = state.parts.get(usize::from(part.part.0)).and_then(|(_, end)| end.as_ref());
-        if end.is_some_and(|end| end.is_missing) {
+        // Or holds a part that was moved before it answered.
+        let is_given_up = end
+            .is_some_and(|end| end.is_missing || matches!(end.status, EndStatus::Skipped { .. }));
+        if is_given_up {
             let (fence, reason, mode) = (state.fence, StopReason::TimedOut, StopMode::Now);
             self.send(leader, Message::StopPart { part, fence, reason, mode });
         }
@@ -415,10 +428,10 @@ impl Gate {
     fn may_tell_of(&self, from: NodeId, part: PartId) -> bool {
         let index = usize::from(part.part.0);
         let target = self.state.jobs.get(&part.job).and_then(|job| job.parts.get(index));
-        let known = target.and_then(|(target, _)| self.datacenters.get(&target.datacenter));
+        let known = target.and_then(|(target, _)| self.federation.get(&target.datacenter));
         let live = self.live.get(&part.job).and_then(|live| live.parts.get(index));
-        match (known.and_then(|known| known.leader), live) {
-            (Some((leader, fence)), Some(live)) => leader == from && fence >= live.mark.0,
+        match (known.and_then(|known| known.leader()), live) {
+            (Some(leader), Some(live)) => leader.node == from && leader.fence >= live.mark.0,
             (Some(_) | None, _) => false,
         }
     }
@@ -438,6 +451,7 @@ impl Gate {
     /// Sends and proposes whatever is missing.
     pub(crate) fn review(&mut self, now: Time) {
         self.beat(now);
+        self.review_places(now);
         self.review_sessions(now);
         self.recover(now);
         let jobs: Vec<JobId> = self.live.keys().copied().collect();
@@ -530,12 +544,28 @@ impl Gate {
         let leader = self.leader_of(&datacenter);
         let (resend, start_margin) = (self.config.resend, self.config.start_margin);
         let since_accepted = self.since(now, accepted);
-        let wait = self.config.part_wait;
+        let (wait, dispatch_wait) = (self.config.part_wait, self.config.dispatch_wait);
+        let is_starting = state.is_starting;
+        let open: Vec<bool> = state.parts.iter().map(|(_, end)| end.is_none()).collect();
+        let elapsed = state.started.map(|started| self.since(now, started));
+        let wall = self.wall(now);
+        let is_lost = self.is_lost(now, &datacenter);
         let Some(live) = self.live.get_mut(&part.job) else { return };
-        let all_accepted = live.parts.iter().all(|part| part.is_accepted);
+        let run = live.plan.run.clone();
+        let all_accepted =
+            live.parts.iter().zip(&open).all(|(part, is_open)| part.is_accepted || !is_open);
         let secrets = live.secrets.clone();
-        let deadline = live.plan.run.deadline + wait;
+        // A start that was asked for later moves everything with it.
+        let ahead = Duration::from_millis(run.start_at.unwrap_or(0).saturating_sub(accepted.0));
+        let deadline = run.deadline + wait + ahead;
+        let has_best_effort = run.best_effort.is_some_and(|effort| {
+            let reported = live.parts.iter().filter(|part| part.told_end.is_some()).count();
+            let waited = elapsed.unwrap_or(since_accepted.saturating_sub(ahead));
+            waited >= effort.deadline && reported >= usize::from(effort.min_datacenters)
+        });
         let Some(known) = live.parts.get_mut(usize::from(part.part.0)) else { return };
+        known.lost_since = known.lost_since.filter(|_| is_lost).or(is_lost.then_some(now));
+        let is_lost_for_good = known.lost_since.is_some_and(|since| now >= since + wait);
         if let Some((_, result, _)) = &known.told_end {
             if !is_ended {
                 let end = PartEnd {
@@ -552,7 +582,7 @@ impl Gate {
         if is_ended {
             return;
         }
-        if since_accepted >= deadline {
+        if since_accepted >= deadline || is_lost_for_good || has_best_effort {
             let gaps = known.report.as_ref().map(|report| report.gaps.clone()).unwrap_or_default();
             let end = PartEnd {
                 status: EndStatus::TimedOut,
@@ -562,6 +592,14 @@ impl Gate {
                 attempts: Vec::new(),
             };
             self.end_part(now, part, end);
+            return;
+        }
+        let asked_since = *known.asked_since.get_or_insert(now);
+        let is_promised = matches!(run.datacenters, Datacenters::Named(_));
+        if !known.is_accepted && !is_starting && !is_promised && now >= asked_since + dispatch_wait
+        {
+            known.asked_since = Some(now); // If there is no other, this one is asked on.
+            self.move_part(now, part.job, part.part, &run);
             return;
         }
         if known.commanded_at.is_some_and(|sent| now < sent + resend) {
@@ -583,8 +621,19 @@ impl Gate {
             // Everything else needs a part that is there.
         } else if let Some((reason, mode)) = stop {
             messages.push(Message::StopPart { part, fence, reason, mode });
+        } else if !has_started && all_accepted && !is_starting {
+            let job = part.job;
+            let entry = Entry::StartAsked { job, fence };
+            if messages.is_empty() {
+                self.propose(now, About::Job(Step::AskStart, job, 0), &entry);
+                return;
+            }
         } else if !has_started && all_accepted {
-            messages.push(Message::StartPart { part, fence, start_in: start_margin });
+            let until = Duration::from_millis(run.start_at.unwrap_or(0).saturating_sub(wall.0));
+            if until <= START_AHEAD {
+                let start_in = start_margin.max(until);
+                messages.push(Message::StartPart { part, fence, start_in });
+            }
         } else {
             let stops = (stopped_workflows.into_iter())
                 .filter(|(workflow, _)| is_live(workflow))
@@ -646,7 +695,12 @@ impl Gate {
             is_incomplete = true;
         }
         let ends = || state.parts.iter().filter_map(|(_, end)| end.as_ref());
-        let status = EndStatus::combine(ends().map(|end| &end.status));
+        // Best effort: those that have reported decide, if they are enough.
+        let reported = ends().filter(|end| !end.is_missing).count();
+        let is_enough = (live.plan.run.best_effort)
+            .is_some_and(|effort| reported >= usize::from(effort.min_datacenters.max(1)));
+        let deciding = ends().filter(|end| !(is_enough && end.is_missing));
+        let status = EndStatus::combine(deciding.map(|end| &end.status));
         let is_partial = is_incomplete || ends().any(|end| end.is_missing || !end.gaps.is_empty());
         let names: Vec<String> =
             state.parts.iter().map(|(target, _)| target.datacenter.to_string()).collect();
@@ -714,6 +768,24 @@ impl Gate {
         if let Some(live) = self.live.get_mut(&job) {
             live.ending = Some(ending);
         }
+    }
+
+    /// A part has another datacenter, as a new part.
+    pub(crate) fn on_part_moved(
+        &mut self,
+        now: Time,
+        job: JobId,
+        part: PartIndex,
+        to: &DatacenterId,
+    ) {
+        let from = (self.state.jobs.get(&job))
+            .and_then(|job| job.parts.get(usize::from(part.0)))
+            .map_or_else(String::new, |(target, _)| target.datacenter.to_string());
+        if let Some(live) = self.live.get_mut(&job) {
+            live.parts.push(LivePart { needs_offer: true, ..LivePart::default() });
+        }
+        let text = format!("{from} did not accept its part in time, {to} is asked instead");
+        self.note(now, job, "part_moved", text);
     }
 
     pub(crate) fn on_part_end_decided(

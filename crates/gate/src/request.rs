@@ -8,15 +8,15 @@ use hyperscale_model::{
     BlobHash, ClientId, DatacenterId, EndStatus, JobId, JobState, NodeId, Role, Time, Verdict,
     WallTime, WorkflowIndex,
 };
-use hyperscale_plan::{Datacenters, PLAN_BYTES_MAX, Plan, Secrets, Slice, Split};
+use hyperscale_plan::{PLAN_BYTES_MAX, Plan, Secrets};
 use hyperscale_report::{EventRecord, JobResult, LiveView};
 use hyperscale_wire::{Message, NodeState, SOFTWARE, StopMode, decode_value, encode_value};
 use serde::{Deserialize, Serialize};
 
 use crate::peers::Spread;
 use crate::seal::seal;
-use crate::state::{Entry, IdempotencyKey, Job, Target};
-use crate::{About, Datacenter, Event, Gate, Output, Step};
+use crate::state::{Entry, IdempotencyKey, Job};
+use crate::{About, Event, Gate, Output, Step};
 
 /// Most bytes of an answer to another gate.
 const ANSWER_BYTES_MAX: usize = 900 << 10;
@@ -578,53 +578,6 @@ impl Gate {
         RequestError { kind: RequestErrorKind::NotReady, message }
     }
 
-    /// The datacenters of a job, with the share of each.
-    fn choose(&self, now: Time, plan: &Plan) -> Result<Vec<Target>, RequestError> {
-        let fresh: Vec<DatacenterView> =
-            self.datacenter_views(now).into_iter().filter(|view| view.is_fresh).collect();
-        let chosen: Vec<DatacenterView> = match &plan.run.datacenters {
-            Datacenters::All => fresh,
-            Datacenters::Choose(count) => {
-                let mut by_capacity = fresh;
-                by_capacity.sort_by(|a, b| {
-                    b.free_cores.cmp(&a.free_cores).then(a.datacenter.cmp(&b.datacenter))
-                });
-                by_capacity.truncate(usize::from(*count));
-                by_capacity
-            }
-            Datacenters::Named(names) => {
-                let mut chosen = Vec::with_capacity(names.len());
-                for name in names {
-                    let found = fresh.iter().find(|view| view.datacenter.as_str() == name);
-                    // A named datacenter is a promise: none takes its place silently.
-                    chosen.push(found.cloned().ok_or_else(|| RequestError {
-                        kind: RequestErrorKind::NoDatacenter,
-                        message: format!("the datacenter `{name}` is not reachable"),
-                    })?);
-                }
-                chosen
-            }
-        };
-        if chosen.is_empty() {
-            let message = "no datacenter is reachable".to_owned();
-            return Err(RequestError { kind: RequestErrorKind::NoDatacenter, message });
-        }
-        let weights: Vec<u32> = (chosen.iter())
-            .map(|view| match &plan.run.split {
-                Split::Weighted => view.cores.max(1),
-                Split::Even | Split::Each => 1,
-                Split::Shares(shares) => shares.get(view.datacenter.as_str()).copied().unwrap_or(0),
-            })
-            .collect();
-        let slices = match plan.run.split {
-            Split::Each => vec![Slice::whole(); chosen.len()],
-            Split::Weighted | Split::Even | Split::Shares(_) => Slice::whole().split(&weights),
-        };
-        Ok((chosen.into_iter().zip(slices))
-            .map(|(view, slice)| Target { datacenter: view.datacenter, slice })
-            .collect())
-    }
-
     /// A submission with this key was decided: its job is the answer to all that have the key.
     pub(crate) fn on_accepted(&mut self, key: &IdempotencyKey) {
         let Some(job) = self.state.job_of(key) else { return };
@@ -874,10 +827,8 @@ impl Gate {
             free_cores: 0,
             software: software.to_owned(),
         });
-        let others = self.datacenters.iter().flat_map(|(datacenter, known)| {
-            let is_fresh = self.is_fresh(now, datacenter, known);
-            let nodes = known.status.as_ref().map(|status| status.nodes.as_slice());
-            nodes.unwrap_or_default().iter().map(move |status| NodeView {
+        let others = self.statuses(now).flat_map(|(datacenter, is_fresh, status)| {
+            status.nodes.iter().map(move |status| NodeView {
                 node: status.node,
                 role: status.role,
                 datacenter: Some(datacenter.clone()),
@@ -889,26 +840,6 @@ impl Gate {
             })
         });
         std::iter::once(own).chain(gates).chain(others).collect()
-    }
-
-    /// Whether a datacenter was heard of lately and can be reached.
-    fn is_fresh(&self, now: Time, datacenter: &DatacenterId, known: &Datacenter) -> bool {
-        now < known.last_heard + self.config.stale_after && self.leader_of(datacenter).is_some()
-    }
-
-    fn datacenter_views(&self, now: Time) -> Vec<DatacenterView> {
-        (self.datacenters.iter())
-            .filter_map(|(datacenter, known)| {
-                let status = known.status.as_ref()?;
-                Some(DatacenterView {
-                    datacenter: datacenter.clone(),
-                    is_fresh: self.is_fresh(now, datacenter, known),
-                    workers: status.workers,
-                    cores: status.cores,
-                    free_cores: status.free_cores,
-                })
-            })
-            .collect()
     }
 
     pub(crate) fn job_view(&self, job: JobId, state: &Job) -> JobView {

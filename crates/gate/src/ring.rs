@@ -6,27 +6,11 @@
 //! virtual nodes needs hundreds of points a gate for the same spread. Linear in the gates, which
 //! are few.
 
-use std::cmp::Reverse;
-use std::collections::BTreeSet;
-
 use hyperscale_model::{JobId, NodeId, SplitMix};
 
 /// The gate that owns a job while these are alive; `None` if none is.
-pub fn owner(job: JobId, gates: impl IntoIterator<Item = NodeId>) -> Option<NodeId> {
+pub(crate) fn owner(job: JobId, gates: impl IntoIterator<Item = NodeId>) -> Option<NodeId> {
     gates.into_iter().max_by_key(|&gate| rank(job, gate))
-}
-
-/// The gate that owns a job once its owner is gone; `None` if there is no other.
-pub fn backup(job: JobId, gates: impl IntoIterator<Item = NodeId>) -> Option<NodeId> {
-    preference(job, gates).into_iter().nth(1)
-}
-
-/// All gates, each once, in the order in which they would own a job if those before were gone.
-pub fn preference(job: JobId, gates: impl IntoIterator<Item = NodeId>) -> Vec<NodeId> {
-    let distinct: BTreeSet<NodeId> = gates.into_iter().collect();
-    let mut gates: Vec<NodeId> = distinct.into_iter().collect();
-    gates.sort_by_key(|&gate| Reverse(rank(job, gate)));
-    gates
 }
 
 /// Two gates of one weight are told apart by their ids, never by the order in which they were given.
@@ -103,12 +87,11 @@ mod tests {
     }
 
     #[test]
-    fn dsp_09_without_gates_there_is_no_owner_and_with_one_no_backup() {
+    fn dsp_09_without_gates_there_is_no_owner() {
         let job = JobId::from_parts(1, 1);
 
         assert_eq!(owner(job, []), None);
         assert_eq!(owner(job, gates(1)), Some(NodeId(1)));
-        assert_eq!(backup(job, [NodeId(1), NodeId(1)]), None, "the owner is no backup");
     }
 
     proptest! {
@@ -122,21 +105,22 @@ mod tests {
             let mut random = SplitMix::new(seed);
             shuffled.sort_by_key(|_| random.next_u64());
 
-            prop_assert_eq!(preference(job, sorted.clone()), preference(job, shuffled.clone()));
             prop_assert_eq!(owner(job, sorted), owner(job, shuffled));
         }
 
         #[test]
-        fn dsp_09_the_backup_owns_what_a_dead_owner_had(
+        fn dsp_09_an_owner_hangs_on_nobody_but_itself(
             job: u128, ids in proptest::collection::btree_set(any::<u64>(), 2..20),
         ) {
             let job = JobId::from_u128(job);
             let gates: Vec<NodeId> = ids.into_iter().map(NodeId).collect();
             let first = owner(job, gates.clone()).unwrap();
-            let rest = gates.iter().copied().filter(|&gate| gate != first);
+            let second = owner(job, gates.iter().copied().filter(|&gate| gate != first)).unwrap();
 
-            prop_assert_eq!(backup(job, gates.clone()), owner(job, rest));
-            prop_assert_eq!(preference(job, gates)[0], first);
+            let without_another: Vec<NodeId> =
+                gates.iter().copied().filter(|&gate| gate == first || gate == second).collect();
+            prop_assert_eq!(owner(job, without_another), Some(first), "others do not matter");
+            prop_assert_eq!(owner(job, [second]), Some(second));
         }
     }
 }

@@ -16,88 +16,88 @@ use crate::federation::Standing;
 
 /// A datacenter, as its last acknowledgement and this gate's own measurements have it.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Candidate {
+pub(crate) struct Candidate {
     /// Which.
-    pub datacenter: DatacenterId,
+    pub(crate) datacenter: DatacenterId,
     /// Whether this gate reaches it.
-    pub standing: Standing,
+    pub(crate) standing: Standing,
     /// How well it says it is.
-    pub health: DatacenterHealth,
+    pub(crate) health: DatacenterHealth,
     /// Whether that is too old to be relied on.
-    pub is_stale: bool,
+    pub(crate) is_stale: bool,
     /// Its managers that this gate has a link to.
-    pub managers: u32,
+    pub(crate) managers: u32,
     /// Those of them whose breaker is open.
-    pub breakers_open: u32,
+    pub(crate) breakers_open: u32,
     /// How far it is, if that was measured.
-    pub distance: Option<Distance>,
+    pub(crate) distance: Option<Distance>,
     /// How long its answers to offers took, if there were any.
-    pub observed: Option<Observed>,
+    pub(crate) observed: Option<Observed>,
     /// Its cores.
-    pub cores: u32,
+    pub(crate) cores: u32,
     /// Those of them that are free.
-    pub free_cores: u32,
+    pub(crate) free_cores: u32,
     /// Parts and workflows that wait there.
-    pub queue: u32,
+    pub(crate) queue: u32,
     /// The share of processors or memory that is used there, whichever is more: load shows here
     /// before it shows in latency.
-    pub resources: f64,
+    pub(crate) resources: f64,
     /// How well it keeps its objectives, if it says so.
-    pub service: Option<Service>,
+    pub(crate) service: Option<Service>,
     /// When an offer to it failed last.
-    pub failed_at: Option<Time>,
+    pub(crate) failed_at: Option<Time>,
 }
 
 /// A distance by round trips or coordinates.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Distance {
+pub(crate) struct Distance {
     /// What nearly every round trip stays under.
-    pub upper_bound: Duration,
+    pub(crate) upper_bound: Duration,
     /// How much that is worth: 0 nothing, 1 all.
-    pub quality: f64,
+    pub(crate) quality: f64,
 }
 
 /// From offer to acceptance, smoothed. How long jobs run is no latency.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Observed {
+pub(crate) struct Observed {
     /// How long it took.
-    pub latency: Duration,
+    pub(crate) latency: Duration,
     /// How many there were.
-    pub samples: u32,
+    pub(crate) samples: u32,
     /// How long ago the last one was.
-    pub age: Duration,
+    pub(crate) age: Duration,
 }
 
 /// A datacenter's latencies of control requests over the last minutes, each divided by its
 /// objective.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Service {
+pub(crate) struct Service {
     /// The median.
-    pub p50: f64,
+    pub(crate) p50: f64,
     /// The 95th percentile.
-    pub p95: f64,
+    pub(crate) p95: f64,
     /// The 99th percentile.
-    pub p99: f64,
+    pub(crate) p99: f64,
     /// How many requests there were.
-    pub samples: u32,
+    pub(crate) samples: u32,
     /// How long ago the last one was.
-    pub age: Duration,
+    pub(crate) age: Duration,
 }
 
 /// What a job asks of the datacenters that it runs in.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Wish {
+pub(crate) struct Wish {
     /// Only these. A promise: nothing else takes their place.
-    pub named: Option<BTreeSet<DatacenterId>>,
+    pub(crate) named: Option<BTreeSet<DatacenterId>>,
     /// These rather than others, if they are not much worse.
-    pub preferred: BTreeSet<DatacenterId>,
+    pub(crate) preferred: BTreeSet<DatacenterId>,
     /// Only datacenters that are surely as near as this.
-    pub distance_max: Option<Duration>,
+    pub(crate) distance_max: Option<Duration>,
 }
 
 /// Why a datacenter is not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Exclusion {
+pub(crate) enum Exclusion {
     /// The job names others.
     NotNamed,
     /// It has never answered.
@@ -140,19 +140,19 @@ impl fmt::Display for Exclusion {
 
 /// A datacenter that can take the part.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Ranked {
+pub(crate) struct Ranked {
     /// Which.
-    pub datacenter: DatacenterId,
+    pub(crate) datacenter: DatacenterId,
     /// The bucket that it is in: its health, or worse if something speaks against it.
-    pub bucket: DatacenterHealth,
+    pub(crate) bucket: DatacenterHealth,
     /// What it would cost.
-    pub cost: Cost,
+    pub(crate) cost: Cost,
     failed_at: Option<Time>,
 }
 
 /// What a datacenter would cost, against others in its bucket.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Cost {
+pub(crate) enum Cost {
     /// Lower is better.
     Score(f64),
     /// Its distance is not known: by capacity, after those whose is.
@@ -194,17 +194,17 @@ impl Cost {
 
 /// All candidates, in two lists.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Ranking {
+pub(crate) struct Ranking {
     /// Those that can take the part, the best first: the order of fallback.
-    pub order: Vec<Ranked>,
+    pub(crate) order: Vec<Ranked>,
     /// The others, each with the reason.
-    pub excluded: Vec<(DatacenterId, Exclusion)>,
+    pub(crate) excluded: Vec<(DatacenterId, Exclusion)>,
 }
 
 impl Ranking {
     /// The named datacenters of a job that are not in the order, each with the reason, if it is
     /// known at all. One is enough to refuse the job: named is a promise.
-    pub fn missing<'a>(
+    pub(crate) fn missing<'a>(
         &'a self,
         wish: &'a Wish,
     ) -> impl Iterator<Item = (&'a DatacenterId, Option<Exclusion>)> {
@@ -216,14 +216,14 @@ impl Ranking {
 
     /// Why each of the others is not taken, in a line for people.
     #[must_use]
-    pub fn reasons(&self) -> String {
+    pub(crate) fn reasons(&self) -> String {
         let one = |(name, why): &(DatacenterId, Exclusion)| format!("`{name}`: {why}");
         self.excluded.iter().map(one).collect::<Vec<_>>().join("; ")
     }
 
     /// Why a datacenter is not in the order; `None` if it is, or was no candidate.
     #[must_use]
-    pub fn exclusion(&self, datacenter: &DatacenterId) -> Option<Exclusion> {
+    pub(crate) fn exclusion(&self, datacenter: &DatacenterId) -> Option<Exclusion> {
         self.excluded.iter().find(|(name, _)| name == datacenter).map(|(_, why)| *why)
     }
 }
@@ -250,7 +250,7 @@ const SERVICE_BROKEN: f64 = 2.0;
 
 /// Ranks the candidates for a job.
 #[must_use]
-pub fn rank(now: Time, candidates: &[Candidate], wish: &Wish) -> Ranking {
+pub(crate) fn rank(now: Time, candidates: &[Candidate], wish: &Wish) -> Ranking {
     let mut ranking = Ranking { order: Vec::new(), excluded: Vec::new() };
     let allows_suspected = are_all_suspected(candidates);
     for candidate in candidates {
@@ -273,7 +273,7 @@ pub fn rank(now: Time, candidates: &[Candidate], wish: &Wish) -> Ranking {
 
 /// Ranks, and keeps to what it has chosen.
 #[derive(Debug, Clone, Default)]
-pub struct Router {
+pub(crate) struct Router {
     held: Option<Held>,
 }
 
@@ -286,7 +286,7 @@ struct Held {
 impl Router {
     /// As [`rank`], but a datacenter that was chosen lately stays first in its bucket unless
     /// another is worth the change. A job with wishes of its own neither follows that nor moves it.
-    pub fn route(&mut self, now: Time, candidates: &[Candidate], wish: &Wish) -> Ranking {
+    pub(crate) fn route(&mut self, now: Time, candidates: &[Candidate], wish: &Wish) -> Ranking {
         let mut ranking = rank(now, candidates, wish);
         if *wish != Wish::default() {
             return ranking;

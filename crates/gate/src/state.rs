@@ -52,6 +52,24 @@ pub enum Entry {
         /// Where it runs.
         parts: Vec<Target>,
     },
+    /// All parts were accepted and are about to be told to start: from here on, none is moved.
+    StartAsked {
+        /// The job.
+        job: JobId,
+        /// The owner's fence.
+        fence: Fence,
+    },
+    /// A part that was not accepted in time goes to another datacenter, as a new part.
+    PartMoved {
+        /// The job.
+        job: JobId,
+        /// The owner's fence.
+        fence: Fence,
+        /// The part.
+        part: PartIndex,
+        /// Where its share of the load runs instead.
+        to: DatacenterId,
+    },
     /// A datacenter has begun to send load.
     JobStarted {
         /// The job.
@@ -184,6 +202,8 @@ pub struct Job {
     pub fence: Fence,
     /// Its secrets, sealed.
     pub sealed: Vec<u8>,
+    /// Whether parts may have been told to start.
+    pub is_starting: bool,
     /// When load began.
     pub started: Option<WallTime>,
     /// Where it runs, and how that ended.
@@ -267,6 +287,7 @@ impl State {
                         gate,
                         fence,
                         sealed: sealed.clone(),
+                        is_starting: false,
                         started: None,
                         parts: parts.iter().map(|target| (target.clone(), None)).collect(),
                         cancel: None,
@@ -275,6 +296,28 @@ impl State {
                         ended: None,
                     },
                 );
+            }
+            Entry::StartAsked { job, fence } => {
+                let job = self.owned(*job, *fence)?;
+                (!job.is_starting).then_some(())?;
+                job.is_starting = true;
+            }
+            Entry::PartMoved { job, fence, part, to } => {
+                let job = self.owned(*job, *fence)?;
+                let is_elsewhere = job.parts.iter().all(|(target, _)| target.datacenter != *to);
+                (!job.is_starting && is_elsewhere).then_some(())?;
+                let (target, end) = job.parts.get_mut(usize::from(part.0))?;
+                end.is_none().then_some(())?;
+                let status = EndStatus::Skipped { because: format!("its share moved to {to}") };
+                *end = Some(PartEnd {
+                    status,
+                    is_missing: false,
+                    gaps: Vec::new(),
+                    late_requests: 0,
+                    attempts: Vec::new(),
+                });
+                let target = Target { datacenter: to.clone(), slice: target.slice.clone() };
+                job.parts.push((target, None));
             }
             Entry::JobStarted { job, fence, at } => {
                 let job = self.owned(*job, *fence)?;

@@ -11,7 +11,9 @@ use hyperscale_plan::{
 };
 use hyperscale_report::EventRecord;
 use hyperscale_stats::{Delta, Recorder, Sample, WindowFigures};
-use hyperscale_wire::{NodeState, NodeStatus, PartReport, WorkflowReport, WorkflowState};
+use hyperscale_wire::{
+    DatacenterStatus, NodeState, NodeStatus, PartReport, WorkflowReport, WorkflowState,
+};
 
 use super::*;
 
@@ -69,6 +71,8 @@ struct Desk {
     sent: Vec<Message>,
     replies: Vec<Reply>,
     version: u64,
+    /// What the manager answers to probes.
+    status: Option<DatacenterStatus>,
     requests: u64,
     workflows: usize,
 }
@@ -87,6 +91,7 @@ impl Desk {
             sent: Vec::new(),
             replies: Vec::new(),
             version: 0,
+            status: None,
             requests: 0,
             workflows: 1,
         };
@@ -121,6 +126,12 @@ impl Desk {
             }
             for output in outputs {
                 match output {
+                    Output::Send { message: Message::Probe { number }, .. } => {
+                        if let Some(status) = self.status.clone() {
+                            let message = Message::ProbeAck { number, status };
+                            self.gate.handle(self.now, Input::Message { from: MANAGER, message });
+                        }
+                    }
                     Output::Send { message, .. } => self.sent.push(message),
                     Output::Reply { reply, .. } => self.replies.push(reply),
                     Output::StoreBlob { bytes, .. } => self.blobs.push(bytes),
@@ -150,6 +161,8 @@ impl Desk {
             datacenter: DatacenterId::from("eu"),
             leading: Some(Fence(leader_fence)),
             version: hyperscale_model::Version(self.version),
+            managers: 1,
+            queue: 0,
             workers: 1,
             cores: 2,
             free_cores: 2,
@@ -162,6 +175,7 @@ impl Desk {
                 software: "1.2.3".to_owned(),
             }],
         };
+        self.status = Some(status.clone());
         self.message(Message::DatacenterStatus(status));
     }
 

@@ -841,7 +841,7 @@ impl Manager {
                 | AttemptEnd::CoreLost { .. }
                 | AttemptEnd::Drained => None,
             });
-            if let Some(message) = aborted {
+            if let Some(message) = aborted.filter(|_| subject.part.stop.is_none()) {
                 let reason = StopReason::Test { message: message.clone() };
                 entries.push(Entry::StopAsked { part, reason, mode: StopMode::Graceful });
             }

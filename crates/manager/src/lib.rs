@@ -608,8 +608,12 @@ impl Manager {
                 self.event(Event::Malformed { what: "blob", error: format!("{hash} is missing") });
                 self.on_blob_missing(now, from, hash);
             }
-            Message::PeerStatus { is_founded, software } => {
-                self.peers.on_status(from, is_founded, software);
+            Message::PeerStatus { is_founded, lost, software } => {
+                self.peers.on_status(from, is_founded, lost, software);
+            }
+            Message::Probe { number } => {
+                let status = self.datacenter_status(now);
+                self.send(from, Message::ProbeAck { number, status });
             }
             Message::KeepBlob { hash } => self.on_keep_blob(now, from, hash),
             Message::BlobKept { hash } => self.on_blob_kept(now, from, hash),
@@ -619,6 +623,7 @@ impl Manager {
             Message::StaleFence { .. } => {}
             // Nobody may send us these; the link's table of messages refuses them before.
             Message::PartAccepted { .. }
+            | Message::ProbeAck { .. }
             | Message::Propose { .. }
             | Message::ProposalRefused { .. }
             | Message::Copy { .. }
@@ -878,11 +883,23 @@ impl Manager {
             datacenter: self.config.datacenter.clone(),
             leading: self.leading_at(now),
             version: self.version,
+            managers: u32::try_from(self.config.managers).unwrap_or(u32::MAX),
+            queue: self.waiting_parts(),
             workers: u32::try_from(workers.len()).unwrap_or(u32::MAX),
             cores: workers.iter().filter_map(|view| view.report.as_ref()).map(|r| r.cores).sum(),
             free_cores: candidates.iter().map(|candidate| candidate.free).sum(),
             nodes: self.node_statuses(now),
         }
+    }
+
+    /// Parts that have started and of which nothing holds cores: they wait for some.
+    fn waiting_parts(&self) -> u32 {
+        let has_cores: BTreeSet<PartId> =
+            self.state.open_attempts().map(|(attempt, _)| attempt.shard.part_id()).collect();
+        let waits = |(id, part): &(&PartId, &state::Part)| {
+            part.started.is_some() && part.ended.is_none() && !has_cores.contains(id)
+        };
+        u32::try_from(self.state.parts.iter().filter(waits).count()).unwrap_or(u32::MAX)
     }
 
     /// This node, and the managers and workers that are linked.

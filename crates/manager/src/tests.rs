@@ -208,8 +208,11 @@ fn one_of_three(node: NodeId, are_founded: bool) -> Manager {
     for peer in [2, 3, 4].map(NodeId).into_iter().filter(|peer| *peer != node) {
         manager.handle(Time::ZERO, Input::ManagerConnected { manager: peer });
         assert_eq!(founded_by(&mut manager), None, "{peer} has not said how it stands");
-        let message =
-            Message::PeerStatus { is_founded: are_founded, software: SOFTWARE.to_owned() };
+        let message = Message::PeerStatus {
+            is_founded: are_founded,
+            lost: Vec::new(),
+            software: SOFTWARE.to_owned(),
+        };
         manager.handle(Time::ZERO, Input::Message { from: peer, message });
     }
     manager

@@ -21,6 +21,7 @@ enum Kind {
     Flap,
     Fade,
     Drain,
+    CutDatacenter,
 }
 
 impl World {
@@ -38,6 +39,7 @@ impl World {
             (faults.flap, Kind::Flap),
             (faults.fade, Kind::Fade),
             (faults.drain, Kind::Drain),
+            (faults.cut_datacenter, Kind::CutDatacenter),
         ]
         .into_iter()
         .filter_map(|(is_on, kind)| is_on.then_some(kind))
@@ -197,6 +199,29 @@ impl World {
                 let stretch = Duration::from_millis(12_000 + self.random.below(8_000));
                 self.trouble_of(a, until + stretch);
                 self.schedule(until, Event::Die { way: (a, b), stretch });
+            }
+            Kind::CutDatacenter => {
+                let places = self.scenario.datacenters.len() as u64;
+                let place = usize::try_from(self.random.below(places)).ok();
+                let managers = self.managers_at(place);
+                let is_between = |(a, b): &(NodeId, NodeId)| {
+                    let far = [(a, b), (b, a)].into_iter().find(|(m, _)| managers.contains(m));
+                    far.is_some_and(|(_, other)| self.role(*other) == Some(Role::Gate))
+                };
+                let ways: Vec<(NodeId, NodeId)> =
+                    self.network.links.keys().copied().filter(is_between).collect();
+                let both: Vec<(NodeId, NodeId)> =
+                    ways.iter().flat_map(|&(a, b)| [(a, b), (b, a)]).collect();
+                let stretch = Duration::from_millis(2_000 + self.random.below(70_000));
+                self.network.cuts.extend(both.iter().copied());
+                self.trouble(stretch);
+                self.head_trouble_until = self.trouble_until;
+                self.schedule(stretch, Event::Heal { ways: both });
+                // Most links notice before they are whole again.
+                for way in ways {
+                    let patience = Duration::from_millis(4_000 + self.random.below(8_000));
+                    self.break_link(way, patience);
+                }
             }
             Kind::Flap => {
                 let Some(way) = self.any_way() else { return };

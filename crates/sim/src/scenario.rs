@@ -80,6 +80,8 @@ pub(crate) struct Faults {
     /// Messages arrive again after a reconnect.
     pub(crate) copies: bool,
     pub(crate) drain: bool,
+    /// All gates lose a datacenter.
+    pub(crate) cut_datacenter: bool,
     /// The mean time from one fault to the next, in milliseconds.
     pub(crate) pause: u64,
 }
@@ -103,6 +105,7 @@ impl Faults {
             stragglers: on(0.4),
             copies: on(0.3),
             drain: on(0.2),
+            cut_datacenter: on(0.25),
             pause: 0,
         };
         faults.pause = [3_000, 8_000, 20_000][pick(random, 3)];

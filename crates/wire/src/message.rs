@@ -52,6 +52,11 @@ pub enum Message {
         /// Who asked.
         by: String,
     },
+    /// Answer at once: only that proves that the datacenter is reached.
+    Probe {
+        /// The gate's number for it, which comes back.
+        number: u64,
+    },
     /// The part's end is recorded: the manager may forget it.
     PartEndedAck {
         /// The part.
@@ -61,6 +66,13 @@ pub enum Message {
     // Manager to gate.
     /// Whether this manager leads its datacenter, and how that datacenter is.
     DatacenterStatus(DatacenterStatus),
+    /// The answer to a probe.
+    ProbeAck {
+        /// The gate's number for it.
+        number: u64,
+        /// As in a status.
+        status: DatacenterStatus,
+    },
     /// The part will run.
     PartAccepted {
         /// The part.
@@ -185,6 +197,9 @@ pub enum Message {
     PeerStatus {
         /// Whether its ledger has been started: then nobody may start another.
         is_founded: bool,
+        /// Datacenters that a gate does not reach.
+        #[serde(default)]
+        lost: Vec<DatacenterId>,
         /// The version of its software.
         software: String,
     },
@@ -345,6 +360,8 @@ impl Message {
             | Self::Ledger { .. }
             | Self::PeerStatus { .. }
             | Self::DeltaAck { .. }
+            | Self::Probe { .. }
+            | Self::ProbeAck { .. }
             | Self::Propose { .. }
             | Self::ProposalRefused { .. }
             | Self::CopyAsked { .. }
@@ -384,8 +401,10 @@ impl Message {
             | Self::StartPart { .. }
             | Self::StopPart { .. }
             | Self::StopWorkflow { .. }
-            | Self::PartEndedAck { .. } => matches!((from, to), (Role::Gate, Role::Manager)),
+            | Self::PartEndedAck { .. }
+            | Self::Probe { .. } => matches!((from, to), (Role::Gate, Role::Manager)),
             Self::DatacenterStatus(_)
+            | Self::ProbeAck { .. }
             | Self::PartAccepted { .. }
             | Self::PartRefused { .. }
             | Self::PartReport(_)
@@ -444,6 +463,8 @@ impl Message {
             Self::StopPart { .. } => "stop_part",
             Self::StopWorkflow { .. } => "stop_workflow",
             Self::PartEndedAck { .. } => "part_ended_ack",
+            Self::Probe { .. } => "probe",
+            Self::ProbeAck { .. } => "probe_ack",
             Self::DatacenterStatus(_) => "datacenter_status",
             Self::PartAccepted { .. } => "part_accepted",
             Self::PartRefused { .. } => "part_refused",
@@ -579,6 +600,12 @@ pub struct DatacenterStatus {
     pub leading: Option<Fence>,
     /// Orders what the sender says.
     pub version: Version,
+    /// Managers that belong to it, alive or not; 0 if the sender is too old to say.
+    #[serde(default)]
+    pub managers: u32,
+    /// Parts that wait for cores.
+    #[serde(default)]
+    pub queue: u32,
     /// Workers that are there.
     pub workers: u32,
     /// Their cores.
@@ -874,7 +901,11 @@ mod tests {
         let hash = BlobHash([0; 32]);
         let messages = [
             Message::Ledger { number: 1, offset: 0, total: 0, bytes: Vec::new() },
-            Message::PeerStatus { is_founded: true, software: SOFTWARE.to_owned() },
+            Message::PeerStatus {
+                is_founded: true,
+                lost: Vec::new(),
+                software: SOFTWARE.to_owned(),
+            },
             Message::KeepBlob { hash },
             Message::BlobKept { hash },
         ];

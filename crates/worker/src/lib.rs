@@ -538,6 +538,8 @@ impl Worker {
             | Message::BlobRequest { .. }
             | Message::Ledger { .. }
             | Message::PeerStatus { .. }
+            | Message::Probe { .. }
+            | Message::ProbeAck { .. }
             | Message::Propose { .. }
             | Message::ProposalRefused { .. }
             | Message::Copy { .. }

@@ -320,19 +320,6 @@ fn fed_04_one_long_outage_is_no_flapping_and_over_30_s_after_the_first_answer() 
 }
 
 #[test]
-fn fed_05_one_gates_view_alone_ends_nothing() {
-    let [lost, suspected, reached] =
-        [Reachability::Unreachable, Reachability::Suspected, Reachability::Reachable];
-
-    assert!(!is_lost_to_most([lost, reached, reached], 3));
-    assert!(!is_lost_to_most([lost, suspected, suspected], 3));
-    assert!(!is_lost_to_most([lost], 3), "gates without a view have lost nothing");
-    assert!(!is_lost_to_most([lost, lost, reached, reached], 4), "half is no majority");
-    assert!(is_lost_to_most([lost, lost, reached], 3));
-    assert!(is_lost_to_most([lost], 1));
-}
-
-#[test]
 fn fed_05_a_path_that_works_one_way_is_no_life() {
     let mut bench = Bench::new();
     bench.run(10, &["a"], &["a"]);
