@@ -252,9 +252,9 @@ const SERVICE_BROKEN: f64 = 2.0;
 #[must_use]
 pub(crate) fn rank(now: Time, candidates: &[Candidate], wish: &Wish) -> Ranking {
     let mut ranking = Ranking { order: Vec::new(), excluded: Vec::new() };
-    let allows_suspected = are_all_suspected(candidates);
+    let second_best = second_best(candidates, wish);
     for candidate in candidates {
-        match exclusion(candidate, wish, allows_suspected) {
+        match exclusion(candidate, wish, second_best) {
             Some(why) => ranking.excluded.push((candidate.datacenter.clone(), why)),
             None => ranking.order.push(Ranked {
                 datacenter: candidate.datacenter.clone(),
@@ -314,24 +314,42 @@ impl Router {
     }
 }
 
-/// Whether nothing is reachable and something only suspected: then that is better than nothing.
-fn are_all_suspected(candidates: &[Candidate]) -> bool {
-    candidates.iter().all(|candidate| match candidate.standing {
-        Standing::Suspected | Standing::Unknown | Standing::Unreachable => true,
-        Standing::Reachable | Standing::Recovering | Standing::Flapping => false,
-    })
+/// What is better than nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum SecondBest {
+    /// There is better.
+    Nothing,
+    /// Those that come and go, since none is there to stay, or since the job names them.
+    Flapping,
+    /// Those that are silent, since none answers.
+    Suspected,
 }
 
-fn exclusion(candidate: &Candidate, wish: &Wish, allows_suspected: bool) -> Option<Exclusion> {
+fn second_best(candidates: &[Candidate], wish: &Wish) -> SecondBest {
+    let is_any = |wanted: &[Standing]| candidates.iter().any(|c| wanted.contains(&c.standing));
+    if !is_any(&[Standing::Reachable, Standing::Recovering, Standing::Flapping]) {
+        SecondBest::Suspected
+    } else if wish.named.is_some() || !is_any(&[Standing::Reachable, Standing::Recovering]) {
+        SecondBest::Flapping
+    } else {
+        SecondBest::Nothing
+    }
+}
+
+fn exclusion(candidate: &Candidate, wish: &Wish, second_best: SecondBest) -> Option<Exclusion> {
     if wish.named.as_ref().is_some_and(|named| !named.contains(&candidate.datacenter)) {
         return Some(Exclusion::NotNamed);
     }
     match candidate.standing {
         Standing::Unknown => return Some(Exclusion::Unknown),
         Standing::Unreachable => return Some(Exclusion::Unreachable),
-        Standing::Flapping => return Some(Exclusion::Flapping),
-        Standing::Suspected if !allows_suspected => return Some(Exclusion::Suspected),
-        Standing::Suspected | Standing::Reachable | Standing::Recovering => {}
+        Standing::Flapping if second_best != SecondBest::Flapping => {
+            return Some(Exclusion::Flapping);
+        }
+        Standing::Suspected if second_best != SecondBest::Suspected => {
+            return Some(Exclusion::Suspected);
+        }
+        Standing::Flapping | Standing::Suspected | Standing::Reachable | Standing::Recovering => {}
     }
     if candidate.health == DatacenterHealth::Unhealthy {
         return Some(Exclusion::Unhealthy);
@@ -349,7 +367,10 @@ fn exclusion(candidate: &Candidate, wish: &Wish, allows_suspected: bool) -> Opti
 
 fn bucket(candidate: &Candidate) -> DatacenterHealth {
     let is_doubtful = candidate.is_stale
-        || matches!(candidate.standing, Standing::Recovering | Standing::Suspected)
+        || matches!(
+            candidate.standing,
+            Standing::Recovering | Standing::Flapping | Standing::Suspected
+        )
         || reliable(candidate.service).is_some_and(|service| service.p95 >= SERVICE_BROKEN);
     if is_doubtful { candidate.health.max(DatacenterHealth::Degraded) } else { candidate.health }
 }

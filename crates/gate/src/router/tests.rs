@@ -114,6 +114,9 @@ fn dsp_03_buckets_hold_and_what_is_excluded_never_appears() {
         let is_any_reachable = candidates.iter().any(|c| {
             matches!(c.standing, Standing::Reachable | Standing::Recovering | Standing::Flapping)
         });
+        let is_any_steady = candidates
+            .iter()
+            .any(|c| matches!(c.standing, Standing::Reachable | Standing::Recovering));
         for ranked in &ranking.order {
             let of = candidates.iter().find(|c| c.datacenter == ranked.datacenter).unwrap();
             let told = format!("seed {seed}, set {set}: {of:?}");
@@ -122,7 +125,8 @@ fn dsp_03_buckets_hold_and_what_is_excluded_never_appears() {
             assert!(ranked.bucket >= of.health, "better than it says: {told}");
             assert!(!of.is_stale || ranked.bucket == DatacenterHealth::Degraded, "{told}");
             match of.standing {
-                Standing::Unknown | Standing::Unreachable | Standing::Flapping => panic!("{told}"),
+                Standing::Unknown | Standing::Unreachable => panic!("{told}"),
+                Standing::Flapping => assert!(!is_any_steady, "{told}"),
                 Standing::Suspected => assert!(!is_any_reachable, "{told}"),
                 Standing::Recovering => {
                     assert_eq!(ranked.bucket, DatacenterHealth::Degraded, "{told}");
@@ -159,12 +163,25 @@ fn dsp_03_a_healthy_one_wins_however_far_it_is() {
 }
 
 #[test]
+fn fed_04_one_that_comes_and_goes_is_taken_only_by_name_or_if_there_is_no_other() {
+    let mut candidates = [candidate("a", 1), candidate("b", 300)];
+    candidates[0].standing = Standing::Flapping;
+    let by_name = Wish { named: Some(BTreeSet::from([dc("a")])), ..Wish::default() };
+
+    let ranking = rank(NOW, &candidates, &Wish::default());
+    assert_eq!(names(&ranking), ["b"]);
+    assert_eq!(ranking.exclusion(&dc("a")), Some(Exclusion::Flapping));
+    assert_eq!(names(&rank(NOW, &candidates, &by_name)), ["a"]);
+    candidates[1].standing = Standing::Suspected;
+    assert_eq!(names(&rank(NOW, &candidates, &Wish::default())), ["a"]);
+}
+
+#[test]
 fn dsp_03_each_exclusion_has_its_reason() {
-    let rows: [(Spoil, Exclusion); 9] = [
+    let rows: [(Spoil, Exclusion); 8] = [
         (|c| c.standing = Standing::Unknown, Exclusion::Unknown),
         (|c| c.standing = Standing::Suspected, Exclusion::Suspected),
         (|c| c.standing = Standing::Unreachable, Exclusion::Unreachable),
-        (|c| c.standing = Standing::Flapping, Exclusion::Flapping),
         (|c| c.health = DatacenterHealth::Unhealthy, Exclusion::Unhealthy),
         (|c| c.managers = 0, Exclusion::NoManager),
         (|c| c.breakers_open = 3, Exclusion::BreakersOpen),
