@@ -44,6 +44,8 @@ const CONTACT_FIRST: Duration = Duration::from_secs(1);
 const CONTACT_LAST: Duration = Duration::from_secs(5);
 /// Between contacts to a peer that was warned about, or is dead: it may be cut off and return.
 const CONTACT_RARELY: Duration = Duration::from_secs(30);
+/// For how many rounds of gossip news is passed on, at least.
+const GOSSIP_ROUNDS: u32 = 10;
 /// Between answers to one node that speaks with an old incarnation.
 const END_TOLD: Duration = Duration::from_secs(1);
 /// A tick this late means that this node stood still: what it missed is not held against others.
@@ -340,6 +342,8 @@ pub struct Membership {
     incarnation: Incarnation,
     presence: Presence,
     health: Health,
+    /// When a member was last heard.
+    heard_at: Time,
     members: BTreeMap<NodeId, Member>,
     /// The members that are alive or suspect, so that choosing among them costs no search.
     live: Vec<NodeId>,
@@ -374,6 +378,7 @@ impl Membership {
             incarnation,
             presence: Presence::Here,
             health: Health::default(),
+            heard_at: now,
             members: BTreeMap::new(),
             live: Vec::new(),
             peers: BTreeMap::new(),
@@ -516,8 +521,17 @@ impl Membership {
         if let Err(reason) = self.admit(now, sender) {
             self.refuse(sender.node, reason);
             self.tell_its_end(now, sender);
+            // After a cut each side is dead to the other, so what is said of this node must be heard
+            // even from the dead, else neither would ever raise its incarnation.
+            let of_us = |record: &&Record| {
+                record.subject.node == self.config.node && record.belief == Belief::Dead
+            };
+            if let Some(record) = datagram.records.iter().find(of_us).copied() {
+                self.on_said_of_us(now, &record);
+            }
             return;
         }
+        self.note_silence(now);
         if let Some(member) = self.members.get_mut(&sender.node) {
             member.held_of_us = datagram.held;
         }
@@ -728,16 +742,40 @@ impl Membership {
         self.health.worse(2);
         self.outputs.push_back(Output::Event(Event::Late { by: late }));
         let dropped = std::mem::take(&mut self.probes);
-        for (&node, member) in &mut self.members {
-            if let Standing::Suspect(suspicion) = &mut member.standing {
-                suspicion.postpone(now, late);
-                self.alarms.insert((suspicion.deadline(), Alarm::SuspicionEnds(node)));
-            }
-        }
+        self.postpone_suspicions(now, late);
         self.on_tick(now);
         for probe in dropped.into_values().filter(|probe| probe.reason == Reason::LinkClosed) {
             self.probe(now, probe.target, Reason::LinkClosed);
         }
+    }
+
+    /// While nothing at all was heard it was this node that was cut off, and refutations passed it by.
+    fn note_silence(&mut self, now: Time) {
+        if self.is_deaf(now) {
+            self.health.worse(1);
+            self.postpone_suspicions(now, now.since(self.heard_at));
+        }
+        self.heard_at = now;
+    }
+
+    /// Each period brings an answer to this node's own probe, if anybody can be heard.
+    fn is_deaf(&self, now: Time) -> bool {
+        now.since(self.heard_at) > self.config.probe_period
+    }
+
+    fn postpone_suspicions(&mut self, now: Time, lost: Duration) {
+        let mut suspects = Vec::new();
+        for node in &self.live {
+            if let Some(member) = self.members.get_mut(node)
+                && let Standing::Suspect(suspicion) = &mut member.standing
+            {
+                suspicion.postpone(now, lost);
+                self.alarms.insert((suspicion.deadline(), Alarm::SuspicionEnds(*node)));
+                suspects.extend(record_of(*node, member));
+            }
+        }
+        // What was said of them meanwhile may have reached nobody.
+        suspects.iter().for_each(|record| self.tell(record));
     }
 
     fn on_probe_period(&mut self, now: Time) {
@@ -860,9 +898,15 @@ impl Membership {
     }
 
     fn on_suspicion_ends(&mut self, now: Time, node: NodeId) {
-        if let Some(Member { standing: Standing::Suspect(suspicion), .. }) = self.members.get(&node)
-            && suspicion.deadline() <= now
-        {
+        let is_deaf = self.is_deaf(now);
+        let Some(Member { standing: Standing::Suspect(suspicion), .. }) = self.members.get(&node)
+        else {
+            return;
+        };
+        let due = if is_deaf { suspicion.deadline_unheard() } else { suspicion.deadline() };
+        if due > now {
+            self.alarms.insert((due, Alarm::SuspicionEnds(node)));
+        } else {
             self.end(now, node, false);
         }
     }
@@ -993,6 +1037,7 @@ impl Membership {
                 self.outputs.push_back(Output::Event(refuted));
                 self.tell(&Record { subject: self.identity(), belief: Belief::Alive });
                 self.health.worse(1);
+                self.gossip();
             }
             Err(until) => {
                 self.alarms.insert((until, Alarm::Refute));
@@ -1315,10 +1360,13 @@ impl Membership {
         self.sampled = last;
     }
 
-    /// How often a piece of news is sent: enough that a cluster of this size hears of it.
+    /// How often a piece of news is sent: so often that a cluster of this size hears of it, and for
+    /// so many rounds that a short outage does not swallow it.
     fn transmissions(&self) -> u32 {
         let node_count = self.live.len() + 1;
-        3 * (usize::BITS - node_count.leading_zeros())
+        let by_size = 3 * (usize::BITS - node_count.leading_zeros());
+        let in_round = self.config.gossip_fanout.min(self.live.len());
+        by_size.max(GOSSIP_ROUNDS * u32::try_from(in_round).unwrap_or(u32::MAX))
     }
 
     fn some_live(&mut self, count: usize, but: Option<NodeId>) -> Vec<NodeId> {
@@ -1343,6 +1391,7 @@ impl Membership {
     fn bounds(&self) -> Bounds {
         Bounds {
             longest: self.health.stretch(self.config.suspicion_base),
+            base: self.config.suspicion_base,
             shortest: self.config.suspicion_min,
             cap: self.config.suspicion_max,
         }

@@ -1,7 +1,8 @@
 //! How long a suspect has to clear itself.
 //!
-//! Confirmations of distinct nodes shorten the wait (Lifeguard's formula) and nothing restarts it,
-//! so it ends whatever is said meanwhile.
+//! Confirmations of distinct nodes shorten the wait by Lifeguard's formula, but only the part by which
+//! this node's own health stretches it: a node that is cut off for three seconds is accused by many,
+//! and still has to have time to answer. Nothing restarts it, so it ends whatever is said meanwhile.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -18,7 +19,9 @@ const GRACE: Duration = Duration::from_millis(500);
 pub(crate) struct Bounds {
     /// Without any confirmation.
     pub(crate) longest: Duration,
-    /// With all confirmations, or after a closed link.
+    /// With all confirmations: what a node in good health waits.
+    pub(crate) base: Duration,
+    /// After a closed link.
     pub(crate) shortest: Duration,
     /// Never longer than this, whatever the local health.
     pub(crate) cap: Duration,
@@ -65,11 +68,13 @@ impl Suspicion {
         self.has_closed_link = true;
     }
 
-    /// This node was `late`: the suspect's answer may be waiting to be read.
-    pub(crate) fn postpone(&mut self, now: Time, late: Duration) {
+    /// This node stood still or heard nobody until now: the suspect's answer may be waiting to be
+    /// read, or has to be told again.
+    pub(crate) fn postpone(&mut self, now: Time, lost: Duration) {
+        let lost = lost.min(now.since(self.started));
         let soonest = now + GRACE;
         let latest = (self.started + self.bounds.cap).max(soonest);
-        self.not_before = (self.deadline() + late).clamp(soonest, latest);
+        self.not_before = (self.deadline() + lost).clamp(soonest, latest);
     }
 
     /// When the suspect is dead.
@@ -77,9 +82,17 @@ impl Suspicion {
         (self.started + self.wait()).max(self.not_before)
     }
 
+    /// When the suspect is dead although this node hears nobody, so that it may be the cause.
+    pub(crate) fn deadline_unheard(&self) -> Time {
+        if self.has_closed_link {
+            return self.deadline();
+        }
+        self.deadline().max(self.started + self.bounds.cap)
+    }
+
     fn wait(&self) -> Duration {
-        let Bounds { longest, shortest, cap } = self.bounds;
-        let longest = longest.min(cap).max(shortest);
+        let Bounds { longest, base, shortest, cap } = self.bounds;
+        let longest = longest.min(cap).max(base);
         if self.has_closed_link {
             return shortest;
         }
@@ -88,7 +101,7 @@ impl Suspicion {
             u32::try_from(self.accusers.len()).unwrap_or(u32::MAX).saturating_sub(1);
         let all = f64::from(self.member_count.max(1)).ln_1p();
         let share = (f64::from(confirmations).ln_1p() / all).clamp(0.0, 1.0);
-        longest - (longest - shortest).mul_f64(share)
+        longest - (longest - base).mul_f64(share)
     }
 }
 
@@ -99,7 +112,8 @@ mod tests {
     use super::*;
 
     const BOUNDS: Bounds = Bounds {
-        longest: Duration::from_secs(4),
+        longest: Duration::from_secs(8),
+        base: Duration::from_secs(4),
         shortest: Duration::from_millis(1_500),
         cap: Duration::from_secs(8),
     };
@@ -117,11 +131,20 @@ mod tests {
             waits.push(suspicion.deadline().since(Time::ZERO).as_millis());
         }
 
-        // 4 − 2.5 · ln(c + 1) / ln(21); from the tenth accuser on nothing changes.
+        // 8 − 4 · ln(c + 1) / ln(21); from the tenth accuser on nothing changes.
         assert_eq!(
             waits,
-            [4_000, 3_430, 3_097, 2_861, 2_678, 2_528, 2_402, 2_292, 2_195, 2_195, 2_195, 2_195]
+            [8_000, 7_089, 6_556, 6_178, 5_885, 5_645, 5_443, 5_267, 5_113, 5_113, 5_113, 5_113]
         );
+    }
+
+    #[test]
+    fn mem_04_confirmations_leave_a_healthy_node_its_base() {
+        let bounds = Bounds { longest: BOUNDS.base, ..BOUNDS };
+        let mut suspicion = Suspicion::new(Time::ZERO, bounds, 20, NodeId(0));
+        (1..12).for_each(|accuser| drop(suspicion.confirm(NodeId(accuser))));
+
+        assert_eq!(suspicion.deadline(), Time::from_secs(4));
     }
 
     #[test]
@@ -142,7 +165,7 @@ mod tests {
             member_count in 0u32..2_000,
             accusers in prop::collection::vec((0u64..60, any::<bool>()), 0..200),
         ) {
-            let longest = BOUNDS.longest * health_quarters / 4;
+            let longest = BOUNDS.base * health_quarters / 4;
             let bounds = Bounds { longest, ..BOUNDS };
             let mut suspicion = Suspicion::new(Time::ZERO, bounds, member_count, NodeId(0));
             let mut before = suspicion.deadline();

@@ -98,16 +98,6 @@ fn sides_of_a_cut_find_each_other_again() {
 
         world.network.cuts.clear();
         let took = world.run_until(120 * SECOND, World::is_formed);
-        if took.is_none() {
-            for (node, m) in world.running() {
-                let v: Vec<String> = m
-                    .members()
-                    .filter(|m| m.state != MemberState::Alive)
-                    .map(|m| format!("{:?}", m))
-                    .collect();
-                eprintln!("{node} inc {} {v:?}", m.incarnation());
-            }
-        }
         assert!(took.is_some(), "the sides stay apart (seed {seed})");
         world.assert_orderly();
     }
