@@ -758,9 +758,10 @@ impl Membership {
         self.heard_at = now;
     }
 
-    /// Each period brings an answer to this node's own probe, if anybody can be heard.
+    /// Each period brings an answer to this node's own probe, if anybody can be heard; one may be
+    /// lost.
     fn is_deaf(&self, now: Time) -> bool {
-        now.since(self.heard_at) > self.config.probe_period
+        now.since(self.heard_at) > self.config.probe_period * 2
     }
 
     fn postpone_suspicions(&mut self, now: Time, lost: Duration) {
@@ -1436,3 +1437,6 @@ fn record_of(node: NodeId, member: &Member) -> Option<Record> {
 fn below(random: &mut SplitMix, len: usize) -> usize {
     usize::try_from(random.below(len as u64)).unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests;

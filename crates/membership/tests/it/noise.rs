@@ -26,14 +26,13 @@ impl Seen {
     }
 }
 
-/// 5 % loss, 50–200 ms, spikes of 500 ms; now and then a node stands still for 2 s, one is cut off
-/// for 3 s, and two are cut one way with all the others as a detour.
+/// 5 % loss, 50–200 ms, spikes of 500 ms. One after the other, a node stands still for 2 s, one is cut
+/// off for 3 s, or two are cut one way for 10 s with all the others as a detour.
 fn noise(seed: u64, count: u64, length: Duration) -> Seen {
     let mut world = World::formed(seed, Network::rough(), count);
     let begin = world.now;
     let dropped = world.dropped;
     while world.now.since(begin) < length {
-        world.network.cuts.clear();
         let a = 1 + world.random().below(count);
         let b = 1 + (a + world.random().below(count - 1)) % count;
         match world.random().below(3) {
@@ -41,7 +40,9 @@ fn noise(seed: u64, count: u64, length: Duration) -> Seen {
             1 => world.drop_all(a, 3 * SECOND),
             _ => world.network.cuts = [(a, b)].into(),
         }
-        let rest = 10 + world.random().below(20);
+        world.run_for(10 * SECOND);
+        world.network.cuts.clear();
+        let rest = 5 + world.random().below(20);
         world.run_for(Duration::from_secs(rest));
     }
     world.assert_orderly();
