@@ -270,6 +270,8 @@ struct Member {
     standing: Standing,
     /// This node's metadata that it has, as it said.
     held_of_us: Option<(Incarnation, Version)>,
+    /// The highest incarnation that is dead or has left.
+    ended: Incarnation,
     moves: Limit,
     /// Before then it is not told again that it speaks with an old incarnation.
     end_told_until: Time,
@@ -466,15 +468,11 @@ impl Membership {
         self.metadata.get(&node)
     }
 
-    /// Whether a life of a node may be listened to, on links too: neither dead nor replaced.
+    /// Whether what a life of a node says on a link may be listened to: not if it is dead. A link
+    /// says the incarnation with which it began; since then the node may have refuted.
     #[must_use]
     pub fn admits(&self, node: NodeId, incarnation: Incarnation) -> bool {
-        self.members.get(&node).is_none_or(|member| match member.standing {
-            Standing::Gone(_) => incarnation > member.incarnation,
-            Standing::Unconfirmed(_) | Standing::Alive | Standing::Suspect(_) => {
-                incarnation >= member.incarnation
-            }
-        })
+        self.members.get(&node).is_none_or(|member| incarnation > member.ended)
     }
 
     fn on_peers(&mut self, now: Time, addresses: BTreeSet<SocketAddr>) {
@@ -635,6 +633,11 @@ impl Membership {
     fn on_heard(&mut self, now: Time, node: NodeId, incarnation: Incarnation) {
         // Who is not known has no address yet; its datagrams will bring it.
         let Some(member) = self.members.get(&node) else { return };
+        if incarnation <= member.ended {
+            return self.refuse(node, Refusal::DeadIncarnation);
+        }
+        // It may have refuted since the link began.
+        let incarnation = incarnation.max(member.incarnation);
         let sender = Identity { node, incarnation, address: member.address };
         if let Err(reason) = self.admit(now, sender) {
             self.refuse(node, reason);
@@ -679,9 +682,7 @@ impl Membership {
     fn apply_metadata(&mut self, now: Time, node: NodeId, said: Versioned) {
         let is_own = node == self.config.node;
         let has_room = self.metadata.contains_key(&node) || self.metadata.len() < MEMBERS_MAX;
-        let is_dead = self.members.get(&node).is_some_and(|member| {
-            matches!(member.standing, Standing::Gone(_)) && said.incarnation <= member.incarnation
-        });
+        let is_dead = !self.admits(node, said.incarnation);
         if is_own || is_dead || !has_room || !said.is_newer_than(self.metadata.get(&node)) {
             return;
         }
@@ -985,7 +986,10 @@ impl Membership {
             Standing::Gone(_) => match belief {
                 Belief::Alive | Belief::Suspect { .. } => self.meet(now, subject),
                 // It returned and ended without having been seen here.
-                Belief::Dead | Belief::Left => member.incarnation = subject.incarnation,
+                Belief::Dead | Belief::Left => {
+                    member.incarnation = subject.incarnation;
+                    member.ended = subject.incarnation;
+                }
             },
         }
     }
@@ -1034,6 +1038,10 @@ impl Membership {
             Ok(()) => {
                 self.incarnation = self.refute_above.next();
                 self.outputs.push_back(Output::StoreIncarnation(self.incarnation));
+                // What a dead life said is refused; this one says it anew.
+                if let Some(own) = self.metadata.get_mut(&self.config.node) {
+                    (own.incarnation, own.version) = (self.incarnation, Version(1));
+                }
                 let refuted = Event::Refuted { incarnation: self.incarnation };
                 self.outputs.push_back(Output::Event(refuted));
                 self.tell(&Record { subject: self.identity(), belief: Belief::Alive });
@@ -1221,6 +1229,7 @@ impl Membership {
             address,
             standing: Standing::Alive,
             held_of_us: None,
+            ended: Incarnation::NONE,
             moves: Limit::default(),
             end_told_until: now,
         });
@@ -1229,6 +1238,9 @@ impl Membership {
         member.incarnation = incarnation;
         member.address = address;
         member.standing = standing;
+        if matches!(state, MemberState::Dead | MemberState::Left) {
+            member.ended = incarnation;
+        }
         if is_told {
             self.outputs.push_back(Output::Member { node, incarnation, state });
         }

@@ -112,6 +112,72 @@ fn life_of_a_member_as_it_is_told() {
 }
 
 #[test]
+fn link_that_began_before_a_refutation_is_a_sign_of_life() {
+    let mut membership = membership();
+    membership.handle(Time::ZERO, gossip(NodeId(3), &[(identity(OTHER, 4), Belief::Alive)]));
+    assert_eq!(state(&membership, OTHER), Some(MemberState::Unconfirmed));
+    assert!(membership.admits(OTHER, Incarnation(2)));
+
+    membership.handle(Time::ZERO, Input::Heard { node: OTHER, incarnation: Incarnation(2) });
+    assert_eq!(state(&membership, OTHER), Some(MemberState::Alive));
+    assert_eq!(membership.member(OTHER).unwrap().incarnation, Incarnation(4));
+
+    membership.handle(Time::ZERO, gossip(NodeId(3), &[(identity(OTHER, 4), Belief::Dead)]));
+    membership.handle(Time::ZERO, gossip(NodeId(3), &[(identity(OTHER, 6), Belief::Alive)]));
+    assert!(!membership.admits(OTHER, Incarnation(4)), "a dead life is listened to");
+    membership.handle(Time::ZERO, Input::Heard { node: OTHER, incarnation: Incarnation(4) });
+    assert_eq!(state(&membership, OTHER), Some(MemberState::Unconfirmed));
+    assert!(membership.admits(OTHER, Incarnation(5)));
+}
+
+#[test]
+fn mem_06_node_that_stood_still_reads_before_it_judges() {
+    let mut membership = membership();
+    let third = NodeId(3);
+    membership.handle(Time::ZERO, gossip(OTHER, &[]));
+    membership.handle(Time::ZERO, gossip(third, &[suspect(OTHER, 1, third)]));
+    // It stands still from 3.5 s, when it has just heard somebody, to 5 s: past the end.
+    for now in (0..=3_500).map(Time::from_millis) {
+        membership.handle(now, Input::Tick);
+    }
+    membership.handle(Time::from_millis(3_500), gossip(third, &[]));
+    let woken = Time::from_secs(5);
+    membership.handle(woken, Input::Tick);
+    assert_eq!(state(&membership, OTHER), Some(MemberState::Suspect), "judged unheard");
+
+    membership.handle(woken, gossip(third, &[(identity(OTHER, 2), Belief::Alive)]));
+    assert_eq!(state(&membership, OTHER), Some(MemberState::Alive));
+}
+
+#[test]
+fn mem_05_whoever_is_suspect_or_dead_hears_of_it_with_each_probe() {
+    let mut membership = membership();
+    membership.handle(Time::ZERO, gossip(OTHER, &[]));
+    for peer in 10..60 {
+        membership.handle(Time::ZERO, gossip(NodeId(peer), &[]));
+    }
+    membership.handle(Time::ZERO, gossip(NodeId(10), &[suspect(OTHER, 1, NodeId(10))]));
+    let mut told = [0, 0];
+    for now in (0..60_000).map(Time::from_millis) {
+        membership.handle(now, Input::Tick);
+        for output in membership.drain() {
+            let Output::Datagram { to, bytes } = output else { continue };
+            let datagram = Datagram::decode(&bytes).unwrap();
+            if to != address(OTHER) || !matches!(datagram.kind, Kind::Ping { .. }) {
+                continue;
+            }
+            let first = datagram.records.first().expect("a probe without a word");
+            assert_eq!(first.subject, identity(OTHER, 1));
+            told[usize::from(first.belief == Belief::Dead)] += 1;
+        }
+        if now == Time::from_secs(3) {
+            membership.handle(now, Input::LinkClosed { node: OTHER });
+        }
+    }
+    assert!(told.iter().all(|&count| count > 0), "suspect, dead: {told:?}");
+}
+
+#[test]
 fn mem_04_fifty_peers_confirming_every_50_ms_do_not_keep_a_suspect_alive() {
     let mut membership = membership();
     let peers: Vec<NodeId> = (10..60).map(NodeId).collect();

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use hyperscale_membership::{Event, MemberState};
-use hyperscale_model::SplitMix;
+use hyperscale_membership::{Event, Input, MemberState, Metadata};
+use hyperscale_model::{NodeId, SplitMix};
 
 use crate::world::{Network, World, address};
 
@@ -138,4 +138,48 @@ fn equal_seeds_give_equal_traces() {
 
     assert_eq!(run(7), run(7));
     assert_ne!(run(7).0, run(8).0);
+}
+
+fn metadata(node: u64, number: u64) -> Metadata {
+    Metadata::new(format!("node {node}, {number}").into_bytes()).unwrap()
+}
+
+/// Every running node holds this of every other.
+fn all_hold(world: &World, number: u64) -> bool {
+    let nodes: Vec<u64> = world.running().map(|(node, _)| node).collect();
+    world.running().all(|(_, membership)| {
+        nodes.iter().all(|&node| {
+            let held = membership.metadata(NodeId(node)).map(|said| &said.metadata);
+            held == Some(&metadata(node, number))
+        })
+    })
+}
+
+#[test]
+fn reg_03_metadata_reaches_all_whatever_was_lost() {
+    for seed in 0..10 {
+        let mut world = World::new(seed, Network::rough());
+        for node in 1..=12 {
+            world.start(node, &GATES);
+            world.input(node, Input::SetMetadata(metadata(node, 1)));
+        }
+        let took = world.run_until(30 * SECOND, |world| all_hold(world, 1));
+        assert!(took.is_some(), "not all know what all are (seed {seed})");
+
+        for node in 1..=12 {
+            world.input(node, Input::SetMetadata(metadata(node, 2)));
+        }
+        let took = world.run_until(10 * SECOND, |world| all_hold(world, 2));
+        assert!(took.is_some(), "changes do not arrive (seed {seed})");
+
+        // One is dead for a while, and returns in the same process.
+        world.pause(7, 25 * SECOND);
+        world.run_for(24 * SECOND);
+        assert_eq!(world.told(7, MemberState::Dead), 11);
+        for node in 1..=12 {
+            world.input(node, Input::SetMetadata(metadata(node, 3)));
+        }
+        let took = world.run_until(60 * SECOND, |world| all_hold(world, 3));
+        assert!(took.is_some(), "what returned is not known (seed {seed})");
+    }
 }
