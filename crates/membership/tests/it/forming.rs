@@ -172,11 +172,18 @@ fn reg_03_metadata_reaches_all_whatever_was_lost() {
         let took = world.run_until(10 * SECOND, |world| all_hold(world, 2));
         assert!(took.is_some(), "changes do not arrive (seed {seed})");
 
+        // Whoever comes when nothing is news any more learns it too.
+        world.run_for(30 * SECOND);
+        world.start(13, &GATES);
+        world.input(13, Input::SetMetadata(metadata(13, 2)));
+        let took = world.run_until(30 * SECOND, |world| all_hold(world, 2));
+        assert!(took.is_some(), "a new node is not told (seed {seed})");
+
         // One is dead for a while, and returns in the same process.
         world.pause(7, 25 * SECOND);
         world.run_for(24 * SECOND);
-        assert_eq!(world.told(7, MemberState::Dead), 11);
-        for node in 1..=12 {
+        assert_eq!(world.told(7, MemberState::Dead), 12);
+        for node in 1..=13 {
             world.input(node, Input::SetMetadata(metadata(node, 3)));
         }
         let took = world.run_until(60 * SECOND, |world| all_hold(world, 3));
