@@ -44,6 +44,8 @@ const CONTACT_FIRST: Duration = Duration::from_secs(1);
 const CONTACT_LAST: Duration = Duration::from_secs(5);
 /// Between contacts to a peer that was warned about, or is dead: it may be cut off and return.
 const CONTACT_RARELY: Duration = Duration::from_secs(30);
+/// How many members hear at once from a node that had heard nobody.
+const REUNION: usize = 16;
 /// For how many rounds of gossip news is passed on, at least.
 const GOSSIP_ROUNDS: u32 = 10;
 /// Between answers to one node that speaks with an old incarnation.
@@ -701,7 +703,7 @@ impl Membership {
         self.presence = Presence::Leaving;
         let record = Record { subject: self.identity(), belief: Belief::Left };
         self.tell(&record);
-        self.gossip();
+        self.gossip(self.config.gossip_fanout);
         self.alarms.insert((now + self.config.leave_for, Alarm::Gone));
     }
 
@@ -716,7 +718,7 @@ impl Membership {
                 Alarm::SuspicionEnds(node) => self.on_suspicion_ends(now, node),
                 Alarm::Gossip => {
                     self.gossip_at = None;
-                    self.gossip();
+                    self.gossip(self.config.gossip_fanout);
                 }
                 Alarm::Refute => self.refute(now),
                 Alarm::ContactPeer(address) => self.contact_peer(now, address),
@@ -755,6 +757,11 @@ impl Membership {
         if self.is_deaf(now) {
             self.health.worse(1);
             self.postpone_suspicions(now, now.since(self.heard_at));
+            // What this node refuted meanwhile may have reached nobody, and waits are running out.
+            if self.presence == Presence::Here {
+                self.tell(&Record { subject: self.identity(), belief: Belief::Alive });
+                self.gossip(REUNION);
+            }
         }
         self.heard_at = now;
     }
@@ -1046,7 +1053,7 @@ impl Membership {
                 self.outputs.push_back(Output::Event(refuted));
                 self.tell(&Record { subject: self.identity(), belief: Belief::Alive });
                 self.health.worse(1);
-                self.gossip();
+                self.gossip(self.config.gossip_fanout);
             }
             Err(until) => {
                 self.alarms.insert((until, Alarm::Refute));
@@ -1276,8 +1283,8 @@ impl Membership {
         }
     }
 
-    fn gossip(&mut self) {
-        for node in self.some_live(self.config.gossip_fanout, None) {
+    fn gossip(&mut self, fanout: usize) {
+        for node in self.some_live(fanout, None) {
             if let Some(address) = self.live_address(node) {
                 self.send(Kind::Gossip, address, Some(node));
             }
