@@ -28,6 +28,12 @@ impl Clock {
         Time::from_nanos(u64::try_from(self.zero.elapsed().as_nanos()).unwrap_or(u64::MAX))
     }
 
+    /// The wall clock now, as it has been set meanwhile.
+    pub(crate) fn wall(&self) -> WallTime {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        WallTime(u64::try_from(wall.as_millis()).unwrap_or(u64::MAX))
+    }
+
     /// When a time of this node is.
     pub(crate) fn instant(&self, at: Time) -> Instant {
         self.zero + Duration::from_nanos(at.as_nanos())

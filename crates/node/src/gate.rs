@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use hyperscale_gate::{
-    Event, Gate, GateConfig, Input, Output, Reply, Request, RequestError, RequestErrorKind,
-    RequestId,
+    DatacenterChange, Event, Gate, GateConfig, Input, Output, Reply, Request, RequestError,
+    RequestErrorKind, RequestId,
 };
 use hyperscale_ledger::{Input as LedgerInput, Ledger, LedgerConfig, Output as LedgerOutput};
 use hyperscale_model::{ClientId, EndStatus, NodeId, Role, Time};
@@ -237,6 +237,22 @@ fn log(observer: &Observer, event: &Event) {
         Event::SessionEnded { gate, has_left: false } => {
             observer.count(Count::GateLost);
             tracing::warn!(%gate, "a gate is gone, its jobs have other owners");
+        }
+        Event::Datacenter { datacenter, change } => match change {
+            DatacenterChange::Reached => tracing::info!(%datacenter, "datacenter reached"),
+            DatacenterChange::Healed => tracing::info!(%datacenter, "datacenter is stable again"),
+            DatacenterChange::Suspected => {
+                observer.count(Count::DatacenterSuspected);
+                tracing::warn!(%datacenter, "datacenter does not answer");
+            }
+            DatacenterChange::Lost => {
+                observer.count(Count::DatacenterLost);
+                tracing::error!(%datacenter, "datacenter is out of reach");
+            }
+        },
+        Event::PartMoved { job, to } => {
+            observer.count(Count::PartMoved);
+            tracing::warn!(%job, %to, "a part was not accepted in time, another datacenter is asked");
         }
         Event::JobTakenOver { job, fence } => {
             observer.count(Count::JobTakenOver);

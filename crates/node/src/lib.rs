@@ -7,6 +7,7 @@
 mod clock;
 mod drive;
 mod gate;
+pub mod gossip;
 mod link;
 mod links;
 mod manager;

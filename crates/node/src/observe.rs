@@ -92,6 +92,14 @@ counts! {
         "Jobs of another gate, or of an earlier life, that this one owns now." {
         JobTakenOver = "",
     }
+    "hyperscale_gate_datacenters_total" counter "change" "Datacenters that went silent." {
+        DatacenterSuspected = "suspected",
+        DatacenterLost = "lost",
+    }
+    "hyperscale_gate_parts_moved_total" counter ""
+        "Parts that another datacenter got, since theirs did not accept them in time." {
+        PartMoved = "",
+    }
     "hyperscale_gate_replies_unwanted_total" counter ""
         "Replies that came when the client had gone." {
         ReplyUnwanted = "",

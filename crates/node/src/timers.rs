@@ -116,8 +116,10 @@ mod tests {
     fn cfg_01_the_defaults_fit_and_are_those_of_the_roles() {
         let timers = Timers::DEFAULT;
         let manager = ManagerConfig::new(NodeId(1), DatacenterId::from("eu"), WallTime(0));
-        let (gate, worker) =
-            (GateConfig::new(NodeId(1), WallTime(0), [0; 32]), WorkerConfig::new(1));
+        let (gate, worker) = (
+            GateConfig::new(NodeId(1), Incarnation(1), WallTime(0), [0; 32]),
+            WorkerConfig::new(1),
+        );
         let ledger = LedgerConfig::new(NodeId(1));
 
         timers.check().unwrap();

@@ -1,0 +1,355 @@
+//! Membership on a real socket: opens and seals datagrams, and keeps its time.
+//!
+//! The loop never waits for whoever reads its notices, since a member that stands still is taken for
+//! dead. What they have not yet read is bounded by the changes that can happen meanwhile.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use hyperscale_membership::{
+    Config, DATAGRAM_BYTES_MAX, Event, Input, Keys, MemberState, Membership, Output, Sealer,
+    Versioned,
+};
+use hyperscale_model::{Incarnation, NodeId};
+use tokio::net::UdpSocket;
+use tokio::sync::mpsc;
+use tracing::{debug, info, warn};
+
+use crate::clock::Clock;
+use crate::drive::NodeError;
+use crate::storage::random;
+
+/// Inputs and notices that may wait.
+const QUEUE: usize = 1_024;
+/// Datagrams that are read before outputs are looked at.
+const BATCH: usize = 64;
+
+/// What the rest of a node hears of its cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// A member stands differently.
+    Member {
+        /// Which.
+        node: NodeId,
+        /// Which life of it.
+        incarnation: Incarnation,
+        /// How it stands.
+        state: MemberState,
+    },
+    /// A node says something new about itself.
+    Metadata {
+        /// Which.
+        node: NodeId,
+        /// What.
+        said: Versioned,
+    },
+    /// Whatever is kept by this node's id may go.
+    Forgotten {
+        /// Which.
+        node: NodeId,
+    },
+    /// This node's incarnation; links that begin from now on say this one.
+    Incarnation(Incarnation),
+    /// The others know that this node leaves.
+    LeaveTold,
+}
+
+/// Writes an incarnation to disk, and returns when it is there.
+pub type StoreIncarnation = Box<dyn FnMut(Incarnation) -> Result<(), NodeError>>;
+
+/// The node's side of its membership.
+#[derive(Debug)]
+pub struct Handle {
+    /// What happens: peers, links, metadata, leaving.
+    pub inputs: mpsc::Sender<Input>,
+    /// What became of it.
+    pub notices: mpsc::Receiver<Notice>,
+    /// Datagrams that were not opened.
+    pub refused: Arc<AtomicU64>,
+}
+
+/// A membership and its socket.
+pub struct Gossip {
+    socket: UdpSocket,
+    sealer: Sealer,
+    membership: Membership,
+    clock: Clock,
+    store: StoreIncarnation,
+    inputs: mpsc::Receiver<Input>,
+    notices: mpsc::Sender<Notice>,
+    unread: VecDeque<Notice>,
+    refused: Arc<AtomicU64>,
+    has_left: bool,
+}
+
+impl std::fmt::Debug for Gossip {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Gossip").field("socket", &self.socket).finish_non_exhaustive()
+    }
+}
+
+impl Gossip {
+    /// Takes the socket of a member. Its address goes into the configuration if its port was left
+    /// to the system.
+    ///
+    /// # Errors
+    ///
+    /// If the system gives no random numbers, or the socket has no address.
+    pub fn new(
+        mut config: Config,
+        cluster: &str,
+        keys: Keys,
+        socket: UdpSocket,
+        clock: Clock,
+        store: StoreIncarnation,
+    ) -> Result<(Self, Handle), NodeError> {
+        let local = socket.local_addr().map_err(|source| NodeError::Io {
+            what: "the socket for gossip has no address".to_owned(),
+            source,
+        })?;
+        if config.address.port() == 0 {
+            config.address.set_port(local.port());
+        }
+        let (to_inputs, inputs) = mpsc::channel(QUEUE);
+        let (notices, from_notices) = mpsc::channel(QUEUE);
+        let refused = Arc::new(AtomicU64::new(0));
+        let sealer = Sealer::new(cluster, keys, config.node, random()?);
+        let gossip = Self {
+            socket,
+            sealer,
+            membership: Membership::new(config, clock.now(), random()?),
+            clock,
+            store,
+            inputs,
+            notices,
+            unread: VecDeque::new(),
+            refused: Arc::clone(&refused),
+            has_left: false,
+        };
+        Ok((gossip, Handle { inputs: to_inputs, notices: from_notices, refused }))
+    }
+
+    /// Takes part until it has left, or nobody holds its handle.
+    ///
+    /// # Errors
+    ///
+    /// If an incarnation cannot be stored: without that it may not go on.
+    pub async fn run(mut self) -> Result<(), NodeError> {
+        let mut buffer = [0; DATAGRAM_BYTES_MAX + 1];
+        self.flush().await?;
+        while !self.has_left {
+            let due = self.membership.next_deadline();
+            tokio::select! {
+                input = self.inputs.recv() => match input {
+                    Some(input) => self.membership.handle(self.clock.now(), input),
+                    None => return Ok(()),
+                },
+                received = self.socket.recv_from(&mut buffer) => {
+                    self.on_received(received, &buffer);
+                    for _ in 1..BATCH {
+                        match self.socket.try_recv_from(&mut buffer) {
+                            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => break,
+                            received => self.on_received(received, &buffer),
+                        }
+                    }
+                }
+                permit = self.notices.clone().reserve_owned(), if !self.unread.is_empty() => match permit {
+                    Ok(permit) => {
+                        if let Some(notice) = self.unread.pop_front() {
+                            drop(permit.send(notice)); // The sender comes back.
+                        }
+                    }
+                    Err(_closed) => return Ok(()),
+                },
+                () = self.clock.sleep_until(due) => {}
+            }
+            let now = self.clock.now();
+            if self.membership.next_deadline().is_some_and(|due| due <= now) {
+                self.membership.handle(now, Input::Tick);
+            }
+            self.flush().await?;
+        }
+        while let Some(notice) = self.unread.pop_front() {
+            if self.notices.send(notice).await.is_err() {
+                break; // Nobody wants to know.
+            }
+        }
+        Ok(())
+    }
+
+    fn on_received(&mut self, received: std::io::Result<(usize, SocketAddr)>, buffer: &[u8]) {
+        // An error here is another's: a datagram of ours that nobody took.
+        let Ok((len, source)) = received else { return };
+        match self.sealer.open(self.clock.wall(), buffer.get(..len).unwrap_or_default()) {
+            Ok(opened) => {
+                let input = Input::Datagram { from: opened.from, bytes: opened.payload };
+                self.membership.handle(self.clock.now(), input);
+            }
+            Err(error) => {
+                self.refused.fetch_add(1, Ordering::Relaxed);
+                debug!(%source, %error, "datagram refused");
+            }
+        }
+    }
+
+    /// Carries out what the membership wants done, in its order.
+    async fn flush(&mut self) -> Result<(), NodeError> {
+        for output in self.membership.drain() {
+            match output {
+                Output::StoreIncarnation(incarnation) => {
+                    (self.store)(incarnation)?;
+                    self.unread.push_back(Notice::Incarnation(incarnation));
+                }
+                Output::Datagram { to, bytes } => self.send(to, &bytes).await,
+                Output::Member { node, incarnation, state } => {
+                    info!(%node, incarnation = incarnation.0, ?state, "member changed");
+                    self.unread.push_back(Notice::Member { node, incarnation, state });
+                }
+                Output::Metadata { node, said } => {
+                    self.unread.push_back(Notice::Metadata { node, said });
+                }
+                Output::Forgotten { node } => self.unread.push_back(Notice::Forgotten { node }),
+                Output::Event(Event::LeaveTold) => {
+                    self.has_left = true;
+                    self.unread.push_back(Notice::LeaveTold);
+                }
+                Output::Event(Event::Silent { address, node }) => {
+                    warn!(%address, ?node, "peer has never answered");
+                }
+                Output::Event(Event::Refused { node, reason }) => {
+                    debug!(%node, ?reason, "message of a member refused");
+                }
+                Output::Event(event) => info!(?event, "membership"),
+            }
+        }
+        Ok(())
+    }
+
+    async fn send(&mut self, to: SocketAddr, payload: &[u8]) {
+        match self.sealer.seal(self.clock.wall(), payload) {
+            Ok(datagram) => {
+                // Like a loss: whoever is probed has to be reached in another way.
+                if let Err(error) = self.socket.send_to(&datagram, to).await {
+                    debug!(%to, %error, "datagram not sent");
+                }
+            }
+            Err(error) => debug!(%to, %error, "datagram not sealed"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::time::Duration;
+
+    use hyperscale_membership::{ClusterKey, Metadata};
+    use tokio::task::JoinHandle;
+
+    use super::*;
+
+    struct Member {
+        handle: Handle,
+        address: SocketAddr,
+        task: JoinHandle<Result<(), NodeError>>,
+        seen: BTreeMap<NodeId, MemberState>,
+    }
+
+    async fn member(node: u64, clock: Clock, tune: fn(&mut Config)) -> Member {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let address = socket.local_addr().unwrap();
+        let mut config = Config::new(NodeId(node), address, Incarnation::NONE);
+        tune(&mut config);
+        let keys = Keys::only(ClusterKey::new(&[7; 32]));
+        let store = Box::new(|_| Ok(()));
+        let (gossip, handle) = Gossip::new(config, "dc-a", keys, socket, clock, store).unwrap();
+        let task = tokio::task::spawn_local(gossip.run());
+        Member { handle, address, task, seen: BTreeMap::new() }
+    }
+
+    impl Member {
+        /// Reads notices until this is so.
+        async fn until(&mut self, node: u64, state: MemberState) {
+            let is_so = async {
+                while self.seen.get(&NodeId(node)) != Some(&state) {
+                    let notice = self.handle.notices.recv().await.unwrap();
+                    if let Notice::Member { node, state, .. } = notice {
+                        self.seen.insert(node, state);
+                    }
+                }
+            };
+            let limit = Duration::from_secs(20);
+            tokio::time::timeout(limit, is_so).await.unwrap_or_else(|_| {
+                panic!("node {node} is not {state:?} after {limit:?}: {:?}", self.seen)
+            });
+        }
+    }
+
+    #[tokio::test]
+    async fn mem_02_member_that_is_gone_is_seen_dead_over_sockets() {
+        tokio::task::LocalSet::new()
+            .run_until(async {
+                // Five times as fast, so that the test is.
+                let tune = |config: &mut Config| {
+                    config.probe_period /= 5;
+                    config.probe_timeout /= 5;
+                    config.suspicion_base /= 5;
+                    config.suspicion_min /= 5;
+                    config.suspicion_max /= 5;
+                };
+                let clock = Clock::start();
+                let mut all = Vec::new();
+                for node in 1..=3 {
+                    all.push(member(node, clock, tune).await);
+                }
+                let addresses: Vec<SocketAddr> = all.iter().map(|one| one.address).collect();
+                for one in &all {
+                    let peers = Input::Peers(addresses.iter().copied().collect());
+                    one.handle.inputs.send(peers).await.unwrap();
+                }
+                let cores = Metadata::new(b"cores: 8".to_vec()).unwrap();
+                all[2].handle.inputs.send(Input::SetMetadata(cores.clone())).await.unwrap();
+                let [one, two, three] = &mut all[..] else { panic!("not three") };
+                for (member, others) in [(one, [2, 3]), (two, [1, 3]), (three, [1, 2])] {
+                    for other in others {
+                        member.until(other, MemberState::Alive).await;
+                    }
+                }
+
+                all[2].task.abort();
+                all[0].until(3, MemberState::Dead).await;
+                all[1].until(3, MemberState::Dead).await;
+
+                assert_eq!(all[0].seen[&NodeId(2)], MemberState::Alive);
+                assert_eq!(all[1].seen[&NodeId(1)], MemberState::Alive);
+
+                all[0].handle.inputs.send(Input::Leave).await.unwrap();
+                all[1].until(1, MemberState::Left).await;
+                let left = tokio::time::timeout(Duration::from_secs(10), &mut all[0].task).await;
+                left.unwrap().unwrap().unwrap();
+            })
+            .await;
+    }
+
+    #[tokio::test]
+    async fn sec_04_garbage_is_counted_and_changes_nothing() {
+        tokio::task::LocalSet::new()
+            .run_until(async {
+                let mut one = member(1, Clock::start(), |_| {}).await;
+                let stranger = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+                for len in 0..200 {
+                    stranger.send_to(&vec![7; len * 10], one.address).await.unwrap();
+                    tokio::task::yield_now().await;
+                }
+                tokio::time::sleep(Duration::from_millis(300)).await;
+
+                assert!(one.handle.refused.load(Ordering::Relaxed) > 0);
+                let first = one.handle.notices.try_recv();
+                assert_eq!(first, Ok(Notice::Incarnation(Incarnation(1))));
+                assert!(one.handle.notices.try_recv().is_err(), "garbage changed something");
+            })
+            .await;
+    }
+}
