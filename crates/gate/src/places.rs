@@ -318,6 +318,16 @@ impl Gate {
         is_reached && is_recent && self.leader_of(datacenter).is_some()
     }
 
+    /// The datacenters that this gate takes for reached.
+    pub fn reached(&self, now: Time) -> impl Iterator<Item = &DatacenterId> {
+        let watched = self.federation.iter();
+        let reached = watched.filter(move |(_, watch)| {
+            let standing = watch.standing(now);
+            matches!(standing, Standing::Reachable | Standing::Recovering | Standing::Flapping)
+        });
+        reached.map(|(datacenter, _)| datacenter)
+    }
+
     pub(crate) fn datacenter_views(&self, now: Time) -> Vec<DatacenterView> {
         (self.datacenters.iter())
             .filter_map(|(datacenter, place)| {

@@ -107,7 +107,7 @@ mod tests {
     use hyperscale_gate::GateConfig;
     use hyperscale_ledger::LedgerConfig;
     use hyperscale_manager::ManagerConfig;
-    use hyperscale_model::{DatacenterId, NodeId, WallTime};
+    use hyperscale_model::{DatacenterId, Incarnation, NodeId, WallTime};
     use hyperscale_worker::WorkerConfig;
 
     use super::*;

@@ -60,7 +60,11 @@ impl World {
             return;
         }
         let kinds = self.kinds();
-        if let Some(&kind) = self.one_of(&kinds) {
+        let is_left_out = self.faults < u128::BITS && self.skip >> self.faults & 1 == 1;
+        self.faults += 1;
+        if let Some(&kind) = self.one_of(&kinds)
+            && !is_left_out
+        {
             self.break_something(kind);
         }
         self.plan_fault();

@@ -567,13 +567,15 @@ impl Host {
                     effects.push(Effect::Decided);
                 }
                 L::Refused { proposal } => manager.handle(now, I::Refused { proposal }),
+                L::Leadership { leads: false, .. } if self.has(Mutation::IgnoreLeadershipLoss) => {}
                 L::Leadership { leads, leader } => {
                     self.confirmed_until = Time::ZERO;
                     manager.handle(now, I::Leadership { leads, leader });
                 }
                 L::Confirmed { until } => {
                     self.confirmed_until = until;
-                    let is_endless = self.has(Mutation::ServeUnconfirmed);
+                    let is_endless = self.has(Mutation::ServeUnconfirmed)
+                        || self.has(Mutation::IgnoreLeadershipLoss);
                     let until = if is_endless { Time::from_nanos(u64::MAX) } else { until };
                     manager.handle(now, I::Confirmed { until });
                 }

@@ -69,6 +69,51 @@ pub struct Options {
     pub trace: bool,
     /// A rule that the system is made to break.
     pub mutation: Option<Mutation>,
+    /// The second at which all faults end, if that is earlier than the seed says.
+    pub calm: Option<u64>,
+    /// Kinds of fault that are left out, by bits; see [`fault_names`].
+    pub without: u32,
+    /// Faults that are left out, by bits.
+    pub skip: u128,
+}
+
+/// The kinds of fault, in the order of the bits of [`Options::without`].
+#[must_use]
+pub const fn fault_names() -> &'static [&'static str] {
+    &crate::scenario::Faults::NAMES
+}
+
+/// Looks for a shorter schedule under which a seed still fails: an earlier calm, fewer kinds of
+/// fault, fewer faults. Whatever fails is as good as what failed first.
+#[must_use]
+pub fn shrink(seed: u64, options: &Options) -> Options {
+    let fails = |options: &Options| run(seed, options).violation.is_some();
+    let mut best = *options;
+    let attempt = |changed: Options, best: &mut Options| {
+        let is_better = fails(&changed);
+        if is_better {
+            *best = changed;
+        }
+        is_better
+    };
+    for second in [5, 10, 20, 40, 60, 90, 120, 180, 240, 300, 360] {
+        if attempt(Options { calm: Some(second), ..best }, &mut best) {
+            break;
+        }
+    }
+    for kind in 0..fault_names().len() {
+        attempt(Options { without: best.without | 1 << kind, ..best }, &mut best);
+    }
+    for width in [32, 16, 8, 4, 2, 1] {
+        for from in (0..u128::BITS as usize).step_by(width) {
+            let all = if width == 128 { u128::MAX } else { (1u128 << width) - 1 };
+            let skip = best.skip | all << from;
+            if skip != best.skip {
+                attempt(Options { skip, ..best }, &mut best);
+            }
+        }
+    }
+    best
 }
 
 /// What came of a seed.
@@ -138,6 +183,18 @@ fn replay(seed: u64, options: &Options) -> String {
     }
     if !options.faults {
         command += " --no-faults";
+    }
+    if let Some(calm) = options.calm {
+        command += &format!(" --calm {calm}");
+    }
+    let names = fault_names().iter().enumerate();
+    let left_out = names.filter(|(bit, _)| options.without >> bit & 1 == 1);
+    let left_out: Vec<&str> = left_out.map(|(_, name)| *name).collect();
+    if !left_out.is_empty() {
+        command += &format!(" --without {}", left_out.join(","));
+    }
+    if options.skip != 0 {
+        command += &format!(" --skip {:x}", options.skip);
     }
     command
 }

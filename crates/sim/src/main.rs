@@ -1,5 +1,6 @@
 //! `hyperscale-sim --seeds FROM..TO [--minutes M] [--world local|cluster|reference] [--falls] [--no-faults]
-//! [--mutation NAME] [--trace]`
+//! [--mutation NAME] [--trace] [--shrink] [--calm SECOND] [--without KINDS] [--skip BITS]`, or
+//! `hyperscale-sim --mutations --seeds FROM..TO`, which breaks each rule in turn.
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line")]
 #![expect(clippy::disallowed_methods, reason = "its own speed is measured")]
@@ -8,19 +9,24 @@ use std::ops::Range;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use hyperscale_sim::{Kind, Options, run};
+use hyperscale_sim::{Kind, Mutation, Options, fault_names, run, shrink};
 
 const USAGE: &str = "usage: hyperscale-sim --seeds FROM..TO [--minutes M] [--world local|cluster|reference] \
-                     [--falls] [--no-faults] [--mutation NAME] [--trace]";
+                     [--falls] [--no-faults] [--mutation NAME] [--trace] [--shrink] [--calm SECOND] \
+                     [--without KINDS] [--skip BITS]
+       hyperscale-sim --mutations --seeds FROM..TO";
 
 struct Arguments {
     seeds: Range<u64>,
     limit: Option<Duration>,
     options: Options,
+    is_shrunk: bool,
+    are_mutations: bool,
 }
 
 fn main() -> ExitCode {
     match arguments(std::env::args().skip(1)) {
+        Ok(arguments) if arguments.are_mutations => mutations(&arguments),
         Ok(arguments) => sweep(&arguments),
         Err(message) => {
             eprintln!("{message}");
@@ -31,7 +37,7 @@ fn main() -> ExitCode {
 
 fn arguments(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
     let mut seeds = None;
-    let mut limit = None;
+    let (mut limit, mut is_shrunk, mut are_mutations) = (None, false, false);
     let mut options = Options { faults: true, ..Options::default() };
     while let Some(word) = words.next() {
         let mut value = || words.next().ok_or_else(|| format!("{word} wants a value\n{USAGE}"));
@@ -51,12 +57,30 @@ fn arguments(mut words: impl Iterator<Item = String>) -> Result<Arguments, Strin
             "--mutation" => options.mutation = Some(value()?.parse()?),
             "--falls" => options.falls = true,
             "--no-faults" => options.faults = false,
+            "--calm" => {
+                let second = value()?.parse().map_err(|error| format!("--calm: {error}"))?;
+                options.calm = Some(second);
+            }
+            "--without" => {
+                for name in value()?.split(',') {
+                    let bit = fault_names().iter().position(|known| *known == name);
+                    let known =
+                        || format!("there is no fault `{name}`: {}", fault_names().join(", "));
+                    options.without |= 1 << bit.ok_or_else(known)?;
+                }
+            }
+            "--skip" => {
+                options.skip = u128::from_str_radix(&value()?, 16)
+                    .map_err(|error| format!("--skip: {error}"))?;
+            }
+            "--shrink" => is_shrunk = true,
+            "--mutations" => are_mutations = true,
             "--trace" => options.trace = true,
             other => return Err(format!("`{other}` is not known\n{USAGE}")),
         }
     }
     let seeds = seeds.ok_or_else(|| USAGE.to_owned())?;
-    Ok(Arguments { seeds, limit, options })
+    Ok(Arguments { seeds, limit, options, is_shrunk, are_mutations })
 }
 
 fn range(text: &str) -> Result<Range<u64>, String> {
@@ -66,6 +90,29 @@ fn range(text: &str) -> Result<Range<u64>, String> {
         (Ok(from), Ok(to)) => Ok(from..to),
         _ => Err(wrong()),
     }
+}
+
+/// Breaks each rule in turn, and says how many seeds it takes until that is seen.
+fn mutations(arguments: &Arguments) -> ExitCode {
+    let mut unseen = 0u8;
+    for &mutation in Mutation::ALL {
+        let found = arguments.seeds.clone().zip(1u64..).find_map(|(seed, count)| {
+            let options =
+                Options { mutation: Some(mutation), kind: mutation.kind(), ..arguments.options };
+            run(seed, &options).violation.map(|violation| (count, violation))
+        });
+        match found {
+            Some((count, violation)) => {
+                println!("{mutation}: seen after {count} seeds: {}", violation.what);
+            }
+            None => {
+                unseen = unseen.saturating_add(1);
+                println!("{mutation}: NOT SEEN");
+            }
+        }
+    }
+    println!("mutations={} unseen={unseen}", Mutation::ALL.len());
+    ExitCode::from(u8::from(unseen > 0))
 }
 
 fn sweep(arguments: &Arguments) -> ExitCode {
@@ -81,6 +128,10 @@ fn sweep(arguments: &Arguments) -> ExitCode {
         if let Some(violation) = outcome.violation {
             violations += 1;
             println!("{violation}");
+            if arguments.is_shrunk {
+                let shrunk = run(seed, &shrink(seed, &arguments.options));
+                shrunk.violation.iter().for_each(|violation| println!("shrunk: {violation}"));
+            }
         }
         if arguments.options.trace {
             println!("trace={:016x}", outcome.trace);

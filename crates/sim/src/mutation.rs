@@ -7,9 +7,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-use hyperscale_model::{AttemptId, DeltaSeq, Fence, Time};
+use hyperscale_model::{AttemptId, DeltaSeq, EndStatus, Fence, JobId, NodeId, ProgressSeq, Time};
 use hyperscale_stats::WindowFigures;
-use hyperscale_wire::{Message, StopReason};
+use hyperscale_wire::{CopyMark, DatacenterStatus, Message, PartResult, StopReason};
+
+use crate::Kind;
 
 macro_rules! mutations {
     ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
@@ -55,6 +57,56 @@ mutations! {
     ServeUnconfirmed = "serve-unconfirmed",
     /// A leader serves before its barrier is decided.
     SkipBarrier = "skip-barrier",
+    /// A manager that leads no more goes on as if it did.
+    IgnoreLeadershipLoss = "ignore-leadership-loss",
+    /// A probe that could be sent counts as answered.
+    SentProbeIsLife = "sent-probe-is-life",
+    /// A job ends without what one of its datacenters has still to say.
+    EarlyCompletion = "early-completion",
+    /// Whatever a leader reports counts as its newest word.
+    ProgressByFence = "progress-by-fence",
+    /// A later attempt gets another context than the first.
+    RecomputeContext = "recompute-context",
+    /// A manager forgets the result of a part as soon as it has been sent.
+    DropResult = "drop-result",
+    /// A gate that has taken a job over does not know that it was cancelled.
+    LoseCancel = "lose-cancel",
+    /// A gate says that it holds a copy of statistics, and does not.
+    ForgetCopies = "forget-copies",
+    /// A gate says that it holds a blob, and does not.
+    ForgetBlobs = "forget-blobs",
+    /// A gate goes on with a job without asking others for what was counted.
+    SkipRecovery = "skip-recovery",
+}
+
+impl Mutation {
+    /// The systems in which it shows.
+    #[must_use]
+    pub const fn kind(self) -> Kind {
+        match self {
+            Self::AcceptLowerFence
+            | Self::EarlyRedispatch
+            | Self::StretchLease
+            | Self::IgnoreLease
+            | Self::CountDuplicates
+            | Self::ForgetAbort
+            | Self::ReleaseTwice
+            | Self::LoseWrites
+            | Self::LoseCheckpoints
+            | Self::ProgressByFence
+            | Self::RecomputeContext
+            | Self::DropResult
+            | Self::SentProbeIsLife => Kind::Local,
+            Self::ServeUnconfirmed
+            | Self::SkipBarrier
+            | Self::IgnoreLeadershipLoss
+            | Self::EarlyCompletion
+            | Self::LoseCancel
+            | Self::ForgetCopies
+            | Self::ForgetBlobs
+            | Self::SkipRecovery => Kind::Cluster,
+        }
+    }
 }
 
 impl fmt::Display for Mutation {
@@ -78,6 +130,12 @@ impl FromStr for Mutation {
 #[derive(Debug, Default)]
 pub(crate) struct Tampering {
     pub(crate) mutation: Option<Mutation>,
+    /// How many reports have been made newest.
+    reports: u64,
+    /// The first owner's fence of each job.
+    first_fences: BTreeMap<JobId, Fence>,
+    /// The last word of each datacenter's leader.
+    statuses: BTreeMap<NodeId, DatacenterStatus>,
     /// The last delta of each attempt that reached the gate, and figures that come again.
     deltas: BTreeMap<AttemptId, (DeltaSeq, Option<WindowFigures>)>,
 }
@@ -113,9 +171,67 @@ impl Tampering {
                 }
             }
             (Mutation::ReleaseTwice, Message::RenewLease { report, .. }) => report.cores *= 2,
+            (Mutation::ProgressByFence, Message::PartReport(report)) => {
+                self.reports += 1;
+                report.seq = ProgressSeq(self.reports);
+            }
+            (Mutation::RecomputeContext, Message::OfferAttempt(assignment)) => {
+                if assignment.attempt.number.0 > 1 {
+                    assignment.context.layers.clear();
+                }
+            }
+            (Mutation::EarlyCompletion, Message::PartReport(report)) => {
+                if report.started.is_some() && report.part.part.0 == 0 {
+                    let (report, status) = ((**report).clone(), EndStatus::Completed);
+                    let result = PartResult { report, status, attempts: Vec::new() };
+                    return Some(Message::PartEnded(Box::new(result)));
+                }
+            }
+            (Mutation::LoseCancel, Message::OfferPart(offer)) => {
+                self.first_fences.entry(offer.part.job).or_insert(offer.fence);
+            }
+            (Mutation::LoseCancel, Message::StopPart { part, fence, .. }) => {
+                if self.first_fences.get(&part.job).is_some_and(|first| first < fence) {
+                    return None;
+                }
+            }
             _ => {}
         }
         Some(message)
+    }
+
+    /// What the world answers in a node's place, and whether the message is swallowed.
+    pub(crate) fn answer(&mut self, to: NodeId, message: &Message) -> Option<(Message, bool)> {
+        match (self.mutation?, message) {
+            (Mutation::SentProbeIsLife, Message::Probe { number }) => {
+                let status = self.statuses.get(&to)?.clone();
+                Some((Message::ProbeAck { number: *number, status }, false))
+            }
+            (Mutation::ForgetCopies, Message::Copy { job, mark, .. }) => {
+                let (job, fence, mark) = (*job, mark.fence, *mark);
+                Some((Message::CopyHeld { job, fence, mark }, true))
+            }
+            (Mutation::ForgetBlobs, Message::KeepBlob { hash }) => {
+                Some((Message::BlobKept { hash: *hash }, true))
+            }
+            (Mutation::SkipRecovery, Message::CopyAsked { job, fence }) => {
+                let (job, fence, mark) = (*job, *fence, CopyMark::default());
+                Some((Message::CopyHeld { job, fence, mark }, true))
+            }
+            (Mutation::DropResult, Message::PartEnded(result)) => {
+                Some((Message::PartEndedAck { part: result.report.part }, false))
+            }
+            _ => None,
+        }
+    }
+
+    /// Notes what a datacenter's leader says of it.
+    pub(crate) fn hear(&mut self, from: NodeId, message: &Message) {
+        if let Message::DatacenterStatus(status) | Message::ProbeAck { status, .. } = message
+            && status.leading.is_some()
+        {
+            self.statuses.insert(from, status.clone());
+        }
     }
 
     /// Has the gate count again what it is told again.

@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use hyperscale_gate::state::{Job, JobEnd, State as GateState};
 use hyperscale_gate::{Reply, read_entry};
-use hyperscale_model::{AttemptId, Fence, JobId, NodeId, Role, Time};
-use hyperscale_plan::{LoadKind, Plan, Split};
+use hyperscale_model::{
+    AttemptId, DatacenterId, Fence, JobId, NodeId, PartId, Role, Time, WorkflowIndex,
+};
+use hyperscale_plan::{Context, LoadKind, Plan, Split};
 use hyperscale_report::JobResult;
 use hyperscale_stats::Delta;
 use hyperscale_wire::{Message, decode_value};
@@ -21,12 +23,25 @@ use crate::scenario::{Scenario, datacenter_name};
 
 type Checked = Result<(), String>;
 
+/// How far a workflow is, by the word that is shown for it.
+fn stage(state: &str) -> u8 {
+    match state {
+        "waiting" => 0,
+        // Cores may be lost again before the start.
+        "waits for cores" | "prepares" => 1,
+        "running" => 2,
+        _ => 3,
+    }
+}
+
 /// How long any request may wait for its answer.
 const ANSWER: Duration = Duration::from_secs(60);
 /// How much later than its time something may be forgotten.
 const SLACK: Duration = Duration::from_secs(15);
 /// How long a datacenter must have been in reach before none of its parts may be given up.
 const MISSED: Duration = Duration::from_secs(45);
+/// How long a gate may take a silent datacenter for reached: 15 s, a step of its clock, and drift.
+const REACH: Duration = Duration::from_millis(18_000);
 /// How long load may overlap: an engine stops within this time.
 const TOLERANCE: Duration = Duration::from_millis(100);
 
@@ -67,8 +82,8 @@ struct Truth {
     /// Stops that the client was promised; of a workflow, or of all.
     promised: Vec<Option<String>>,
     result: Option<Box<JobResult>>,
-    /// What the client was shown last, by which owner.
-    shown: Option<((NodeId, u64, Fence), u64)>,
+    /// What the client was shown last, by which owner: requests, and how far each workflow was.
+    shown: Option<((NodeId, u64, Fence), u64, Vec<u8>)>,
 }
 
 #[derive(Debug)]
@@ -80,6 +95,10 @@ pub(crate) struct Oracle {
     decided: Vec<Decided>,
     /// The highest fence that each life of each worker has heard.
     fences: BTreeMap<(NodeId, u64), Fence>,
+    /// The context that the first attempt of each workflow got.
+    contexts: BTreeMap<(PartId, WorkflowIndex), Context>,
+    /// When each gate last heard the answer of each datacenter's leader to a probe.
+    answers: BTreeMap<(NodeId, DatacenterId), Time>,
     /// Until when each worker may send load, by its own clock.
     leases: BTreeMap<NodeId, Time>,
     /// Each ledger's one log: that of the gates, and by place those of the datacenters.
@@ -101,6 +120,8 @@ impl Oracle {
             attempts: BTreeMap::new(),
             decided: scenario.datacenters.iter().map(|_| Decided::default()).collect(),
             fences: BTreeMap::new(),
+            contexts: BTreeMap::new(),
+            answers: BTreeMap::new(),
             leases: BTreeMap::new(),
             logs: BTreeMap::new(),
             gates: GateState::default(),
@@ -230,6 +251,11 @@ impl Oracle {
         if cores.is_empty() || cores.iter().any(|core| *core >= host.cores) {
             return Err(format!("INV-5: {attempt} got cores {cores:?} of {}", host.cores));
         }
+        let workflow = (attempt.shard.part_id(), attempt.shard.workflow);
+        let context = self.contexts.entry(workflow).or_insert_with(|| assignment.context.clone());
+        if *context != assignment.context {
+            return Err(format!("DAG-05: {attempt} got another context than the first one"));
+        }
         let truth = self.attempts.entry(attempt).or_default();
         let place = (host.id, host.life);
         // Prepared again after a refusal that was lost is well; run again, or elsewhere, is not.
@@ -333,6 +359,7 @@ impl Oracle {
         hosts: &BTreeMap<NodeId, Host>,
     ) -> Checked {
         self.check_leases(now, hosts)?;
+        self.check_reach(now, hosts)?;
         let awake = || hosts.values().filter(|host| host.is_up() && !host.is_frozen);
         for (id, since) in awake().flat_map(|host| &host.owed) {
             if now > *since + ANSWER {
@@ -361,6 +388,29 @@ impl Oracle {
             if let Some(manager) = managers.max_by_key(|manager| manager.leading()) {
                 let name = datacenter_name(place);
                 decided.on_time(now, trouble, &self.gates, &name, manager.state(), plans)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A datacenter's leader has answered a gate.
+    pub(crate) fn on_answer(&mut self, now: Time, gate: NodeId, datacenter: DatacenterId) {
+        self.answers.insert((gate, datacenter), now);
+    }
+
+    /// No gate takes a datacenter for reached that has not answered it for long.
+    fn check_reach(&self, now: Time, hosts: &BTreeMap<NodeId, Host>) -> Checked {
+        for host in hosts.values().filter(|host| !host.is_frozen) {
+            let Some(Node::Gate { gate, .. }) = &host.node else { continue };
+            for datacenter in gate.reached(host.clock.local(now)) {
+                let answer = self.answers.get(&(host.id, datacenter.clone()));
+                let last = answer.copied().unwrap_or_default();
+                if now > last + REACH {
+                    let gate = host.id;
+                    return Err(format!(
+                        "FED-01: {gate} reaches {datacenter}, silent since {last}"
+                    ));
+                }
             }
         }
         Ok(())
@@ -547,14 +597,21 @@ impl Oracle {
             return Ok(());
         };
         let owner = (host.id, host.life, fence);
-        if let Some((last, before)) = truth.shown
-            && last == owner
-            && view.requests < before
+        // What several datacenters report of a workflow is shown as one.
+        let is_one_part = view.datacenters.len() == 1;
+        let stages: Vec<u8> = view.workflows.iter().map(|(_, state)| stage(state)).collect();
+        if let Some((last, before, known)) = &truth.shown
+            && *last == owner
         {
-            let now = view.requests;
-            return Err(format!("INV-7: {job} showed {before} requests, then {now}"));
+            if view.requests < *before {
+                let now = view.requests;
+                return Err(format!("INV-7: {job} showed {before} requests, then {now}"));
+            }
+            if is_one_part && stages.iter().zip(known).any(|(now, before)| now < before) {
+                return Err(format!("PRG-01: {job} went back: {:?}", view.workflows));
+            }
         }
-        truth.shown = Some((owner, view.requests));
+        truth.shown = Some((owner, view.requests, stages));
         Ok(())
     }
 

@@ -11,8 +11,8 @@ use hyperscale_plan::{
 };
 use hyperscale_wire::StopMode;
 
-use crate::Kind;
 use crate::engine::Habits;
+use crate::{Kind, Options};
 
 /// A world as drawn from its seed.
 #[derive(Debug, Clone)]
@@ -24,6 +24,8 @@ pub(crate) struct Scenario {
     pub(crate) faults: Faults,
     /// When all faults end.
     pub(crate) calm: Time,
+    /// How long the world lives at least.
+    pub(crate) life: Time,
     pub(crate) window: Duration,
     pub(crate) checkpoint: Duration,
     pub(crate) retention: Duration,
@@ -87,6 +89,47 @@ pub(crate) struct Faults {
 }
 
 impl Faults {
+    /// Each kind, in a fixed order.
+    pub(crate) const NAMES: [&str; 16] = [
+        "crash-gate",
+        "crash-manager",
+        "crash-worker",
+        "crash-between",
+        "lose-disk",
+        "freeze",
+        "cut",
+        "cut-one-way",
+        "slow",
+        "lossy",
+        "flap",
+        "fade",
+        "stragglers",
+        "copies",
+        "drain",
+        "cut-datacenter",
+    ];
+
+    fn all(&mut self) -> [&mut bool; 16] {
+        [
+            &mut self.crash_gate,
+            &mut self.crash_manager,
+            &mut self.crash_worker,
+            &mut self.crash_between,
+            &mut self.lose_disk,
+            &mut self.freeze,
+            &mut self.cut,
+            &mut self.cut_one_way,
+            &mut self.slow,
+            &mut self.lossy,
+            &mut self.flap,
+            &mut self.fade,
+            &mut self.stragglers,
+            &mut self.copies,
+            &mut self.drain,
+            &mut self.cut_datacenter,
+        ]
+    }
+
     pub(crate) fn draw(random: &mut SplitMix) -> Self {
         let mut on = |share| random.chance(share);
         let mut faults = Self {
@@ -145,16 +188,18 @@ impl Scenario {
             ignores_lease: false,
         };
         let faults = if with_faults { Faults::draw(&mut random) } else { Faults::default() };
-        let tests = between(&mut random, 1, 4);
+        let tests = between(&mut random, 1, if kind == Kind::Local { 4 } else { 7 });
         let places = datacenters.len();
-        let tests = (0..tests).map(|number| Test::draw(&mut random, number, places)).collect();
+        let tests =
+            (0..tests).map(|number| Test::draw(&mut random, number, places, kind)).collect();
         Self {
             gates,
             datacenters,
             tests,
             habits,
             faults,
-            calm: Time::from_secs(180),
+            calm: Time::from_secs(if kind == Kind::Local { 180 } else { 420 }),
+            life: Time::from_secs(if kind == Kind::Local { 300 } else { 600 }),
             window: Duration::from_millis([250, 1_000, 1_000][pick(&mut random, 3)]),
             checkpoint: Duration::from_millis([250, 1_000, 3_000][pick(&mut random, 3)]),
             retention: Duration::from_secs([20, 60, 300][pick(&mut random, 3)]),
@@ -203,8 +248,20 @@ fn draw_run(random: &mut SplitMix, places: usize) -> (Datacenters, Split) {
     (datacenters, split)
 }
 
+impl Scenario {
+    /// Leaves out what a shorter schedule does without.
+    pub(crate) fn limit(&mut self, options: &Options) {
+        if let Some(calm) = options.calm {
+            self.calm = self.calm.min(Time::from_secs(calm));
+        }
+        for (kind, number) in self.faults.all().into_iter().zip(0..) {
+            *kind &= options.without >> number & 1 == 0;
+        }
+    }
+}
+
 impl Test {
-    fn draw(random: &mut SplitMix, number: u64, places: usize) -> Self {
+    fn draw(random: &mut SplitMix, number: u64, places: usize, kind: Kind) -> Self {
         let count = pick(random, 4) + 1;
         let mut steps = Vec::new();
         let workflows: Vec<Workflow> =
@@ -251,7 +308,8 @@ impl Test {
             run: RunSettings { deadline, priority, datacenters, split, ..RunSettings::default() },
             source: None,
         };
-        let submit_at = Time::from_millis(between(random, 1_500, 120_000));
+        let latest = if kind == Kind::Local { 120_000 } else { 360_000 };
+        let submit_at = Time::from_millis(between(random, 1_500, latest));
         Self { plan, submit_at, cancel, secret }
     }
 }

@@ -28,8 +28,6 @@ const CLIENT_STEP: Duration = Duration::from_millis(200);
 const AFTERGLOW: Duration = Duration::from_secs(45);
 /// Most things that may be about to happen.
 const EVENTS_MAX: usize = 20_000;
-/// How long each world lives at least.
-const LIFE_MIN: Time = Time::from_secs(300);
 /// How often the leading manager dies where that is asked for.
 pub(crate) const FALLS_EVERY: Duration = Duration::from_secs(20);
 /// How long after the last fault everything must be over, beyond the deadlines of jobs.
@@ -79,11 +77,15 @@ pub(crate) struct World {
     tampering: Tampering,
     /// Since when nothing has been left to do.
     quiet_since: Option<Time>,
+    /// How many faults there have been, and which of them are left out.
+    pub(crate) faults: u32,
+    pub(crate) skip: u128,
 }
 
 impl World {
     pub(crate) fn new(seed: u64, options: &Options) -> Self {
         let mut scenario = Scenario::draw(seed, options.kind, options.faults);
+        scenario.limit(options);
         scenario.habits.ignores_lease = options.mutation == Some(Mutation::IgnoreLease);
         let mut random = SplitMix::new(!seed);
         let settings = Settings {
@@ -116,6 +118,8 @@ impl World {
             head_trouble_until: Time::ZERO,
             tampering: Tampering::default(),
             quiet_since: None,
+            faults: 0,
+            skip: options.skip,
             random,
             scenario,
         };
@@ -206,7 +210,7 @@ impl World {
                 self.quiet_since = self.quiet_since.filter(|_| is_quiet);
                 if is_quiet {
                     let since = *self.quiet_since.get_or_insert(self.now);
-                    if self.now >= LIFE_MIN && self.now >= since + AFTERGLOW {
+                    if self.now >= self.scenario.life && self.now >= since + AFTERGLOW {
                         break;
                     }
                 }
@@ -451,6 +455,11 @@ impl World {
         (self.now, from, to).hash(&mut self.trace);
         frame.bytes.hash(&mut self.trace);
         self.note(|| format!("{from} -> {to} {message:?}"));
+        if let Message::ProbeAck { status, .. } = &message
+            && status.leading.is_some()
+        {
+            self.oracle.on_answer(self.now, to, status.datacenter.clone());
+        }
         self.deliver(from, to, message);
     }
 
@@ -462,6 +471,7 @@ impl World {
         let is_stale = self.oracle.is_stale(host, &message);
         let before = is_stale.then(|| authority(host, &message)).flatten();
         if self.tampering.mutation.is_some() {
+            self.tampering.hear(from, &message);
             let now = host.clock.local(self.now);
             let Some(tampered) = self.tampering.tamper(heard, held, now) else { return };
             heard = tampered;
@@ -533,6 +543,12 @@ impl World {
                     let checked = self.oracle.on_send(self.now, self.hosts.get(&node), &message);
                     if let Err(what) = checked {
                         self.fail(what);
+                    }
+                    if let Some((answer, is_swallowed)) = self.tampering.answer(to, &message) {
+                        self.deliver(to, node, answer);
+                        if is_swallowed {
+                            continue;
+                        }
                     }
                     match encode_frame(&message) {
                         Ok(bytes) => {

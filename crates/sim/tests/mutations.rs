@@ -1,21 +1,10 @@
 //! Rules that are broken on purpose are seen: else the invariants would prove nothing.
 
-use hyperscale_sim::{Kind, Mutation, Options, run};
+use hyperscale_sim::{Mutation, Options, run};
 
 /// Whether one of these seeds shows the mutation.
 fn is_found(mutation: Mutation, mut seeds: impl Iterator<Item = u64>) -> bool {
-    let kind = match mutation {
-        Mutation::ServeUnconfirmed | Mutation::SkipBarrier => Kind::Cluster,
-        Mutation::EarlyRedispatch
-        | Mutation::StretchLease
-        | Mutation::AcceptLowerFence
-        | Mutation::LoseWrites
-        | Mutation::LoseCheckpoints
-        | Mutation::ForgetAbort
-        | Mutation::CountDuplicates
-        | Mutation::ReleaseTwice
-        | Mutation::IgnoreLease => Kind::Local,
-    };
+    let kind = mutation.kind();
     let options = Options { kind, faults: true, mutation: Some(mutation), ..Options::default() };
     seeds.any(|seed| run(seed, &options).violation.is_some())
 }
