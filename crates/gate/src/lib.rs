@@ -539,8 +539,7 @@ impl Gate {
                 Ok(state) => {
                     self.state = state;
                     self.peers.note_founded();
-                    self.take_up_jobs(now);
-                    self.drop_copies();
+                    self.reconcile(now);
                 }
                 Err(error) => self.malformed("snapshot", &error),
             },

@@ -83,6 +83,13 @@ struct LivePart {
     told_end: Option<(Time, PartResult, NodeId)>,
 }
 
+impl LivePart {
+    /// A part that another datacenter did not accept.
+    fn moved() -> Self {
+        Self { needs_offer: true, ..Self::default() }
+    }
+}
+
 impl Live {
     pub(crate) const fn fence(&self) -> Fence {
         self.fence
@@ -770,6 +777,29 @@ impl Gate {
         }
     }
 
+    /// Does what the entries would have led to in whose place a snapshot came.
+    pub(crate) fn reconcile(&mut self, now: Time) {
+        self.take_up_jobs(now);
+        let live: Vec<JobId> = self.live.keys().copied().collect();
+        for job in live {
+            match self.state.jobs.get(&job) {
+                None => {
+                    self.live.remove(&job);
+                    self.forget_copies(job);
+                }
+                Some(state) if state.ended.is_some() => self.on_job_end_decided(now, job),
+                Some(state) => {
+                    let parts = state.parts.len();
+                    if let Some(live) = self.live.get_mut(&job) {
+                        live.parts.resize_with(parts, LivePart::moved);
+                    }
+                }
+            }
+        }
+        self.drop_copies();
+        self.settle_requests();
+    }
+
     /// A part has another datacenter, as a new part.
     pub(crate) fn on_part_moved(
         &mut self,
@@ -782,7 +812,7 @@ impl Gate {
             .and_then(|job| job.parts.get(usize::from(part.0)))
             .map_or_else(String::new, |(target, _)| target.datacenter.to_string());
         if let Some(live) = self.live.get_mut(&job) {
-            live.parts.push(LivePart { needs_offer: true, ..LivePart::default() });
+            live.parts.push(LivePart::moved());
         }
         let text = format!("{from} did not accept its part in time, {to} is asked instead");
         self.note(now, job, "part_moved", text);

@@ -578,6 +578,26 @@ impl Gate {
         RequestError { kind: RequestErrorKind::NotReady, message }
     }
 
+    /// Answers those whose wish was decided in entries that this gate has not seen one by one.
+    pub(crate) fn settle_requests(&mut self) {
+        let keys: Vec<IdempotencyKey> = self.pending.keys().cloned().collect();
+        keys.iter().for_each(|key| self.on_accepted(key));
+        let stops: Vec<(JobId, Option<WorkflowIndex>)> = (self.cancels.iter())
+            .map(|cancel| (cancel.job, cancel.workflow))
+            .filter(|(job, workflow)| {
+                let state = self.state.jobs.get(job);
+                state.is_none_or(|state| match workflow {
+                    None => state.ended.is_some() || state.cancel.is_some(),
+                    Some(workflow) => {
+                        state.ended.is_some()
+                            || state.stopped_workflows.iter().any(|(known, _)| known == workflow)
+                    }
+                })
+            })
+            .collect();
+        stops.into_iter().for_each(|(job, workflow)| self.on_cancel_decided(job, workflow));
+    }
+
     /// A submission with this key was decided: its job is the answer to all that have the key.
     pub(crate) fn on_accepted(&mut self, key: &IdempotencyKey) {
         let Some(job) = self.state.job_of(key) else { return };

@@ -45,6 +45,8 @@ pub(crate) struct Network {
     pub(crate) cuts: BTreeSet<(NodeId, NodeId)>,
     /// Connections that are broken, whether or not their ends know.
     pub(crate) broken: BTreeSet<u64>,
+    /// The life of each end of each connection: no later one ever hears what is sent on it.
+    pub(crate) lives: BTreeMap<(u64, NodeId), u64>,
     /// Share of frames that have to be sent again.
     pub(crate) loss: f64,
     connections: u64,

@@ -390,6 +390,7 @@ impl World {
             return;
         }
         let before = host.open.insert(peer, connection);
+        self.network.lives.insert((connection, node), life);
         if before.is_some() {
             self.stimulate(node, Stimulus::Closed { peer });
         }
@@ -552,7 +553,9 @@ impl World {
                     }
                     match encode_frame(&message) {
                         Ok(bytes) => {
-                            let is_command = fence_of(&mut message).is_some();
+                            // Reports have an order of their own, which late ones must not break.
+                            let is_command = fence_of(&mut message).is_some()
+                                || matches!(message, Message::PartReport(_));
                             self.send(node, to, bytes, is_command);
                         }
                         Err(error) => {
@@ -613,7 +616,9 @@ impl World {
         let Some(host) = self.hosts.get(&from) else { return };
         let Some(&connection) = host.open.get(&to) else { return };
         let sender_life = host.life;
-        let Some(receiver_life) = self.hosts.get(&to).map(|host| host.life) else { return };
+        let Some(now_lives) = self.hosts.get(&to).map(|host| host.life) else { return };
+        let opened = self.network.lives.get(&(connection, to));
+        let receiver_life = opened.copied().unwrap_or(now_lives);
         let now = self.now;
         let Some(arrival) = self.network.arrival(&mut self.random, now, from, to) else { return };
         let is_straggler = false;
