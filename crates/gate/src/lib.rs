@@ -155,6 +155,11 @@ pub enum Input {
     },
     /// The gates' ledger has been started in an earlier life.
     Founded,
+    /// Gossip says that a gate is dead, or has left. It may be wrong.
+    MemberGone {
+        /// Which.
+        node: NodeId,
+    },
     /// The gate shall leave: others take its jobs over first.
     Leave,
     /// The link to a node is down.
@@ -522,6 +527,7 @@ impl Gate {
             Input::GateConnected { gate } => self.on_gate_connected(now, gate),
             Input::Founded => self.peers.note_founded(),
             Input::Leave => self.is_leaving = true,
+            Input::MemberGone { node } => self.on_member_gone(now, node),
             Input::Disconnected { node } => self.on_disconnected(now, node),
             Input::Message { from, message } => self.on_message(now, from, message),
             Input::Request { id, client, request } => self.on_request(now, id, client, request),

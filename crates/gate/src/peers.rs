@@ -45,6 +45,14 @@ impl Gate {
         }
     }
 
+    /// Gossip says that a gate is gone. If its link says otherwise, that is nearer.
+    pub(crate) fn on_member_gone(&mut self, now: Time, gate: NodeId) {
+        let heard = self.heard.get(&gate).copied().unwrap_or_default();
+        if !self.peers.is_linked(gate) || now >= heard + self.config.beat * 2 {
+            self.heard.insert(gate, Time::ZERO);
+        }
+    }
+
     /// How many gates hold what must survive any minority of them.
     pub(crate) const fn majority(&self) -> usize {
         self.config.gates / 2 + 1

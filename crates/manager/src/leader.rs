@@ -302,7 +302,7 @@ impl Manager {
     ) {
         let leader = self.other_leader();
         let Some(view) = self.workers.get_mut(&worker) else { return };
-        view.last_heard = now;
+        (view.last_heard, view.is_gone) = (now, false);
         let is_new = view.report.is_none();
         let is_newer = view.report.as_ref().is_none_or(|known| known.version < report.version);
         if is_newer {
@@ -594,6 +594,7 @@ impl Manager {
     pub(crate) fn candidates(&self, now: Time) -> Vec<Candidate> {
         (self.workers.iter())
             .filter(|(_, view)| view.is_connected && view.last_granted.is_some())
+            .filter(|(_, view)| !view.is_gone)
             .filter(|(_, view)| now < view.last_heard + self.config.stale_after)
             .filter_map(|(&worker, view)| {
                 let report = view.report.as_ref().filter(|report| !report.is_draining)?;

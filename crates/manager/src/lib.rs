@@ -98,6 +98,11 @@ impl ManagerConfig {
 /// What happens to a manager.
 #[derive(Debug)]
 pub enum Input {
+    /// Gossip says that a node is dead, or has left. It may be wrong.
+    MemberGone {
+        /// Which.
+        node: NodeId,
+    },
     /// A link to a gate is up.
     GateConnected {
         /// Which gate.
@@ -321,6 +326,8 @@ pub(crate) struct WorkerView {
     pub(crate) is_connected: bool,
     pub(crate) report: Option<WorkerReport>,
     pub(crate) last_heard: Time,
+    /// Whether gossip has said since then that it is dead.
+    pub(crate) is_gone: bool,
     /// When this leader last granted it a lease.
     pub(crate) last_granted: Option<Time>,
 }
@@ -401,6 +408,7 @@ impl Manager {
         }
         match input {
             Input::GateConnected { gate } => self.on_gate_connected(gate),
+            Input::MemberGone { node } => self.on_member_gone(now, node),
             Input::WorkerConnected { worker, incarnation } => {
                 self.on_worker_connected(now, worker, incarnation);
             }
@@ -525,6 +533,16 @@ impl Manager {
         Some(plan)
     }
 
+    /// Gossip says that a node is gone: a worker gets nothing new until it is heard of again.
+    fn on_member_gone(&mut self, now: Time, node: NodeId) {
+        let is_near = self.config.report * 2;
+        if let Some(view) = self.workers.get_mut(&node)
+            && now >= view.last_heard + is_near
+        {
+            view.is_gone = true;
+        }
+    }
+
     fn on_gate_connected(&mut self, gate: NodeId) {
         self.gates.insert(gate);
         if let Leadership::Leading(leading) = &mut self.leadership {
@@ -544,6 +562,7 @@ impl Manager {
                 is_connected: true,
                 report: None,
                 last_heard: now,
+                is_gone: false,
                 last_granted: None,
             };
             self.workers.insert(worker, view);
@@ -919,7 +938,7 @@ impl Manager {
                 let report = view.report.as_ref()?;
                 let state = if report.is_draining {
                     NodeState::Draining
-                } else if now < view.last_heard + self.config.stale_after {
+                } else if !view.is_gone && now < view.last_heard + self.config.stale_after {
                     NodeState::Ready
                 } else {
                     NodeState::Silent

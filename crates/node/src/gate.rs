@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::drive::{Host, NodeError, Progress};
 use crate::link::LinkEvent;
 use crate::links::{Change, Links};
+use crate::members::Evidence;
 use crate::observe::{Count, Observer, Part};
 use crate::storage::{Storage, random};
 use crate::talk::Talk;
@@ -27,8 +28,19 @@ const LEAVE_LIMIT: Duration = Duration::from_secs(5);
 /// What comes from outside the cluster.
 #[derive(Debug)]
 pub(crate) enum Ask {
-    Request { id: RequestId, client: ClientId, request: Request, reply: oneshot::Sender<Reply> },
-    Abandon { id: RequestId },
+    Request {
+        id: RequestId,
+        client: ClientId,
+        request: Request,
+        reply: oneshot::Sender<Reply>,
+    },
+    Abandon {
+        id: RequestId,
+    },
+    /// Gossip says that a gate is dead, or has left.
+    Gone {
+        node: NodeId,
+    },
     Leave,
 }
 
@@ -87,6 +99,8 @@ pub(crate) struct GateHost {
     talk: Talk,
     waiting: BTreeMap<RequestId, oneshot::Sender<Reply>>,
     observer: Arc<Observer>,
+    /// What gossip is told.
+    pub(crate) evidence: Option<Evidence>,
     /// When it goes, whether or not the others know by then.
     leaves_at: Option<Time>,
 }
@@ -111,7 +125,17 @@ impl GateHost {
         gate.handle(now, if ledger.is_founded() { Input::Founded } else { Input::Tick });
         let (links, waiting) = (Links::new(Arc::clone(&observer)), BTreeMap::new());
         let talk = Talk::default();
-        Ok(Self { gate, ledger, storage, links, talk, waiting, observer, leaves_at: None })
+        Ok(Self {
+            gate,
+            ledger,
+            storage,
+            links,
+            talk,
+            waiting,
+            observer,
+            evidence: None,
+            leaves_at: None,
+        })
     }
 
     fn on_ledger(&mut self, now: Time, output: LedgerOutput) -> Result<(), NodeError> {
@@ -311,7 +335,12 @@ impl Host for GateHost {
                     None => return,
                 }
             }
-            Change::Down(node) => Input::Disconnected { node },
+            Change::Down(node) => {
+                if let Some(evidence) = &self.evidence {
+                    evidence.link_closed(node);
+                }
+                Input::Disconnected { node }
+            }
             Change::Nothing => return,
         };
         self.gate.handle(now, input);
@@ -327,7 +356,11 @@ impl Host for GateHost {
                 self.waiting.remove(&id);
                 self.gate.handle(now, Input::RequestAbandoned { id });
             }
+            Ask::Gone { node } => self.gate.handle(now, Input::MemberGone { node }),
             Ask::Leave => {
+                if let Some(evidence) = &self.evidence {
+                    evidence.leave();
+                }
                 self.leaves_at.get_or_insert(now + LEAVE_LIMIT);
                 self.gate.handle(now, Input::Leave);
             }

@@ -6,11 +6,9 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use hyperscale_membership::{
-    Config, DATAGRAM_BYTES_MAX, Event, Input, Keys, MemberState, Membership, Output, Sealer,
-    Versioned,
+    Config, Event, Input, Keys, MemberState, Membership, Output, Sealer, Versioned,
 };
 use hyperscale_model::{Incarnation, NodeId};
 use tokio::net::UdpSocket;
@@ -19,6 +17,7 @@ use tracing::{debug, info, warn};
 
 use crate::clock::Clock;
 use crate::drive::NodeError;
+use crate::observe::{Count, Observer};
 use crate::storage::random;
 
 /// Inputs and notices that may wait.
@@ -59,6 +58,17 @@ pub enum Notice {
 /// Writes an incarnation to disk, and returns when it is there.
 pub type StoreIncarnation = Box<dyn FnMut(Incarnation) -> Result<(), NodeError>>;
 
+/// A member's share of a process's socket.
+#[derive(Debug)]
+pub struct Port {
+    /// The socket.
+    pub socket: Arc<UdpSocket>,
+    /// The first byte of its datagrams, which says for whom they are.
+    pub tag: u8,
+    /// What came for it, without that byte.
+    pub datagrams: mpsc::Receiver<Vec<u8>>,
+}
+
 /// The node's side of its membership.
 #[derive(Debug)]
 pub struct Handle {
@@ -66,13 +76,11 @@ pub struct Handle {
     pub inputs: mpsc::Sender<Input>,
     /// What became of it.
     pub notices: mpsc::Receiver<Notice>,
-    /// Datagrams that were not opened.
-    pub refused: Arc<AtomicU64>,
 }
 
 /// A membership and its socket.
 pub struct Gossip {
-    socket: UdpSocket,
+    port: Port,
     sealer: Sealer,
     membership: Membership,
     clock: Clock,
@@ -80,44 +88,36 @@ pub struct Gossip {
     inputs: mpsc::Receiver<Input>,
     notices: mpsc::Sender<Notice>,
     unread: VecDeque<Notice>,
-    refused: Arc<AtomicU64>,
+    observer: Arc<Observer>,
     has_left: bool,
 }
 
 impl std::fmt::Debug for Gossip {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Gossip").field("socket", &self.socket).finish_non_exhaustive()
+        f.debug_struct("Gossip").field("port", &self.port).finish_non_exhaustive()
     }
 }
 
 impl Gossip {
-    /// Takes the socket of a member. Its address goes into the configuration if its port was left
-    /// to the system.
+    /// A member that speaks through this port.
     ///
     /// # Errors
     ///
-    /// If the system gives no random numbers, or the socket has no address.
+    /// If the system gives no random numbers.
     pub fn new(
-        mut config: Config,
+        config: Config,
         cluster: &str,
         keys: Keys,
-        socket: UdpSocket,
+        port: Port,
         clock: Clock,
         store: StoreIncarnation,
+        observer: Arc<Observer>,
     ) -> Result<(Self, Handle), NodeError> {
-        let local = socket.local_addr().map_err(|source| NodeError::Io {
-            what: "the socket for gossip has no address".to_owned(),
-            source,
-        })?;
-        if config.address.port() == 0 {
-            config.address.set_port(local.port());
-        }
         let (to_inputs, inputs) = mpsc::channel(QUEUE);
         let (notices, from_notices) = mpsc::channel(QUEUE);
-        let refused = Arc::new(AtomicU64::new(0));
         let sealer = Sealer::new(cluster, keys, config.node, random()?);
         let gossip = Self {
-            socket,
+            port,
             sealer,
             membership: Membership::new(config, clock.now(), random()?),
             clock,
@@ -125,10 +125,10 @@ impl Gossip {
             inputs,
             notices,
             unread: VecDeque::new(),
-            refused: Arc::clone(&refused),
+            observer,
             has_left: false,
         };
-        Ok((gossip, Handle { inputs: to_inputs, notices: from_notices, refused }))
+        Ok((gossip, Handle { inputs: to_inputs, notices: from_notices }))
     }
 
     /// Takes part until it has left, or nobody holds its handle.
@@ -137,7 +137,6 @@ impl Gossip {
     ///
     /// If an incarnation cannot be stored: without that it may not go on.
     pub async fn run(mut self) -> Result<(), NodeError> {
-        let mut buffer = [0; DATAGRAM_BYTES_MAX + 1];
         self.flush().await?;
         while !self.has_left {
             let due = self.membership.next_deadline();
@@ -146,13 +145,12 @@ impl Gossip {
                     Some(input) => self.membership.handle(self.clock.now(), input),
                     None => return Ok(()),
                 },
-                received = self.socket.recv_from(&mut buffer) => {
-                    self.on_received(received, &buffer);
+                received = self.port.datagrams.recv() => {
+                    let Some(datagram) = received else { return Ok(()) };
+                    self.on_received(&datagram);
                     for _ in 1..BATCH {
-                        match self.socket.try_recv_from(&mut buffer) {
-                            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => break,
-                            received => self.on_received(received, &buffer),
-                        }
+                        let Ok(datagram) = self.port.datagrams.try_recv() else { break };
+                        self.on_received(&datagram);
                     }
                 }
                 permit = self.notices.clone().reserve_owned(), if !self.unread.is_empty() => match permit {
@@ -179,17 +177,15 @@ impl Gossip {
         Ok(())
     }
 
-    fn on_received(&mut self, received: std::io::Result<(usize, SocketAddr)>, buffer: &[u8]) {
-        // An error here is another's: a datagram of ours that nobody took.
-        let Ok((len, source)) = received else { return };
-        match self.sealer.open(self.clock.wall(), buffer.get(..len).unwrap_or_default()) {
+    fn on_received(&mut self, datagram: &[u8]) {
+        match self.sealer.open(self.clock.wall(), datagram) {
             Ok(opened) => {
                 let input = Input::Datagram { from: opened.from, bytes: opened.payload };
                 self.membership.handle(self.clock.now(), input);
             }
             Err(error) => {
-                self.refused.fetch_add(1, Ordering::Relaxed);
-                debug!(%source, %error, "datagram refused");
+                self.observer.count(Count::DatagramRefused);
+                debug!(%error, "datagram refused");
             }
         }
     }
@@ -229,9 +225,11 @@ impl Gossip {
 
     async fn send(&mut self, to: SocketAddr, payload: &[u8]) {
         match self.sealer.seal(self.clock.wall(), payload) {
-            Ok(datagram) => {
+            Ok(sealed) => {
+                let mut datagram = vec![self.port.tag];
+                datagram.extend_from_slice(&sealed);
                 // Like a loss: whoever is probed has to be reached in another way.
-                if let Err(error) = self.socket.send_to(&datagram, to).await {
+                if let Err(error) = self.port.socket.send_to(&datagram, to).await {
                     debug!(%to, %error, "datagram not sent");
                 }
             }
@@ -255,18 +253,38 @@ mod tests {
         address: SocketAddr,
         task: JoinHandle<Result<(), NodeError>>,
         seen: BTreeMap<NodeId, MemberState>,
+        observer: Arc<Observer>,
+    }
+
+    /// The only port of a socket.
+    fn alone(socket: UdpSocket) -> Port {
+        let (route, datagrams) = mpsc::channel(QUEUE);
+        let socket = Arc::new(socket);
+        let port = Port { socket: Arc::clone(&socket), tag: 7, datagrams };
+        tokio::task::spawn_local(async move {
+            let mut buffer = [0; 2_000];
+            while let Ok((len, _)) = socket.recv_from(&mut buffer).await {
+                if route.send(buffer[1.min(len)..len].to_vec()).await.is_err() {
+                    return;
+                }
+            }
+        });
+        port
     }
 
     async fn member(node: u64, clock: Clock, tune: fn(&mut Config)) -> Member {
         let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let address = socket.local_addr().unwrap();
+        let observer = Observer::start();
         let mut config = Config::new(NodeId(node), address, Incarnation::NONE);
         tune(&mut config);
         let keys = Keys::only(ClusterKey::new(&[7; 32]));
         let store = Box::new(|_| Ok(()));
-        let (gossip, handle) = Gossip::new(config, "dc-a", keys, socket, clock, store).unwrap();
+        let (gossip, handle) =
+            Gossip::new(config, "dc-a", keys, alone(socket), clock, store, Arc::clone(&observer))
+                .unwrap();
         let task = tokio::task::spawn_local(gossip.run());
-        Member { handle, address, task, seen: BTreeMap::new() }
+        Member { handle, address, task, seen: BTreeMap::new(), observer }
     }
 
     impl Member {
@@ -345,7 +363,8 @@ mod tests {
                 }
                 tokio::time::sleep(Duration::from_millis(300)).await;
 
-                assert!(one.handle.refused.load(Ordering::Relaxed) > 0);
+                let counted = "hyperscale_datagrams_total{fate=\"refused\"} 0\n";
+                assert!(!one.observer.text().contains(counted), "nothing was refused");
                 let first = one.handle.notices.try_recv();
                 assert_eq!(first, Ok(Notice::Incarnation(Incarnation(1))));
                 assert!(one.handle.notices.try_recv().is_err(), "garbage changed something");

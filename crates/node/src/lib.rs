@@ -11,6 +11,7 @@ pub mod gossip;
 mod link;
 mod links;
 mod manager;
+mod members;
 mod net;
 mod observe;
 mod storage;
@@ -50,6 +51,7 @@ pub use crate::tls::{Certificates, make_authority, make_node};
 use crate::drive::{ask, drive};
 use crate::gate::GateHost;
 use crate::manager::ManagerHost;
+use crate::members::Members;
 use crate::storage::Identity;
 use crate::worker::WorkerHost;
 
@@ -309,6 +311,13 @@ fn check_peers(config: &NodeConfig) -> Result<(), NodeError> {
     Err(NodeError::Config(message.to_owned()))
 }
 
+/// Tells a role of a death; one that is too busy to hear it finds out by itself.
+fn tell_gone<T>(asks: &mpsc::Sender<T>, gone: T) {
+    if asks.try_send(gone).is_err() {
+        tracing::debug!("a role that is busy or gone hears of no death");
+    }
+}
+
 fn io(what: &str) -> impl FnOnce(std::io::Error) -> NodeError {
     let what = what.to_owned();
     move |source| NodeError::Io { what, source }
@@ -322,6 +331,8 @@ struct Roles {
     manager: Option<(ManagerHost, Identity)>,
     worker: Option<(WorkerHost, Identity, mpsc::Receiver<hyperscale_engine::CoreEvent>)>,
     listener: Option<TcpListener>,
+    members: Option<Members>,
+    storage: Storage,
 }
 
 impl Roles {
@@ -389,7 +400,8 @@ impl Roles {
         } else {
             None
         };
-        Ok(Self { config, observer, gate, manager, worker, listener })
+        let members = Members::open(&config).await?;
+        Ok(Self { config, observer, gate, manager, worker, listener, members, storage })
     }
 
     fn listening(&self) -> Option<SocketAddr> {
@@ -402,7 +414,16 @@ impl Roles {
         handle: GateHandle,
         mut leave: mpsc::Receiver<Leave>,
     ) -> Result<(), NodeError> {
-        let Self { config, observer, gate, manager, worker, listener } = self;
+        let Self {
+            config,
+            observer,
+            mut gate,
+            mut manager,
+            worker,
+            listener,
+            mut members,
+            storage,
+        } = self;
         let clock = observer.clock();
         let config = Rc::new(config);
         let (to_gate, gate_links) = mpsc::channel(QUEUE);
@@ -450,6 +471,28 @@ impl Roles {
         if let Some(listener) = listener {
             let (config, observer) = (Rc::clone(&config), Arc::clone(&observer));
             tokio::task::spawn_local(net::listen(config, listener, answering, observer));
+        }
+        if let Some(members) = &mut members {
+            if let Some((host, identity)) = &mut gate {
+                let asks = handle.asks.clone();
+                let tell = move |node| tell_gone(&asks, gate::Ask::Gone { node });
+                let role = (Role::Gate, *identity);
+                host.evidence = members.join(&config, &storage, role, &observer, tell)?;
+            }
+            if let Some((host, identity)) = &mut manager {
+                let asks = manager_ask.clone();
+                let tell = move |node| tell_gone(&asks, manager::Ask::Gone { node });
+                let role = (Role::Manager, *identity);
+                host.evidence = members.join(&config, &storage, role, &observer, tell)?;
+            }
+            if let Some((_, identity, _)) = &worker {
+                // A worker does nothing about the death of others.
+                let role = (Role::Worker, *identity);
+                members.join(&config, &storage, role, &observer, |_| {})?;
+            }
+        }
+        if let Some(members) = members {
+            tokio::task::spawn_local(members.receive(Arc::clone(&observer)));
         }
         let mut worker_left = None;
         let mut roles = tokio::task::JoinSet::new();

@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use hyperscale_ledger::{Input as LedgerInput, Ledger, Output as LedgerOutput};
 use hyperscale_manager::{Event, Input, Manager, ManagerConfig, Output};
-use hyperscale_model::{Role, Time};
+use hyperscale_model::{NodeId, Role, Time};
 
 use crate::drive::{Host, NodeError, Progress};
 use crate::gate::open_ledger;
 use crate::link::LinkEvent;
 use crate::links::{Change, Links};
+use crate::members::Evidence;
 use crate::observe::{Count, Observer, Part};
 use crate::storage::Storage;
 use crate::talk::Talk;
@@ -18,6 +19,10 @@ use crate::timers::LedgerTimers;
 /// What comes from outside the cluster.
 #[derive(Debug)]
 pub(crate) enum Ask {
+    /// Gossip says that a node is dead, or has left.
+    Gone {
+        node: NodeId,
+    },
     Leave,
 }
 
@@ -28,6 +33,8 @@ pub(crate) struct ManagerHost {
     links: Links,
     talk: Talk,
     observer: Arc<Observer>,
+    /// What gossip is told.
+    pub(crate) evidence: Option<Evidence>,
     is_leaving: bool,
 }
 
@@ -48,7 +55,16 @@ impl ManagerHost {
         manager.handle(now, if ledger.is_founded() { Input::Founded } else { Input::Tick });
         let links = Links::new(Arc::clone(&observer));
         let talk = Talk::default();
-        Ok(Self { manager, ledger, storage, links, talk, observer, is_leaving: false })
+        Ok(Self {
+            manager,
+            ledger,
+            storage,
+            links,
+            talk,
+            observer,
+            evidence: None,
+            is_leaving: false,
+        })
     }
 
     fn on_ledger(&mut self, now: Time, output: LedgerOutput) -> Result<(), NodeError> {
@@ -184,14 +200,27 @@ impl Host for ManagerHost {
                     None => return,
                 }
             }
-            Change::Down(node) => Input::Disconnected { node },
+            Change::Down(node) => {
+                if let Some(evidence) = &self.evidence {
+                    evidence.link_closed(node);
+                }
+                Input::Disconnected { node }
+            }
             Change::Nothing => return,
         };
         self.manager.handle(now, input);
     }
 
-    fn on_ask(&mut self, _: Time, Ask::Leave: Ask) {
-        self.is_leaving = true;
+    fn on_ask(&mut self, now: Time, ask: Ask) {
+        match ask {
+            Ask::Gone { node } => self.manager.handle(now, Input::MemberGone { node }),
+            Ask::Leave => {
+                if let Some(evidence) = &self.evidence {
+                    evidence.leave();
+                }
+                self.is_leaving = true;
+            }
+        }
     }
 
     fn tick(&mut self, now: Time) {

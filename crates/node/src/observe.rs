@@ -100,6 +100,15 @@ counts! {
         "Parts that another datacenter got, since theirs did not accept them in time." {
         PartMoved = "",
     }
+    "hyperscale_members_total" counter "change" "What gossip said of other nodes." {
+        MemberAlive = "alive",
+        MemberSuspected = "suspected",
+        MemberDead = "dead",
+    }
+    "hyperscale_datagrams_total" counter "fate" "Datagrams of gossip that did not get through." {
+        DatagramRefused = "refused",
+        DatagramDropped = "dropped",
+    }
     "hyperscale_gate_replies_unwanted_total" counter ""
         "Replies that came when the client had gone." {
         ReplyUnwanted = "",

@@ -98,6 +98,30 @@ impl Storage {
         Ok(identity)
     }
 
+    /// The incarnation that a role's gossip used last.
+    pub(crate) fn gossip_incarnation(&self, name: &str) -> Result<Incarnation, NodeError> {
+        let Some(root) = &self.root else { return Ok(Incarnation::NONE) };
+        let path = root.join(format!("{name}-gossip.json"));
+        match fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .map_err(|error| disk(&path, "this file holds no incarnation")(error.into())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Incarnation::NONE),
+            Err(error) => Err(disk(&path, "this file cannot be read")(error)),
+        }
+    }
+
+    pub(crate) fn put_gossip_incarnation(
+        &self,
+        name: &str,
+        incarnation: Incarnation,
+    ) -> Result<(), NodeError> {
+        let Some(root) = &self.root else { return Ok(()) };
+        let path = root.join(format!("{name}-gossip.json"));
+        let bytes = serde_json::to_vec(&incarnation)
+            .map_err(|error| disk(&path, "the incarnation cannot be written")(error.into()))?;
+        put(&path, &bytes)
+    }
+
     /// The key that seals secrets.
     pub(crate) fn secret_key(&self) -> Result<[u8; 32], NodeError> {
         let mut key = [0; 32];

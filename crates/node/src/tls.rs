@@ -32,6 +32,8 @@ const NAME: &str = "node.hyperscale";
 const SCHEME: &str = "hyperscale://";
 /// The file with the key by which gates share secrets.
 const CLUSTER_KEY: &str = "cluster.key";
+/// The file with the key by which nodes seal their gossip.
+const GOSSIP_KEY: &str = "gossip.key";
 
 /// What a node needs to show who it is, and to check others.
 #[derive(Clone)]
@@ -40,6 +42,8 @@ pub struct Certificates {
     connector: TlsConnector,
     /// What the gates of a cluster seal secrets with.
     cluster_key: Option<[u8; 32]>,
+    /// What all nodes seal their gossip with.
+    gossip_key: Option<[u8; 32]>,
 }
 
 impl std::fmt::Debug for Certificates {
@@ -57,7 +61,7 @@ pub(crate) struct Certified {
 }
 
 /// Makes a cluster's certificate authority: `ca.pem` and `ca.key` in a directory, and the key by
-/// which its gates share secrets, `cluster.key`.
+/// which its gates share secrets, `cluster.key`, and that of its gossip, `gossip.key`.
 ///
 /// # Errors
 ///
@@ -78,15 +82,17 @@ pub fn make_authority(directory: &Path, cluster: &str) -> Result<(), NodeError> 
         params.self_signed(&pair).map_err(|error| made("the authority's certificate", &error))?;
     fs::create_dir_all(directory).map_err(disk(directory, "this directory cannot be made"))?;
     write_secret(&key, &pair.serialize_pem())?;
-    let mut cluster_key = [0; 32];
-    fill(&mut cluster_key)?;
-    let text: String = cluster_key.iter().map(|byte| format!("{byte:02x}")).collect();
-    write_secret(&directory.join(CLUSTER_KEY), &text)?;
+    for name in [CLUSTER_KEY, GOSSIP_KEY] {
+        let mut shared = [0; 32];
+        fill(&mut shared)?;
+        let text: String = shared.iter().map(|byte| format!("{byte:02x}")).collect();
+        write_secret(&directory.join(name), &text)?;
+    }
     fs::write(&pem, certificate.pem()).map_err(disk(&pem, "this file cannot be written"))
 }
 
 /// Makes a node's certificate: `node.pem` and `node.key`, and a copy of `ca.pem`, in a directory;
-/// for a gate also a copy of `cluster.key`.
+/// of `gossip.key`, for a gate also a copy of `cluster.key`.
 ///
 /// # Errors
 ///
@@ -132,9 +138,12 @@ pub fn make_node(
         let path = directory.join(name);
         fs::write(&path, text).map_err(disk(&path, "this file cannot be written"))?;
     }
-    let shared = authority.join(CLUSTER_KEY);
-    if roles.contains(&Role::Gate.as_str()) && shared.exists() {
-        write_secret(&directory.join(CLUSTER_KEY), &read(&shared)?)?;
+    let is_gate = roles.contains(&Role::Gate.as_str());
+    for name in [GOSSIP_KEY].into_iter().chain(is_gate.then_some(CLUSTER_KEY)) {
+        let shared = authority.join(name);
+        if shared.exists() {
+            write_secret(&directory.join(name), &read(&shared)?)?;
+        }
     }
     Ok(())
 }
@@ -199,19 +208,29 @@ impl Certificates {
             .with_root_certificates(roots)
             .with_client_auth_cert(chain, key()?)
             .map_err(|error| unusable("node.pem", &error))?;
-        let path = directory.join(CLUSTER_KEY);
-        let cluster_key = match fs::read_to_string(&path) {
-            Ok(text) => Some(parse_key(&text).ok_or_else(|| {
-                unusable(CLUSTER_KEY, &"it holds no key of 64 hexadecimal digits")
-            })?),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => return Err(disk(&path, "this file cannot be read")(error)),
+        let shared = |name: &str| -> Result<Option<[u8; 32]>, NodeError> {
+            let path = directory.join(name);
+            match fs::read_to_string(&path) {
+                Ok(text) => {
+                    let what = "it holds no key of 64 hexadecimal digits";
+                    parse_key(&text).map(Some).ok_or_else(|| unusable(name, &what))
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+                Err(error) => Err(disk(&path, "this file cannot be read")(error)),
+            }
         };
+        let (cluster_key, gossip_key) = (shared(CLUSTER_KEY)?, shared(GOSSIP_KEY)?);
         Ok(Self {
             acceptor: TlsAcceptor::from(Arc::new(server)),
             connector: TlsConnector::from(Arc::new(client)),
             cluster_key,
+            gossip_key,
         })
+    }
+
+    /// What all nodes seal their gossip with, if it lies beside the certificate.
+    pub(crate) const fn gossip_key(&self) -> Option<[u8; 32]> {
+        self.gossip_key
     }
 
     /// What the gates of the cluster seal secrets with, if it lies beside the certificate.

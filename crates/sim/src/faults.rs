@@ -22,6 +22,7 @@ enum Kind {
     Fade,
     Drain,
     CutDatacenter,
+    FalseDeath,
 }
 
 impl World {
@@ -40,6 +41,7 @@ impl World {
             (faults.fade, Kind::Fade),
             (faults.drain, Kind::Drain),
             (faults.cut_datacenter, Kind::CutDatacenter),
+            (faults.false_death, Kind::FalseDeath),
         ]
         .into_iter()
         .filter_map(|(is_on, kind)| is_on.then_some(kind))
@@ -203,6 +205,12 @@ impl World {
                 let stretch = Duration::from_millis(12_000 + self.random.below(8_000));
                 self.trouble_of(a, until + stretch);
                 self.schedule(until, Event::Die { way: (a, b), stretch });
+            }
+            Kind::FalseDeath => {
+                let Some((a, b)) = self.any_way() else { return };
+                let (hearer, node) = if self.random.chance(0.5) { (a, b) } else { (b, a) };
+                self.trouble_of(hearer, Duration::ZERO);
+                self.stimulate(hearer, Stimulus::Gone { node });
             }
             Kind::CutDatacenter => {
                 let places = self.scenario.datacenters.len() as u64;

@@ -31,11 +31,29 @@ const ROUNDS_MAX: u32 = 10_000;
 /// What reaches a node.
 #[derive(Debug, Clone)]
 pub(crate) enum Stimulus {
-    Opened { peer: NodeId, role: Role, incarnation: Incarnation },
-    Closed { peer: NodeId },
-    Message { from: NodeId, message: Message },
-    Request { id: RequestId, request: Request },
-    Abandoned { id: RequestId },
+    Opened {
+        peer: NodeId,
+        role: Role,
+        incarnation: Incarnation,
+    },
+    Closed {
+        peer: NodeId,
+    },
+    Message {
+        from: NodeId,
+        message: Message,
+    },
+    Request {
+        id: RequestId,
+        request: Request,
+    },
+    Abandoned {
+        id: RequestId,
+    },
+    /// Gossip says, perhaps wrongly, that a node is dead.
+    Gone {
+        node: NodeId,
+    },
     Drain,
     Tick,
 }
@@ -316,6 +334,7 @@ impl Host {
                         self.owed.remove(&id);
                         gate.handle(now, I::RequestAbandoned { id });
                     }
+                    Stimulus::Gone { node } => gate.handle(now, I::MemberGone { node }),
                     Stimulus::Drain => {}
                     Stimulus::Tick => {
                         ledger.handle(now, hyperscale_ledger::Input::Tick);
@@ -346,6 +365,7 @@ impl Host {
                     Stimulus::Message { from, message } => {
                         manager.handle(now, I::Message { from, message });
                     }
+                    Stimulus::Gone { node } => manager.handle(now, I::MemberGone { node }),
                     Stimulus::Request { .. } | Stimulus::Abandoned { .. } | Stimulus::Drain => {}
                     Stimulus::Tick => {
                         ledger.handle(now, hyperscale_ledger::Input::Tick);
@@ -365,7 +385,9 @@ impl Host {
                     Stimulus::Message { from, message } => {
                         worker.handle(now, I::Message { from, message });
                     }
-                    Stimulus::Request { .. } | Stimulus::Abandoned { .. } => {}
+                    Stimulus::Request { .. }
+                    | Stimulus::Abandoned { .. }
+                    | Stimulus::Gone { .. } => {}
                     Stimulus::Drain => worker.handle(now, I::Drain),
                     Stimulus::Tick => {
                         if worker.next_deadline().is_some_and(|at| at <= now) {

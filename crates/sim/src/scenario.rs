@@ -84,13 +84,15 @@ pub(crate) struct Faults {
     pub(crate) drain: bool,
     /// All gates lose a datacenter.
     pub(crate) cut_datacenter: bool,
+    /// Gossip says that somebody is dead who is not, or has been for a while.
+    pub(crate) false_death: bool,
     /// The mean time from one fault to the next, in milliseconds.
     pub(crate) pause: u64,
 }
 
 impl Faults {
     /// Each kind, in a fixed order.
-    pub(crate) const NAMES: [&str; 16] = [
+    pub(crate) const NAMES: [&str; 17] = [
         "crash-gate",
         "crash-manager",
         "crash-worker",
@@ -107,9 +109,10 @@ impl Faults {
         "copies",
         "drain",
         "cut-datacenter",
+        "false-death",
     ];
 
-    fn all(&mut self) -> [&mut bool; 16] {
+    fn all(&mut self) -> [&mut bool; 17] {
         [
             &mut self.crash_gate,
             &mut self.crash_manager,
@@ -127,6 +130,7 @@ impl Faults {
             &mut self.copies,
             &mut self.drain,
             &mut self.cut_datacenter,
+            &mut self.false_death,
         ]
     }
 
@@ -149,6 +153,7 @@ impl Faults {
             copies: on(0.3),
             drain: on(0.2),
             cut_datacenter: on(0.25),
+            false_death: on(0.3),
             pause: 0,
         };
         faults.pause = [3_000, 8_000, 20_000][pick(random, 3)];

@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::system::{Process, WITHIN, World, free_addresses, get_json, is_whole, now, until};
@@ -144,6 +145,11 @@ fn orp_01_the_owner_of_a_job_is_killed_and_another_gate_goes_on() {
     let killed = now();
     let second = system.owner("job taken over", &[first]);
     let taken_over = killed.elapsed();
+    // Gossip comes to the same conclusion.
+    system.gates[second]
+        .process
+        .stderr
+        .wait_for("state=Dead", &system.gates[second].process.stdout);
 
     job.end(2 * WITHIN).expect(0);
     is_whole(&world, target.counted().requests);
@@ -168,4 +174,30 @@ fn orp_01_the_owner_of_a_job_is_killed_and_another_gate_goes_on() {
             jobs.as_array().unwrap().iter().map(|job| &job["state"]).collect();
         assert_eq!(states.len(), 2, "gate {place}: {jobs:#}");
     }
+}
+
+#[test]
+fn shd_01_a_gate_that_leaves_hands_its_jobs_over() {
+    let world = World::new();
+    let target = world.target();
+    let mut system = System::start(&world);
+    let file = world.write("test.yaml", test_of(&target.url(""), 15));
+    let job = system.submit(&world, &file);
+    target.until_counted(200);
+
+    let first = system.owner("job accepted", &[]);
+    let leaving = system.gates.remove(first);
+    leaving.process.signal(Signal::TERM);
+
+    let left = leaving.process.end(WITHIN);
+    left.expect(0);
+    assert!(left.took < WITHIN / 2, "{left}");
+    let gates = &system.gates;
+    until("a gate that took the job over", WITHIN, || {
+        gates.iter().find(|gate| gate.process.stderr.text().contains("job taken over"))
+    });
+    let heard = gates.iter().filter(|g| g.process.stderr.text().contains("a gate has left"));
+    assert_eq!(heard.count(), 2, "both others know that it left, and did not die");
+    job.end(2 * WITHIN).expect(0);
+    is_whole(&world, target.counted().requests);
 }

@@ -1,0 +1,222 @@
+//! Who is alive, beside the links: one socket for the gossip of all roles of a process.
+//!
+//! Gates gossip among themselves, managers and workers within their datacenter. A datagram's first
+//! byte says for which of the two it is; the rest is sealed.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyperscale_membership::{
+    ClusterKey, Config, DATAGRAM_BYTES_MAX, Input, Keys, MemberState, Metadata,
+};
+use hyperscale_model::{Incarnation, NodeId, Role};
+use hyperscale_wire::{SOFTWARE, encode_value};
+use tokio::net::UdpSocket;
+use tokio::sync::mpsc;
+
+use crate::drive::NodeError;
+use crate::gossip::{Gossip, Notice, Port};
+use crate::observe::{Count, Observer, Part};
+use crate::storage::{Identity, Storage, random};
+use crate::{NodeConfig, io};
+
+/// Datagrams that may wait for a role.
+const QUEUE: usize = 1_024;
+/// Between resolutions of the names of peers; each has some jitter.
+const RESOLVE_EVERY: Duration = Duration::from_secs(30);
+/// The same while a name has no address.
+const RESOLVE_SOON: Duration = Duration::from_secs(2);
+
+/// The cluster of a role.
+fn tag_of(role: Role) -> u8 {
+    match role {
+        Role::Gate | Role::Client => 0,
+        Role::Manager | Role::Worker => 1,
+    }
+}
+
+/// The socket of a process, and who gets what comes.
+pub(crate) struct Members {
+    socket: Arc<UdpSocket>,
+    address: SocketAddr,
+    routes: Vec<(u8, mpsc::Sender<Vec<u8>>)>,
+}
+
+/// What a role's host holds of its membership.
+#[derive(Debug, Clone)]
+pub(crate) struct Evidence(mpsc::Sender<Input>);
+
+impl Evidence {
+    /// A link to a node is down: a reason to look at once.
+    pub(crate) fn link_closed(&self, node: NodeId) {
+        if self.0.try_send(Input::LinkClosed { node }).is_err() {
+            tracing::debug!(%node, "membership is busy or gone");
+        }
+    }
+
+    pub(crate) fn leave(&self) {
+        if self.0.try_send(Input::Leave).is_err() {
+            tracing::debug!("membership is busy or gone");
+        }
+    }
+}
+
+impl Members {
+    /// Takes a socket, if this process is to take part in gossip.
+    pub(crate) async fn open(config: &NodeConfig) -> Result<Option<Self>, NodeError> {
+        let has_key = config.certificates.as_ref().is_some_and(|c| c.gossip_key().is_some());
+        let first = config.join.iter().chain(&config.peers).chain(&config.gates).next();
+        if !has_key || (config.listen.is_none() && first.is_none()) {
+            return Ok(None);
+        }
+        let bind = config.listen.unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 0)));
+        let socket = UdpSocket::bind(bind).await;
+        let socket = socket.map_err(|source| NodeError::Listen { address: bind, source })?;
+        let mut address = socket.local_addr().map_err(io("the socket has no address"))?;
+        if address.ip().is_unspecified() {
+            match first {
+                // The address by which this machine reaches others is the one they reach it by.
+                Some(first) => match own_ip(first).await {
+                    Some(ip) => address.set_ip(ip),
+                    None => return Ok(None),
+                },
+                None => address.set_ip(IpAddr::from([127, 0, 0, 1])),
+            }
+        }
+        Ok(Some(Self { socket: Arc::new(socket), address, routes: Vec::new() }))
+    }
+
+    /// Has a role take part. `tell` hears of nodes that are dead or have left.
+    pub(crate) fn join(
+        &mut self,
+        config: &NodeConfig,
+        storage: &Storage,
+        (role, identity): (Role, Identity),
+        observer: &Arc<Observer>,
+        tell: impl Fn(NodeId) + 'static,
+    ) -> Result<Option<Evidence>, NodeError> {
+        let Some(key) = config.certificates.as_ref().and_then(|c| c.gossip_key()) else {
+            return Ok(None);
+        };
+        let (cluster, seeds): (String, Vec<String>) = match role {
+            Role::Gate | Role::Client => ("gates".to_owned(), config.gates.clone()),
+            Role::Manager | Role::Worker => {
+                let seeds = config.peers.iter().chain(&config.join).cloned().collect();
+                (format!("datacenter/{}", config.datacenter), seeds)
+            }
+        };
+        // A manager waits to be called, a lone gate has nobody to hear of, and a worker beside its
+        // manager lives and dies with it.
+        let is_covered = role == Role::Worker && config.roles.contains(&Role::Manager);
+        if is_covered || (seeds.is_empty() && role != Role::Manager) {
+            return Ok(None);
+        }
+        let cluster = format!("{}/{}/{cluster}", config.cluster, config.environment);
+        let name = role.as_str();
+        let stored = storage.gossip_incarnation(name)?;
+        let mut settings = Config::new(identity.node, self.address, stored);
+        if role == Role::Gate {
+            settings.reap_after = Config::REAP_GATES;
+        }
+        let (route, datagrams) = mpsc::channel(QUEUE);
+        self.routes.push((tag_of(role), route));
+        let port = Port { socket: Arc::clone(&self.socket), tag: tag_of(role), datagrams };
+        let keys = Keys::only(ClusterKey::new(&key));
+        let store = {
+            let storage = storage.clone();
+            Box::new(move |incarnation: Incarnation| {
+                storage.put_gossip_incarnation(name, incarnation)
+            })
+        };
+        let clock = observer.clock();
+        let (gossip, handle) =
+            Gossip::new(settings, &cluster, keys, port, clock, store, Arc::clone(observer))?;
+        let inputs = handle.inputs;
+        let said = encode_value(&(role, config.datacenter.as_str(), SOFTWARE));
+        let metadata = said.ok().and_then(|bytes| Metadata::new(bytes).ok());
+        tokio::task::spawn_local(resolve(seeds, inputs.clone(), metadata));
+        tokio::task::spawn_local(async move {
+            if let Err(error) = gossip.run().await {
+                tracing::error!(error = crate::gate::chain(&error), "this node gossips no more");
+            }
+        });
+        let (mut notices, observer) = (handle.notices, Arc::clone(observer));
+        tokio::task::spawn_local(async move {
+            while let Some(notice) = notices.recv().await {
+                if let Notice::Member { node, state, .. } = notice {
+                    match state {
+                        MemberState::Dead => {
+                            observer.count(Count::MemberDead);
+                            tell(node);
+                        }
+                        MemberState::Left => tell(node),
+                        MemberState::Suspect => observer.count(Count::MemberSuspected),
+                        MemberState::Alive => observer.count(Count::MemberAlive),
+                        MemberState::Unconfirmed => {}
+                    }
+                }
+            }
+        });
+        Ok(Some(Evidence(inputs)))
+    }
+
+    /// Gives each datagram to the role that it is for.
+    pub(crate) async fn receive(self, observer: Arc<Observer>) {
+        let mut buffer = [0; DATAGRAM_BYTES_MAX + 2];
+        loop {
+            let len = match self.socket.recv_from(&mut buffer).await {
+                Ok((len, _)) => len,
+                Err(error) => {
+                    // Another's trouble, mostly: a datagram of ours that nobody took.
+                    if let Some(held_back) = observer.trouble(Part::Link, "datagrams", "") {
+                        tracing::debug!(%error, held_back, "a datagram cannot be received");
+                    }
+                    continue;
+                }
+            };
+            let Some((tag, sealed)) = buffer[..len].split_first() else { continue };
+            for (_, route) in self.routes.iter().filter(|(known, _)| known == tag) {
+                if route.try_send(sealed.to_vec()).is_err() {
+                    observer.count(Count::DatagramDropped);
+                }
+            }
+        }
+    }
+}
+
+/// Resolves the names of peers, again and again: they may move.
+async fn resolve(seeds: Vec<String>, inputs: mpsc::Sender<Input>, metadata: Option<Metadata>) {
+    if let Some(metadata) = metadata
+        && inputs.send(Input::SetMetadata(metadata)).await.is_err()
+    {
+        return;
+    }
+    loop {
+        let mut addresses = BTreeSet::new();
+        let mut is_whole = true;
+        for seed in &seeds {
+            match tokio::net::lookup_host(seed.as_str()).await {
+                Ok(found) => addresses.extend(found),
+                Err(error) => {
+                    is_whole = false;
+                    tracing::debug!(%seed, %error, "a peer's name has no address");
+                }
+            }
+        }
+        if inputs.send(Input::Peers(addresses)).await.is_err() {
+            return; // The node has left.
+        }
+        let pause = if is_whole { RESOLVE_EVERY } else { RESOLVE_SOON };
+        let jitter = Duration::from_millis(random().unwrap_or(0) % 1_000);
+        tokio::time::sleep(pause + jitter).await;
+    }
+}
+
+/// The address of this machine towards another; nothing is sent.
+async fn own_ip(other: &str) -> Option<IpAddr> {
+    let socket = UdpSocket::bind("0.0.0.0:0").await.ok()?;
+    socket.connect(other).await.ok()?;
+    socket.local_addr().ok().map(|address| address.ip())
+}
