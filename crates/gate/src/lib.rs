@@ -831,4 +831,6 @@ impl Gate {
 }
 
 #[cfg(test)]
+mod cluster_tests;
+#[cfg(test)]
 mod tests;

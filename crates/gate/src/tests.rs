@@ -20,7 +20,7 @@ use super::*;
 const GATE: NodeId = NodeId(1);
 const MANAGER: NodeId = NodeId(2);
 
-fn workflow(name: &str) -> Workflow {
+pub(crate) fn workflow(name: &str) -> Workflow {
     Workflow {
         name: name.to_owned(),
         after: After::default(),
@@ -38,7 +38,7 @@ fn workflow(name: &str) -> Workflow {
     }
 }
 
-fn plan(workflows: Vec<Workflow>) -> Plan {
+pub(crate) fn plan(workflows: Vec<Workflow>) -> Plan {
     Plan {
         format: PLAN_FORMAT,
         name: "test".to_owned(),

@@ -1,0 +1,651 @@
+//! Several gates and two datacenters, whose messages and entries pass at once unless a test is in
+//! the way.
+
+#![expect(clippy::wildcard_enum_match_arm, reason = "tests look at a few messages of many")]
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyperscale_model::{
+    AttemptId, AttemptNumber, ClientId, DatacenterId, DeltaSeq, EndStatus, Fence, Incarnation,
+    JobId, NodeId, PartId, PartIndex, ProgressSeq, Role, ShardId, Time, Version, WallTime,
+};
+use hyperscale_plan::{Datacenters, Plan, RunSettings, Secrets};
+use hyperscale_stats::{Delta, Figures, WindowFigures};
+use hyperscale_wire::{
+    DatacenterStatus, Message, NodeState, NodeStatus, PartReport, PartResult, StopMode,
+    WorkflowReport, WorkflowState,
+};
+
+use crate::request::{Reply, Request, RequestErrorKind, RequestId};
+use crate::tests::{plan, workflow};
+use crate::{Gate, GateConfig, Input, Output};
+
+const A: NodeId = NodeId(1);
+const B: NodeId = NodeId(2);
+const C: NodeId = NodeId(3);
+const EU: NodeId = NodeId(100);
+const US: NodeId = NodeId(200);
+
+struct Cluster {
+    now: Time,
+    gates: BTreeMap<NodeId, Gate>,
+    lives: BTreeMap<NodeId, u64>,
+    /// Gates that nobody reaches.
+    cut: BTreeSet<NodeId>,
+    leader: NodeId,
+    log: Vec<Vec<u8>>,
+    applied: BTreeMap<NodeId, usize>,
+    wires: VecDeque<(NodeId, NodeId, Message)>,
+    /// What managers were told, by whom.
+    told: Vec<(NodeId, NodeId, Message)>,
+    replies: BTreeMap<RequestId, Reply>,
+    requests: u64,
+    version: u64,
+    /// Managers that answer.
+    answering: BTreeSet<NodeId>,
+}
+
+impl Cluster {
+    fn new() -> Self {
+        let mut cluster = Self {
+            now: Time::ZERO,
+            gates: BTreeMap::new(),
+            lives: BTreeMap::new(),
+            cut: BTreeSet::new(),
+            leader: A,
+            log: Vec::new(),
+            applied: BTreeMap::new(),
+            wires: VecDeque::new(),
+            told: Vec::new(),
+            replies: BTreeMap::new(),
+            requests: 0,
+            version: 0,
+            answering: [EU, US].into(),
+        };
+        [A, B, C].into_iter().for_each(|gate| cluster.start(gate));
+        cluster.wait(1);
+        cluster
+    }
+
+    fn start(&mut self, id: NodeId) {
+        let life = self.lives.entry(id).or_default();
+        *life += 1;
+        let mut config = GateConfig::new(id, Incarnation(*life), WallTime(1_000), [7; 32]);
+        config.gates = 3;
+        self.gates.insert(id, Gate::new(config, id.0));
+        self.applied.insert(id, 0);
+        self.cut.remove(&id);
+        let others: Vec<NodeId> = self.gates.keys().copied().filter(|gate| *gate != id).collect();
+        for other in others {
+            self.input(id, Input::GateConnected { gate: other });
+            self.input(other, Input::GateConnected { gate: id });
+        }
+        self.catch_up(id);
+        let (leads, leader) = (self.leader == id, Some(self.leader));
+        self.input(id, Input::Leadership { leads, leader });
+        for manager in [EU, US] {
+            self.input(id, Input::ManagerConnected { manager });
+            let message = Message::DatacenterStatus(self.status(manager));
+            self.input(id, Input::Message { from: manager, message });
+        }
+        self.run();
+    }
+
+    /// A gate is gone, and its links with it; another leads the ledger if it did.
+    fn kill(&mut self, id: NodeId) {
+        self.gates.remove(&id);
+        self.part(id);
+    }
+
+    /// Nobody reaches a gate that lives on.
+    fn cut(&mut self, id: NodeId) {
+        self.cut.insert(id);
+        self.part(id);
+        let others: Vec<NodeId> = self.gates.keys().copied().filter(|gate| *gate != id).collect();
+        for node in others.into_iter().chain([EU, US]) {
+            self.input(id, Input::Disconnected { node });
+        }
+        self.input(id, Input::Leadership { leads: false, leader: None });
+    }
+
+    fn part(&mut self, id: NodeId) {
+        let others: Vec<NodeId> =
+            self.gates.keys().copied().filter(|gate| !self.cut.contains(gate)).collect();
+        others.iter().for_each(|&other| self.input(other, Input::Disconnected { node: id }));
+        if self.leader == id
+            && let Some(&next) = others.iter().find(|other| **other != id)
+        {
+            self.leader = next;
+            for other in others.into_iter().filter(|other| *other != id) {
+                let (leads, leader) = (other == next, Some(next));
+                self.input(other, Input::Leadership { leads, leader });
+            }
+        }
+        self.run();
+    }
+
+    fn heal(&mut self, id: NodeId) {
+        self.cut.remove(&id);
+        let others: Vec<NodeId> = self.gates.keys().copied().filter(|gate| *gate != id).collect();
+        for other in others {
+            self.input(id, Input::GateConnected { gate: other });
+            self.input(other, Input::GateConnected { gate: id });
+        }
+        self.catch_up(id);
+        let leader = Some(self.leader);
+        self.input(id, Input::Leadership { leads: false, leader });
+        for manager in [EU, US] {
+            self.input(id, Input::ManagerConnected { manager });
+        }
+        self.run();
+    }
+
+    fn status(&mut self, manager: NodeId) -> DatacenterStatus {
+        self.version += 1;
+        let node = |node, role, state, cores| NodeStatus {
+            node,
+            role,
+            state,
+            cores,
+            free_cores: cores,
+            software: String::new(),
+        };
+        DatacenterStatus {
+            datacenter: DatacenterId::from(if manager == EU { "eu" } else { "us" }),
+            leading: Some(Fence(1)),
+            version: Version(self.version),
+            managers: 1,
+            queue: 0,
+            workers: 1,
+            cores: 4,
+            free_cores: 4,
+            nodes: vec![
+                node(manager, Role::Manager, NodeState::Leading, 0),
+                node(NodeId(manager.0 + 1), Role::Worker, NodeState::Ready, 4),
+            ],
+        }
+    }
+
+    fn input(&mut self, id: NodeId, input: Input) {
+        let Some(gate) = self.gates.get_mut(&id) else { return };
+        gate.handle(self.now, input);
+        let outputs: Vec<Output> = gate.drain().collect();
+        for output in outputs {
+            match output {
+                Output::Send { to, message } => self.wires.push_back((id, to, message)),
+                Output::Reply { id, reply } => {
+                    self.replies.insert(id, reply);
+                }
+                Output::Propose { proposal, entry } => {
+                    let reached = self.gates.len() - self.cut.len();
+                    if id == self.leader && reached >= 2 {
+                        self.log.push(entry);
+                    } else {
+                        self.input(id, Input::Refused { proposal });
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn catch_up(&mut self, id: NodeId) {
+        while let Some(entry) = self.log.get(self.applied[&id]).cloned() {
+            let index = self.applied[&id] as u64 + 1;
+            self.applied.insert(id, self.applied[&id] + 1);
+            self.input(id, Input::Committed { index, entry, proposal: None });
+        }
+    }
+
+    /// Lets everything arrive that is on its way.
+    fn run(&mut self) {
+        loop {
+            let reached: Vec<NodeId> =
+                self.gates.keys().copied().filter(|id| !self.cut.contains(id)).collect();
+            reached.into_iter().for_each(|id| self.catch_up(id));
+            let Some((from, to, message)) = self.wires.pop_front() else { return };
+            if self.cut.contains(&from) || self.cut.contains(&to) {
+                continue;
+            }
+            match message {
+                Message::Probe { number } => {
+                    if self.answering.contains(&to) {
+                        let message = Message::ProbeAck { number, status: self.status(to) };
+                        self.input(from, Input::Message { from: to, message });
+                    }
+                }
+                message if to == EU || to == US => self.told.push((from, to, message)),
+                message => self.input(to, Input::Message { from, message }),
+            }
+        }
+    }
+
+    fn wait(&mut self, seconds: u64) {
+        for _ in 0..seconds * 4 {
+            self.now += Duration::from_millis(250);
+            let gates: Vec<NodeId> = self.gates.keys().copied().collect();
+            gates.into_iter().for_each(|gate| self.input(gate, Input::Tick));
+            self.run();
+        }
+    }
+
+    fn ask(&mut self, gate: NodeId, request: Request) -> RequestId {
+        self.requests += 1;
+        let (id, client) = (RequestId(self.requests), ClientId::from("test"));
+        self.input(gate, Input::Request { id, client, request });
+        self.run();
+        id
+    }
+
+    fn submit(&mut self, gate: NodeId, key: &str, plan: &Plan) -> RequestId {
+        let (key, plan) = (key.to_owned(), plan.to_bytes());
+        self.ask(
+            gate,
+            Request::Submit { key, plan, blobs: Vec::new(), secrets: Secrets::default() },
+        )
+    }
+
+    #[track_caller]
+    fn accepted(&self, id: RequestId) -> JobId {
+        match self.replies.get(&id) {
+            Some(Reply::Accepted { job }) => *job,
+            other => panic!("not accepted: {other:?}"),
+        }
+    }
+
+    fn owner(&self, job: JobId) -> NodeId {
+        let any = self.gates.iter().find(|(id, _)| !self.cut.contains(id)).unwrap().1;
+        any.state().jobs[&job].gate
+    }
+
+    fn fence(&self, job: JobId) -> Fence {
+        let any = self.gates.iter().find(|(id, _)| !self.cut.contains(id)).unwrap().1;
+        any.state().jobs[&job].fence
+    }
+
+    fn from_manager(&mut self, manager: NodeId, message: Message) {
+        let gates: Vec<NodeId> =
+            self.gates.keys().copied().filter(|gate| !self.cut.contains(gate)).collect();
+        for gate in gates {
+            self.input(gate, Input::Message { from: manager, message: message.clone() });
+        }
+        self.run();
+    }
+
+    /// Datacenters accept what they were offered, and start.
+    fn accept_all(&mut self, job: JobId) {
+        let fence = self.fence(job);
+        for (index, manager) in [EU, US].into_iter().enumerate() {
+            let part = PartId { job, part: PartIndex(index as u16) };
+            self.from_manager(manager, Message::PartAccepted { part, fence });
+        }
+        self.wait(1);
+    }
+
+    fn report(&mut self, part: PartId, seq: u64, state: WorkflowState) -> PartReport {
+        let report = PartReport {
+            part,
+            fence: Fence(1),
+            seq: ProgressSeq(seq),
+            workflows: vec![WorkflowReport { state, started: Some(Duration::ZERO), ended: None }],
+            gaps: Vec::new(),
+            workers: 1,
+            cores: 1,
+            late_requests: 0,
+            started: Some(WallTime(1_000)),
+            inquire: Vec::new(),
+        };
+        let manager = if part.part.0 == 0 { EU } else { US };
+        self.from_manager(manager, Message::PartReport(Box::new(report.clone())));
+        report
+    }
+
+    fn end(&mut self, part: PartId, seq: u64, attempts: Vec<(AttemptId, DeltaSeq)>) {
+        let status = EndStatus::Completed;
+        let report = self.report(part, seq, WorkflowState::Ended(status.clone()));
+        let manager = if part.part.0 == 0 { EU } else { US };
+        let result = PartResult { report, status, attempts };
+        self.from_manager(manager, Message::PartEnded(Box::new(result)));
+        self.wait(1);
+    }
+
+    fn delta(&mut self, part: PartId, seq: u64) -> AttemptId {
+        let (job, index) = (part.job, part.part);
+        let shard =
+            ShardId { job, part: index, workflow: Default::default(), shard: Default::default() };
+        let attempt = AttemptId { shard, number: AttemptNumber(1) };
+        let figures = WindowFigures {
+            figures: Figures { iterations: 3, ..Figures::default() },
+            ..WindowFigures::default()
+        };
+        let (window, span) = (seq - 1, 1);
+        let delta = Delta { attempt, seq: DeltaSeq(seq), window, span, figures };
+        let manager = if index.0 == 0 { EU } else { US };
+        self.from_manager(manager, Message::Delta(Box::new(delta)));
+        attempt
+    }
+
+    fn offers(&self, job: JobId) -> Vec<(NodeId, NodeId)> {
+        let offers = self.told.iter().filter_map(|(from, to, message)| match message {
+            Message::OfferPart(offer) if offer.part.job == job => Some((*from, *to)),
+            _ => None,
+        });
+        offers.collect()
+    }
+
+    fn result(&mut self, gate: NodeId, job: JobId) -> Arc<hyperscale_report::JobResult> {
+        let id = self.ask(gate, Request::Results { job });
+        match self.replies.remove(&id) {
+            Some(Reply::Results(result)) => result,
+            other => panic!("no result: {other:?}"),
+        }
+    }
+}
+
+fn both() -> Plan {
+    let run = RunSettings { datacenters: Datacenters::All, ..RunSettings::default() };
+    Plan { run, ..plan(vec![workflow("a")]) }
+}
+
+fn part(job: JobId, index: u16) -> PartId {
+    PartId { job, part: PartIndex(index) }
+}
+
+#[test]
+fn reg_01_every_gate_takes_part_and_knows_both_datacenters() {
+    let mut cluster = Cluster::new();
+
+    for gate in [A, B, C] {
+        assert!(cluster.gates[&gate].takes_part(), "{gate}");
+        let id = cluster.ask(gate, Request::Datacenters);
+        let Some(Reply::Datacenters(views)) = cluster.replies.get(&id) else { panic!() };
+        assert_eq!(views.iter().filter(|view| view.is_fresh).count(), 2, "{gate}: {views:?}");
+    }
+}
+
+#[test]
+fn dsp_01_each_datacenter_is_offered_its_part_once_by_the_owner() {
+    let mut cluster = Cluster::new();
+
+    let id = cluster.submit(B, "k", &both());
+    let job = cluster.accepted(id);
+    cluster.wait(0);
+
+    let owner = cluster.owner(job);
+    let mut offers = cluster.offers(job);
+    offers.sort();
+    assert_eq!(offers, [(owner, EU), (owner, US)]);
+}
+
+#[test]
+fn idm_01_a_repeated_submission_gets_the_same_job_at_every_gate() {
+    let mut cluster = Cluster::new();
+    let id = cluster.submit(A, "k", &both());
+    let job = cluster.accepted(id);
+
+    for gate in [A, B, C] {
+        let again = cluster.submit(gate, "k", &both());
+        assert_eq!(cluster.accepted(again), job);
+        let other = cluster.submit(gate, "k", &plan(vec![workflow("b")]));
+        let refused = cluster.replies.get(&other);
+        let is_conflict = |reply: &Reply| matches!(reply, Reply::Error(error) if error.kind == RequestErrorKind::KeyConflict);
+        assert!(refused.is_some_and(is_conflict), "{refused:?}");
+    }
+    assert_eq!(cluster.gates[&A].state().jobs.len(), 1);
+}
+
+#[test]
+fn idm_03_equal_submissions_that_cross_are_one_job() {
+    let mut cluster = Cluster::new();
+    let ids: Vec<RequestId> = [A, B, C]
+        .into_iter()
+        .map(|gate| {
+            // Nothing arrives anywhere until all have been asked.
+            cluster.requests += 1;
+            let (id, client) = (RequestId(cluster.requests), ClientId::from("test"));
+            let (key, plan) = ("k".to_owned(), both().to_bytes());
+            let (blobs, secrets) = (Vec::new(), Secrets::default());
+            let request = Request::Submit { key, plan, blobs, secrets };
+            cluster.input(gate, Input::Request { id, client, request });
+            id
+        })
+        .collect();
+    cluster.run();
+
+    let jobs: BTreeSet<JobId> = ids.iter().map(|&id| cluster.accepted(id)).collect();
+    assert_eq!(jobs.len(), 1);
+    assert_eq!(cluster.gates[&C].state().jobs.len(), 1);
+}
+
+#[test]
+fn ldr_05_a_gate_without_a_majority_refuses_at_once_and_says_why() {
+    let mut cluster = Cluster::new();
+    cluster.kill(A);
+    cluster.kill(B);
+
+    let id = cluster.submit(C, "k", &both());
+
+    match cluster.replies.get(&id) {
+        Some(Reply::Error(error)) => {
+            assert_eq!(error.kind, RequestErrorKind::NotReady);
+            assert!(error.message.contains("reaches 1 of 3 gates"), "{}", error.message);
+        }
+        other => panic!("not refused: {other:?}"),
+    }
+    cluster.start(A);
+    cluster.wait(4);
+    let id = cluster.submit(C, "k", &both());
+    cluster.accepted(id);
+}
+
+#[test]
+fn orp_01_sta_05_the_next_owner_goes_on_with_what_was_counted() {
+    let mut cluster = Cluster::new();
+    let id = cluster.submit(A, "k", &both());
+    let job = cluster.accepted(id);
+    cluster.accept_all(job);
+    cluster.report(part(job, 0), 1, WorkflowState::Running);
+    cluster.report(part(job, 1), 1, WorkflowState::Running);
+    let attempts = [0, 1].map(|index| cluster.delta(part(job, index), 1));
+    cluster.wait(2);
+    let (first, before) = (cluster.owner(job), cluster.fence(job));
+
+    cluster.kill(first);
+    cluster.wait(4);
+
+    let second = cluster.owner(job);
+    assert_ne!(second, first);
+    assert!(cluster.fence(job) > before, "the next owner has a higher fence");
+    cluster.accept_all(job);
+    for (index, attempt) in [0, 1].into_iter().zip(attempts) {
+        cluster.delta(part(job, index), 2);
+        cluster.end(part(job, index), 2, vec![(attempt, DeltaSeq(2))]);
+    }
+    cluster.wait(2);
+    let result = cluster.result(second, job);
+    assert_eq!(result.summary.totals.iterations, 12, "four deltas of three");
+    assert!(!result.summary.partial);
+}
+
+#[test]
+fn ldr_11_lse_03_a_gate_that_comes_back_finds_that_it_owns_nothing() {
+    let mut cluster = Cluster::new();
+    let id = cluster.submit(A, "k", &both());
+    let job = cluster.accepted(id);
+    cluster.accept_all(job);
+    let first = cluster.owner(job);
+
+    cluster.cut(first);
+    cluster.wait(4);
+    assert_eq!(cluster.gates[&first].owned().count(), 1, "it does not know yet");
+    assert_ne!(cluster.owner(job), first);
+    cluster.heal(first);
+    cluster.wait(2);
+
+    assert_eq!(cluster.gates[&first].owned().count(), 0);
+    assert!(cluster.gates[&first].takes_part(), "it may own jobs to come");
+    let owners = cluster.gates.values().filter(|gate| gate.owned().count() > 0).count();
+    assert_eq!(owners, 1);
+}
+
+#[test]
+fn can_07_a_cancel_outlives_the_owner_that_knew_of_it() {
+    let mut cluster = Cluster::new();
+    let id = cluster.submit(A, "k", &both());
+    let job = cluster.accepted(id);
+    cluster.accept_all(job);
+    cluster.report(part(job, 0), 1, WorkflowState::Running);
+    let first = cluster.owner(job);
+    let other = [A, B, C].into_iter().find(|gate| *gate != first).unwrap();
+    cluster.ask(other, Request::Cancel { job, workflow: None, mode: StopMode::Graceful });
+
+    cluster.kill(first);
+    cluster.told.clear();
+    cluster.wait(4);
+    cluster.accept_all(job);
+    cluster.wait(2);
+
+    let second = cluster.owner(job);
+    let stopped: BTreeSet<NodeId> = (cluster.told.iter())
+        .filter(|(from, _, message)| *from == second && matches!(message, Message::StopPart { .. }))
+        .map(|(_, to, _)| *to)
+        .collect();
+    assert_eq!(stopped, [EU, US].into(), "nobody had to ask again");
+}
+
+#[test]
+fn can_02_can_05_a_cancel_after_the_end_changes_nothing() {
+    let mut cluster = Cluster::new();
+    let id = cluster.submit(A, "k", &both());
+    let job = cluster.accepted(id);
+    cluster.accept_all(job);
+    cluster.end(part(job, 0), 1, Vec::new());
+    cluster.end(part(job, 1), 1, Vec::new());
+    cluster.wait(2);
+
+    for gate in [A, B, C] {
+        let mode = StopMode::Now;
+        let id = cluster.ask(gate, Request::Cancel { job, workflow: None, mode });
+        match cluster.replies.get(&id) {
+            Some(Reply::Job(view)) => assert_eq!(view.end(), Some(&EndStatus::Completed)),
+            other => panic!("no answer: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn res_01_res_02_res_05_a_job_ends_once_and_only_with_its_last_datacenter() {
+    let mut cluster = Cluster::new();
+    let id = cluster.submit(A, "k", &both());
+    let job = cluster.accepted(id);
+    cluster.accept_all(job);
+
+    cluster.end(part(job, 1), 1, Vec::new());
+    cluster.end(part(job, 1), 1, Vec::new());
+    cluster.wait(60);
+    let is_open = |cluster: &Cluster| cluster.gates[&A].state().jobs[&job].ended.is_none();
+    assert!(is_open(&cluster), "the other datacenter has not reported");
+    cluster.end(part(job, 0), 1, Vec::new());
+    cluster.wait(2);
+
+    assert!(!is_open(&cluster));
+    let results: Vec<_> = [A, B, C].map(|gate| cluster.result(gate, job)).into();
+    assert!(results.windows(2).all(|pair| pair[0] == pair[1]), "one result, at every gate");
+}
+
+#[test]
+fn res_03_fed_01_a_datacenter_that_never_reports_is_given_up_and_named() {
+    let mut cluster = Cluster::new();
+    let id = cluster.submit(A, "k", &both());
+    let job = cluster.accepted(id);
+    cluster.accept_all(job);
+    let attempt = cluster.delta(part(job, 0), 1);
+    cluster.wait(2);
+    cluster.end(part(job, 0), 1, vec![(attempt, DeltaSeq(1))]);
+
+    cluster.answering.remove(&US);
+    cluster.wait(60);
+    assert!(cluster.gates[&A].state().jobs[&job].ended.is_none(), "it may come back");
+    cluster.wait(300);
+
+    let ended = cluster.gates[&A].state().jobs[&job].ended.clone().unwrap();
+    assert_eq!((ended.status, ended.partial), (EndStatus::TimedOut, true));
+    let result = cluster.result(C, job);
+    assert_eq!(result.summary.totals.iterations, 3, "what the other has sent counts");
+}
+
+#[test]
+fn dsp_06_a_part_that_nobody_accepts_goes_to_the_next_datacenter() {
+    let mut cluster = Cluster::new();
+    let id = cluster.submit(A, "k", &plan(vec![workflow("a")]));
+    let job = cluster.accepted(id);
+    let first = cluster.offers(job)[0].1;
+    let second = if first == EU { US } else { EU };
+
+    cluster.wait(5);
+    assert!(!cluster.offers(job).iter().any(|(_, to)| *to == second), "not at once");
+    cluster.wait(5);
+
+    assert!(cluster.offers(job).iter().any(|(_, to)| *to == second), "within 10 s");
+    // The first one answers after all: it must not start.
+    let (fence, late) = (cluster.fence(job), part(job, 0));
+    cluster.told.clear();
+    cluster.from_manager(first, Message::PartAccepted { part: late, fence });
+    cluster.from_manager(second, Message::PartAccepted { part: part(job, 1), fence });
+    cluster.wait(3);
+    let started: Vec<NodeId> = (cluster.told.iter())
+        .filter(|(.., message)| matches!(message, Message::StartPart { .. }))
+        .map(|(_, to, _)| *to)
+        .collect();
+    assert!(!started.is_empty() && started.iter().all(|to| *to == second), "{started:?}");
+}
+
+#[test]
+fn prg_01_an_older_report_changes_nothing() {
+    let mut cluster = Cluster::new();
+    let id = cluster.submit(A, "k", &both());
+    let job = cluster.accepted(id);
+    cluster.accept_all(job);
+    cluster.report(part(job, 0), 5, WorkflowState::Running);
+
+    cluster.report(part(job, 0), 4, WorkflowState::Waiting);
+    cluster.report(part(job, 0), 5, WorkflowState::Waiting);
+    let owner = cluster.owner(job);
+    let id = cluster.ask(owner, Request::Watch { job, after: 0 });
+    cluster.wait(1);
+
+    match cluster.replies.get(&id) {
+        Some(Reply::News { view: Some(view), .. }) => {
+            assert_eq!(view.workflows[0].1, "running");
+        }
+        other => panic!("no view: {other:?}"),
+    }
+}
+
+#[test]
+fn orp_07_news_come_through_any_gate() {
+    let mut cluster = Cluster::new();
+    let id = cluster.submit(A, "k", &both());
+    let job = cluster.accepted(id);
+    cluster.accept_all(job);
+
+    for gate in [A, B, C] {
+        let id = cluster.ask(gate, Request::Watch { job, after: 0 });
+        cluster.wait(1);
+        let reply = cluster.replies.get(&id);
+        let is_news = matches!(reply, Some(Reply::News { view: Some(_), is_over: false, .. }));
+        assert!(is_news, "{gate}: {reply:?}");
+    }
+    let gate = [A, B, C].into_iter().find(|gate| *gate != cluster.owner(job)).unwrap();
+    cluster.ask(gate, Request::Watch { job, after: u64::MAX });
+    // What came a moment ago is not told again so soon: this one waits.
+    let id = cluster.ask(gate, Request::Watch { job, after: u64::MAX });
+    assert_eq!(cluster.replies.get(&id), None);
+    cluster.kill(cluster.owner(job));
+    let reply = cluster.replies.get(&id);
+    let is_retryable =
+        matches!(reply, Some(Reply::Error(e)) if e.kind == RequestErrorKind::NotReady);
+    assert!(is_retryable, "whoever waited is told to ask again: {reply:?}");
+}
