@@ -25,10 +25,10 @@ const fn hint(mutation: Mutation) -> u64 {
         | Mutation::ReleaseTwice
         | Mutation::SkipBarrier
         | Mutation::ProgressByFence => 1,
-        Mutation::LoseCancel
-        | Mutation::ForgetCopies
-        | Mutation::ForgetBlobs
-        | Mutation::SkipRecovery => 0,
+        Mutation::ForgetBlobs => 0,
+        Mutation::ForgetCopies => 19,
+        Mutation::SkipRecovery => 138,
+        Mutation::LoseCancel => 159,
     }
 }
 
