@@ -17,6 +17,7 @@ use std::time::Duration;
 use hyperscale_blobs::hash_of;
 use hyperscale_model::{AttemptId, BlobHash, DeltaSeq, Fence, JobId, NodeId, Pressure, Time};
 use hyperscale_report::EventRecord;
+use hyperscale_resilience::{PressureConfig, PressureGauge};
 use hyperscale_stats::Delta;
 use hyperscale_wire::{CopyMark, Message, PartReport, decode_value, encode_value};
 use serde::{Deserialize, Serialize};
@@ -93,7 +94,7 @@ pub(crate) enum Change {
 pub(crate) type Acknowledgement = (AttemptId, DeltaSeq, u64, Duration);
 
 /// The copies of one job, as its owner sees them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Copies {
     position: u64,
     /// The newest changes, with the position that each leads to.
@@ -101,6 +102,8 @@ pub(crate) struct Copies {
     gates: BTreeMap<NodeId, Copy>,
     /// What is acknowledged once a majority is there.
     acknowledgements: VecDeque<(u64, Vec<Acknowledgement>)>,
+    /// How full that queue is: workers send less often while other gates are slow.
+    gauge: PressureGauge,
 }
 
 /// One gate's copy.
@@ -117,7 +120,18 @@ struct Copy {
 impl Copies {
     /// Of an owner that begins with nothing, or with statistics that no other gate has in this form.
     pub(crate) fn new(is_empty: bool) -> Self {
-        Self { position: u64::from(!is_empty), ..Self::default() }
+        Self {
+            position: u64::from(!is_empty),
+            kept: VecDeque::new(),
+            gates: BTreeMap::new(),
+            acknowledgements: VecDeque::new(),
+            gauge: PressureGauge::new(PressureConfig::DEFAULT),
+        }
+    }
+
+    /// How much more can be taken, by how much waits for a majority.
+    fn pressure(&mut self, now: Time) -> Pressure {
+        self.gauge.read(now, self.acknowledgements.len() as u64, KEPT as u64)
     }
 
     pub(crate) fn connect(&mut self, gate: NodeId) {
@@ -291,6 +305,7 @@ impl Gate {
         let (resend, linked): (_, Vec<NodeId>) =
             (self.config.resend, self.peers.linked().collect());
         let Some(live) = self.live.get_mut(&job) else { return };
+        let pressure = live.copies.pressure(now);
         let acknowledgements = live.copies.take_acknowledgements(others);
         let fence = live.fence();
         let mut messages = Vec::new();
@@ -319,7 +334,6 @@ impl Gate {
                 .and_then(|job| job.parts.get(usize::from(attempt.shard.part.0)))
                 .map(|(target, _)| target.datacenter.clone());
             if let Some(leader) = datacenter.and_then(|datacenter| self.leader_of(&datacenter)) {
-                let pressure = Pressure::None;
                 let ack = Message::DeltaAck { attempt, through, iterations, until, pressure };
                 self.send(leader, ack);
             }
@@ -558,4 +572,102 @@ pub(crate) fn as_blob<T: Serialize>(
 ) -> Result<(BlobHash, Arc<[u8]>), hyperscale_wire::EncodeError> {
     let bytes: Arc<[u8]> = Arc::from(encode_value(value)?);
     Ok((hash_of(&bytes), bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PEERS: [NodeId; 2] = [NodeId(2), NodeId(3)];
+
+    fn acknowledged(copies: &mut Copies, others: usize) -> usize {
+        copies.take_acknowledgements(others).len()
+    }
+
+    fn held(copies: &mut Copies, gate: NodeId, position: u64) {
+        let fence = Fence(7);
+        copies.on_held(gate, fence, CopyMark { fence, position });
+    }
+
+    fn counted(seq: u64) -> Acknowledgement {
+        let shard = hyperscale_model::ShardId {
+            job: JobId::from_parts(1, 1),
+            part: Default::default(),
+            workflow: Default::default(),
+            shard: Default::default(),
+        };
+        let attempt = AttemptId { shard, number: hyperscale_model::AttemptNumber(1) };
+        (attempt, DeltaSeq(seq), seq, Duration::ZERO)
+    }
+
+    #[test]
+    fn sta_05_nothing_is_acknowledged_before_a_majority_has_it() {
+        let mut copies = Copies::new(true);
+        copies.add(vec![vec![1]], vec![counted(1)]);
+        copies.add(vec![vec![2]], vec![counted(2)]);
+        assert_eq!(acknowledged(&mut copies, 1), 0);
+
+        held(&mut copies, PEERS[0], 1);
+        assert_eq!(acknowledged(&mut copies, 2), 0, "of five gates three are a majority");
+        assert_eq!(acknowledged(&mut copies, 1), 1);
+        held(&mut copies, PEERS[1], 2);
+        assert_eq!(acknowledged(&mut copies, 1), 1);
+        assert_eq!(acknowledged(&mut copies, 1), 0, "once");
+    }
+
+    #[test]
+    fn a_gate_gets_what_it_has_not_and_all_if_that_is_gone() {
+        let (now, resend) = (Time::from_secs(1), Duration::from_secs(1));
+        let mut copies = Copies::new(true);
+        copies.add(vec![vec![1], vec![2]], Vec::new());
+        let positions = |due: Option<Option<Vec<(u64, Vec<u8>)>>>| {
+            due.map(|due| due.map(|all| all.iter().map(|(at, _)| *at).collect::<Vec<u64>>()))
+        };
+
+        let first = positions(copies.due(now, PEERS[0], resend));
+        assert_eq!(first, Some(Some(vec![1, 2])));
+        assert_eq!(positions(copies.due(now, PEERS[0], resend)), None, "it is on its way");
+        let again = positions(copies.due(now + resend, PEERS[0], resend));
+        assert_eq!(again, Some(Some(vec![1, 2])), "it may be lost");
+        held(&mut copies, PEERS[0], 1);
+        let rest = positions(copies.due(now + resend * 3, PEERS[0], resend));
+        assert_eq!(rest, Some(Some(vec![2])));
+
+        for _ in 0..KEPT {
+            copies.add(vec![vec![3]], Vec::new());
+        }
+        assert_eq!(copies.due(now, PEERS[1], resend), Some(None), "what it lacks is not kept");
+        let foreign = CopyMark { fence: Fence(3), position: 9 };
+        copies.on_held(PEERS[0], Fence(7), foreign);
+        let due = copies.due(now + resend * 9, PEERS[0], resend);
+        assert_eq!(due, Some(None), "nothing can be added to another owner's copy");
+    }
+
+    #[test]
+    fn what_waits_for_a_majority_slows_its_senders() {
+        let mut copies = Copies::new(true);
+        assert_eq!(copies.pressure(Time::ZERO), Pressure::None);
+        for _ in 0..KEPT {
+            copies.add(vec![Vec::new()], vec![counted(1)]);
+        }
+        assert_eq!(copies.pressure(Time::ZERO), Pressure::Reject);
+    }
+
+    #[test]
+    fn changes_travel_in_messages_that_fit() {
+        let event = |id| {
+            let text = "x".repeat(100_000);
+            Change::Event(EventRecord { id, at_ms: 0, kind: String::new(), text })
+        };
+        let packed = pack((1..=20).map(event).collect()).unwrap();
+
+        assert!(packed.iter().all(|bytes| bytes.len() < 900_000), "a frame takes a MiB");
+        let mut copy = Checkpoint::empty(Duration::from_secs(1));
+        for bytes in &packed {
+            let changes: Vec<Change> = decode_value(bytes).unwrap();
+            changes.into_iter().for_each(|change| copy.take(change));
+        }
+        assert_eq!(copy.events.len(), 20);
+        assert_eq!(pack(Vec::new()).unwrap().len(), 1, "an empty one still confirms");
+    }
 }
