@@ -4,6 +4,8 @@
 //! all tests in the workspace. `HYPERSCALE_WRITE_DOCS=1 cargo test -p hyperscale --test scenarios`
 //! writes it.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test may fail")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;

@@ -106,6 +106,16 @@ pub(crate) struct Copies {
     gauge: PressureGauge,
 }
 
+/// What a gate lacks.
+#[derive(Debug, PartialEq, Eq)]
+enum Due {
+    Nothing,
+    /// The changes, each with the position that it leads to.
+    Changes(Vec<(u64, Vec<u8>)>),
+    /// More than is kept.
+    All,
+}
+
 /// One gate's copy.
 #[derive(Debug, Default)]
 struct Copy {
@@ -180,31 +190,26 @@ impl Copies {
         taken
     }
 
-    /// What a gate is to be sent now: `None` if nothing, `Some(None)` if everything.
-    fn due(
-        &mut self,
-        now: Time,
-        gate: NodeId,
-        resend: Duration,
-    ) -> Option<Option<Vec<(u64, Vec<u8>)>>> {
+    /// What a gate is to be sent now.
+    fn due(&mut self, now: Time, gate: NodeId, resend: Duration) -> Due {
         let (position, kept) = (self.position, &self.kept);
         let copy = self.gates.entry(gate).or_default();
         if copy.held >= position {
-            return None;
+            return Due::Nothing;
         }
         let from = match copy.sent {
             Some((sent, at)) if now < at + resend => sent,
             Some(_) | None => copy.held,
         };
         if from >= position {
-            return None;
+            return Due::Nothing;
         }
         copy.sent = Some((position, now));
         let is_kept = kept.front().is_some_and(|(first, _)| *first <= from + 1);
         if !is_kept || copy.is_foreign {
-            return Some(None);
+            return Due::All;
         }
-        Some(Some(kept.iter().filter(|(at, _)| *at > from).cloned().collect()))
+        Due::Changes(kept.iter().filter(|(at, _)| *at > from).cloned().collect())
     }
 }
 
@@ -312,9 +317,9 @@ impl Gate {
         let mut behind = Vec::new();
         for gate in linked {
             match live.copies.due(now, gate, resend) {
-                None => {}
-                Some(None) => behind.push(gate),
-                Some(Some(changes)) => {
+                Due::Nothing => {}
+                Due::All => behind.push(gate),
+                Due::Changes(changes) => {
                     messages.extend(changes.into_iter().map(|(position, changes)| {
                         let mark = CopyMark { fence, position };
                         (gate, Message::Copy { job, mark, changes })
@@ -620,27 +625,28 @@ mod tests {
         let (now, resend) = (Time::from_secs(1), Duration::from_secs(1));
         let mut copies = Copies::new(true);
         copies.add(vec![vec![1], vec![2]], Vec::new());
-        let positions = |due: Option<Option<Vec<(u64, Vec<u8>)>>>| {
-            due.map(|due| due.map(|all| all.iter().map(|(at, _)| *at).collect::<Vec<u64>>()))
+        let positions = |due: Due| match due {
+            Due::Changes(changes) => changes.iter().map(|(at, _)| *at).collect::<Vec<u64>>(),
+            Due::Nothing | Due::All => Vec::new(),
         };
 
         let first = positions(copies.due(now, PEERS[0], resend));
-        assert_eq!(first, Some(Some(vec![1, 2])));
-        assert_eq!(positions(copies.due(now, PEERS[0], resend)), None, "it is on its way");
+        assert_eq!(first, [1, 2]);
+        assert_eq!(copies.due(now, PEERS[0], resend), Due::Nothing, "it is on its way");
         let again = positions(copies.due(now + resend, PEERS[0], resend));
-        assert_eq!(again, Some(Some(vec![1, 2])), "it may be lost");
+        assert_eq!(again, [1, 2], "it may be lost");
         held(&mut copies, PEERS[0], 1);
         let rest = positions(copies.due(now + resend * 3, PEERS[0], resend));
-        assert_eq!(rest, Some(Some(vec![2])));
+        assert_eq!(rest, [2]);
 
         for _ in 0..KEPT {
             copies.add(vec![vec![3]], Vec::new());
         }
-        assert_eq!(copies.due(now, PEERS[1], resend), Some(None), "what it lacks is not kept");
+        assert_eq!(copies.due(now, PEERS[1], resend), Due::All, "what it lacks is not kept");
         let foreign = CopyMark { fence: Fence(3), position: 9 };
         copies.on_held(PEERS[0], Fence(7), foreign);
         let due = copies.due(now + resend * 9, PEERS[0], resend);
-        assert_eq!(due, Some(None), "nothing can be added to another owner's copy");
+        assert_eq!(due, Due::All, "nothing can be added to another owner's copy");
     }
 
     #[test]

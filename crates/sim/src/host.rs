@@ -96,8 +96,8 @@ pub(crate) enum Effect {
 #[derive(Debug)]
 pub(crate) enum Node {
     Gate { gate: Box<Gate>, ledger: Ledger, talk: Talk },
-    Manager { manager: Manager, ledger: Ledger, talk: Talk },
-    Worker { worker: Worker, engine: Engine },
+    Manager { manager: Box<Manager>, ledger: Ledger, talk: Talk },
+    Worker { worker: Box<Worker>, engine: Box<Engine> },
 }
 
 /// What ledgers of one cluster say to each other.
@@ -274,7 +274,7 @@ impl Host {
                         use hyperscale_manager::Input as I;
                         let input = if ledger.is_founded() { I::Founded } else { I::Tick };
                         manager.handle(Time::ZERO, input);
-                        let talk = Talk::default();
+                        let (manager, talk) = (Box::new(manager), Talk::default());
                         self.node = Some(Node::Manager { manager, ledger, talk });
                     }
                     Err(error) => effects.push(Effect::Broken(format!("the ledger: {error}"))),
@@ -282,6 +282,7 @@ impl Host {
             }
             Role::Worker | Role::Client => {
                 let worker = Worker::new(WorkerConfig::new(self.cores));
+                let (worker, engine) = (Box::new(worker), Box::new(engine));
                 self.node = Some(Node::Worker { worker, engine });
             }
         }

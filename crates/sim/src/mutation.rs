@@ -175,25 +175,25 @@ impl Tampering {
                 self.reports += 1;
                 report.seq = ProgressSeq(self.reports);
             }
-            (Mutation::RecomputeContext, Message::OfferAttempt(assignment)) => {
-                if assignment.attempt.number.0 > 1 {
-                    assignment.context.layers.clear();
-                }
+            (Mutation::RecomputeContext, Message::OfferAttempt(assignment))
+                if assignment.attempt.number.0 > 1 =>
+            {
+                assignment.context.layers.clear();
             }
-            (Mutation::EarlyCompletion, Message::PartReport(report)) => {
-                if report.started.is_some() && report.part.part.0 == 0 {
-                    let (report, status) = ((**report).clone(), EndStatus::Completed);
-                    let result = PartResult { report, status, attempts: Vec::new() };
-                    return Some(Message::PartEnded(Box::new(result)));
-                }
+            (Mutation::EarlyCompletion, Message::PartReport(report))
+                if report.started.is_some() && report.part.part.0 == 0 =>
+            {
+                let (report, status) = ((**report).clone(), EndStatus::Completed);
+                let result = PartResult { report, status, attempts: Vec::new() };
+                return Some(Message::PartEnded(Box::new(result)));
             }
             (Mutation::LoseCancel, Message::OfferPart(offer)) => {
                 self.first_fences.entry(offer.part.job).or_insert(offer.fence);
             }
-            (Mutation::LoseCancel, Message::StopPart { part, fence, .. }) => {
-                if self.first_fences.get(&part.job).is_some_and(|first| first < fence) {
-                    return None;
-                }
+            (Mutation::LoseCancel, Message::StopPart { part, fence, .. })
+                if self.first_fences.get(&part.job).is_some_and(|first| *first < *fence) =>
+            {
+                return None;
             }
             _ => {}
         }

@@ -70,6 +70,16 @@ struct Attempt {
     load: Duration,
 }
 
+/// What a view of a job showed.
+#[derive(Debug)]
+struct Shown {
+    /// The gate, its life and its fence.
+    owner: (NodeId, u64, Fence),
+    requests: u64,
+    /// How far each workflow was.
+    stages: Vec<u8>,
+}
+
 /// The truth about a job.
 #[derive(Debug, Default)]
 struct Truth {
@@ -82,8 +92,8 @@ struct Truth {
     /// Stops that the client was promised; of a workflow, or of all.
     promised: Vec<Option<String>>,
     result: Option<Box<JobResult>>,
-    /// What the client was shown last, by which owner: requests, and how far each workflow was.
-    shown: Option<((NodeId, u64, Fence), u64, Vec<u8>)>,
+    /// What the client was shown last.
+    shown: Option<Shown>,
 }
 
 #[derive(Debug)]
@@ -600,18 +610,16 @@ impl Oracle {
         // What several datacenters report of a workflow is shown as one.
         let is_one_part = view.datacenters.len() == 1;
         let stages: Vec<u8> = view.workflows.iter().map(|(_, state)| stage(state)).collect();
-        if let Some((last, before, known)) = &truth.shown
-            && *last == owner
-        {
-            if view.requests < *before {
-                let now = view.requests;
+        if let Some(last) = truth.shown.as_ref().filter(|last| last.owner == owner) {
+            if view.requests < last.requests {
+                let (before, now) = (last.requests, view.requests);
                 return Err(format!("INV-7: {job} showed {before} requests, then {now}"));
             }
-            if is_one_part && stages.iter().zip(known).any(|(now, before)| now < before) {
+            if is_one_part && stages.iter().zip(&last.stages).any(|(now, before)| now < before) {
                 return Err(format!("PRG-01: {job} went back: {:?}", view.workflows));
             }
         }
-        truth.shown = Some((owner, view.requests, stages));
+        truth.shown = Some(Shown { owner, requests: view.requests, stages });
         Ok(())
     }
 
