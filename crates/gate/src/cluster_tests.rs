@@ -265,7 +265,7 @@ impl Cluster {
         any.state().jobs[&job].fence
     }
 
-    fn from_manager(&mut self, manager: NodeId, message: Message) {
+    fn manager_says(&mut self, manager: NodeId, message: Message) {
         let gates: Vec<NodeId> =
             self.gates.keys().copied().filter(|gate| !self.cut.contains(gate)).collect();
         for gate in gates {
@@ -277,9 +277,9 @@ impl Cluster {
     /// Datacenters accept what they were offered, and start.
     fn accept_all(&mut self, job: JobId) {
         let fence = self.fence(job);
-        for (index, manager) in [EU, US].into_iter().enumerate() {
-            let part = PartId { job, part: PartIndex(index as u16) };
-            self.from_manager(manager, Message::PartAccepted { part, fence });
+        for (manager, index) in [EU, US].into_iter().zip(0..) {
+            let part = PartId { job, part: PartIndex(index) };
+            self.manager_says(manager, Message::PartAccepted { part, fence });
         }
         self.wait(1);
     }
@@ -298,7 +298,7 @@ impl Cluster {
             inquire: Vec::new(),
         };
         let manager = if part.part.0 == 0 { EU } else { US };
-        self.from_manager(manager, Message::PartReport(Box::new(report.clone())));
+        self.manager_says(manager, Message::PartReport(Box::new(report.clone())));
         report
     }
 
@@ -307,7 +307,7 @@ impl Cluster {
         let report = self.report(part, seq, WorkflowState::Ended(status.clone()));
         let manager = if part.part.0 == 0 { EU } else { US };
         let result = PartResult { report, status, attempts };
-        self.from_manager(manager, Message::PartEnded(Box::new(result)));
+        self.manager_says(manager, Message::PartEnded(Box::new(result)));
         self.wait(1);
     }
 
@@ -323,7 +323,7 @@ impl Cluster {
         let (window, span) = (seq - 1, 1);
         let delta = Delta { attempt, seq: DeltaSeq(seq), window, span, figures };
         let manager = if index.0 == 0 { EU } else { US };
-        self.from_manager(manager, Message::Delta(Box::new(delta)));
+        self.manager_says(manager, Message::Delta(Box::new(delta)));
         attempt
     }
 
@@ -592,8 +592,8 @@ fn dsp_06_a_part_that_nobody_accepts_goes_to_the_next_datacenter() {
     // The first one answers after all: it must not start.
     let (fence, late) = (cluster.fence(job), part(job, 0));
     cluster.told.clear();
-    cluster.from_manager(first, Message::PartAccepted { part: late, fence });
-    cluster.from_manager(second, Message::PartAccepted { part: part(job, 1), fence });
+    cluster.manager_says(first, Message::PartAccepted { part: late, fence });
+    cluster.manager_says(second, Message::PartAccepted { part: part(job, 1), fence });
     cluster.wait(3);
     let started: Vec<NodeId> = (cluster.told.iter())
         .filter(|(.., message)| matches!(message, Message::StartPart { .. }))
