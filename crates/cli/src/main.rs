@@ -16,6 +16,7 @@ mod new;
 mod output;
 mod ping;
 mod plan;
+mod playground;
 mod run;
 mod serve;
 mod source;
@@ -66,6 +67,7 @@ fn main() -> ExitCode {
         Command::New(args) => new::new(&args),
         Command::Plan(args) => plan::plan(&args),
         Command::Ping(args) => block_on(ping::ping(args)),
+        Command::Playground(args) => block_on(playground::playground(*args)),
         Command::Completions(args) => completions::completions(&args),
     });
     match result {

@@ -18,4 +18,5 @@ mod faults;
 mod gates;
 mod jobs;
 mod managers;
+mod playground;
 mod system;
