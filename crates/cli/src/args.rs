@@ -94,6 +94,14 @@ pub(crate) enum Command {
     Validate(ValidateArgs),
     /// List the nodes that a gate knows of
     Nodes(ListArgs),
+    /// Show how a cluster is: its gates, its datacenters, who owns the jobs
+    #[command(
+        subcommand,
+        after_help = "Examples:
+  hyperscale cluster status --gate 10.0.0.5:7780,10.0.1.5:7780
+  hyperscale cluster status --output json"
+    )]
+    Cluster(ClusterCommand),
     /// Print the JSON Schema of test files
     #[command(after_help = "Examples:
   hyperscale schema > hyperscale.schema.json")]
@@ -467,6 +475,13 @@ pub(crate) struct ListArgs {
     /// How: text or json
     #[arg(long, default_value = "text", value_parser = ["text", "json"])]
     pub(crate) output: String,
+}
+
+/// What can be asked about a cluster.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ClusterCommand {
+    /// Show who takes part, whether anything can be decided, and if not why
+    Status(ListArgs),
 }
 
 /// Flags of `status`.

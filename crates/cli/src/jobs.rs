@@ -14,7 +14,7 @@ use crate::exit::{Exit, Failure};
 use crate::run::refused;
 use crate::{follow, output, run, source};
 
-fn api(args: &GateArgs) -> Api {
+pub(crate) fn api(args: &GateArgs) -> Api {
     let plain = |gate: &String| gate.trim_start_matches("http://").trim_end_matches('/').to_owned();
     Api::new(args.gate.iter().map(plain).collect(), args.api_token.clone())
 }

@@ -5,6 +5,7 @@
 
 mod api;
 mod args;
+mod cluster;
 mod completions;
 mod config;
 mod demo;
@@ -28,7 +29,7 @@ use std::process::ExitCode;
 
 use hyperscale_model::Role;
 
-use crate::args::Command;
+use crate::args::{ClusterCommand, Command};
 use crate::config::ParseError;
 use crate::exit::{Exit, Failure};
 
@@ -58,6 +59,7 @@ fn main() -> ExitCode {
         Command::Jobs(args) => block_on(jobs::list(args)),
         Command::Status(args) => block_on(jobs::status(args)),
         Command::Watch(args) => block_on(jobs::watch(args)),
+        Command::Cluster(ClusterCommand::Status(args)) => block_on(cluster::status(args)),
         Command::Nodes(args) => block_on(jobs::nodes(args)),
         Command::Cancel(args) => block_on(jobs::cancel(args)),
         Command::Results(args) => block_on(jobs::results(args)),

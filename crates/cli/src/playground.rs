@@ -189,7 +189,7 @@ fn introduction(seen: &Seen, shape: Shape, directory: Option<&Path>) -> String {
     let place = directory.map_or(String::new(), |path| format!(" --dir {}", path.display()));
     text.push_str(&format!(
         "\nin another terminal:\n  hyperscale target\n  hyperscale submit http://127.0.0.1:8080 \
-         --rate 100/s --duration 1m --watch --gate {gates}\n  hyperscale nodes --gate {gates}\n"
+         --rate 100/s --duration 1m --watch --gate {gates}\n  hyperscale cluster status --gate {gates}\n"
     ));
     for what in
         ["list", "kill gate-0", "restart gate-0", "freeze dc-0-worker-0", "cut dc-0", "heal"]

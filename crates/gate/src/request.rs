@@ -13,6 +13,7 @@ use hyperscale_report::{EventRecord, JobResult, LiveView};
 use hyperscale_wire::{Message, NodeState, SOFTWARE, StopMode, decode_value, encode_value};
 use serde::{Deserialize, Serialize};
 
+use crate::cluster::ClusterView;
 use crate::peers::Spread;
 use crate::seal::seal;
 use crate::state::{Entry, IdempotencyKey, Job, Target};
@@ -71,6 +72,8 @@ pub enum Request {
     Datacenters,
     /// Which nodes are there?
     Nodes,
+    /// Who takes part, and can anything be decided?
+    Cluster,
 }
 
 impl Request {
@@ -81,7 +84,9 @@ impl Request {
             | Self::Get { job }
             | Self::Results { job }
             | Self::Watch { job, .. } => Some(*job),
-            Self::Submit { .. } | Self::List | Self::Datacenters | Self::Nodes => None,
+            Self::Submit { .. } | Self::List | Self::Datacenters | Self::Nodes | Self::Cluster => {
+                None
+            }
         }
     }
 }
@@ -118,6 +123,8 @@ pub enum Reply {
     Datacenters(Vec<DatacenterView>),
     /// Nodes.
     Nodes(Vec<NodeView>),
+    /// The cluster.
+    Cluster(Box<ClusterView>),
     /// No.
     Error(RequestError),
 }
@@ -422,6 +429,10 @@ impl Gate {
                 let views = self.node_views(now);
                 self.reply(id, Reply::Nodes(views));
             }
+            Request::Cluster => {
+                let view = Box::new(self.cluster_view(now));
+                self.reply(id, Reply::Cluster(view));
+            }
         }
     }
 
@@ -507,7 +518,7 @@ impl Gate {
     }
 
     /// Why nothing can be decided just now, if so.
-    fn why_not_ready(&self) -> Option<String> {
+    pub(crate) fn why_not_ready(&self) -> Option<String> {
         let gates = self.config.gates;
         let reached = 1 + self.peers.linked().count();
         if reached < self.majority() {
@@ -539,8 +550,13 @@ impl Gate {
             } else {
                 *proposed = now;
             }
-            let is_late = now >= *proposed + self.config.decision_wait
-                || now >= pending.since + self.config.replication_wait;
+            // Links to those that hang are up for a while yet; large files take their time.
+            let patience = match self.has_quorum(now) {
+                true => self.config.replication_wait,
+                false => self.config.decision_wait,
+            };
+            let is_late =
+                now >= *proposed + self.config.decision_wait || now >= pending.since + patience;
             self.pending.insert(key.clone(), pending);
             if is_late {
                 let why = "the gates have not decided in time; try again with the same key";
@@ -896,7 +912,7 @@ impl Gate {
         now < known.last_heard + self.config.stale_after && self.leader_of(datacenter).is_some()
     }
 
-    fn datacenter_views(&self, now: Time) -> Vec<DatacenterView> {
+    pub(crate) fn datacenter_views(&self, now: Time) -> Vec<DatacenterView> {
         (self.datacenters.iter())
             .filter_map(|(datacenter, known)| {
                 let status = known.status.as_ref()?;

@@ -10,7 +10,7 @@ use crate::system::{WITHIN, World, http, until};
 
 /// The commands whose happy path some test of this binary takes: the ones below, and those of the
 /// other modules.
-const CALLED: [&str; 23] = [
+const CALLED: [&str; 24] = [
     "run",
     "demo",
     "target",
@@ -34,6 +34,7 @@ const CALLED: [&str; 23] = [
     "plan",
     "ping",
     "playground",
+    "cluster",
 ];
 
 #[test]
