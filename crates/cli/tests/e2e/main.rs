@@ -12,6 +12,7 @@
 )]
 
 mod bad_input;
+mod chaos;
 mod commands;
 mod conservation;
 mod faults;
