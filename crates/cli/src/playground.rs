@@ -206,7 +206,9 @@ fn table(seen: &Seen) -> String {
     for node in &seen.nodes {
         let pid = node.pid.map_or("-".to_owned(), |pid| pid.to_string());
         let api = node.api.map_or(String::new(), |api| format!("API http://{api}/api/v1"));
-        let line = format!("{:<18} {:<8} {pid:>8}  {api}", node.name, node.state.as_str());
+        let id = node.node.map_or("-".to_owned(), |id| id.to_string());
+        let (name, state) = (&node.name, node.state.as_str());
+        let line = format!("{name:<18} {id:<21} {state:<8} {pid:>8}  {api}");
         lines.push(line.trim_end().to_owned());
     }
     for fault in &seen.faults {

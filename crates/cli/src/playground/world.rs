@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use hyperscale_gate::{DatacenterView, NodeView};
-use hyperscale_model::Role;
+use hyperscale_model::{NodeId, Role};
 use hyperscale_node::{make_authority, make_node};
 use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
@@ -40,6 +40,8 @@ pub(super) struct Seen {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct SeenNode {
     pub(super) name: String,
+    /// What it is called in its cluster, once it has said so.
+    pub(super) node: Option<NodeId>,
     pub(super) role: Role,
     pub(super) datacenter: Option<String>,
     pub(super) state: NodeState,
@@ -333,11 +335,24 @@ impl World {
         Ok(found)
     }
 
+    /// The id of a node, as it lies in its data directory.
+    fn id(&self, place: usize) -> Option<NodeId> {
+        #[derive(Deserialize)]
+        struct Identity {
+            node: NodeId,
+        }
+        let Planned { name, role, .. } = &self.nodes[place].planned;
+        let path = self.directory.join("data").join(name).join(format!("{}.json", role.as_str()));
+        let identity: Identity = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
+        Some(identity.node)
+    }
+
     /// How everything is.
     pub(super) fn seen(&self) -> Seen {
         let nodes = (self.nodes.iter().enumerate())
             .map(|(place, node)| SeenNode {
                 name: node.planned.name.clone(),
+                node: self.id(place),
                 role: node.planned.role,
                 datacenter: node.planned.datacenter.clone(),
                 state: match &node.process {

@@ -137,6 +137,12 @@ fn a_playground_cuts_slows_and_freezes_and_says_what_it_cannot() {
     let list = play(&world, &["list", "--output", "json"]);
     list.expect(0);
     let list: Value = serde_json::from_str(&list.stdout).unwrap();
+    let cluster = get_json(&playground.apis[0], "/api/v1/cluster").unwrap();
+    let nodes = list["nodes"].as_array().unwrap();
+    let id_of =
+        |name: &str| nodes.iter().find(|node| node["name"] == name).unwrap()["node"].clone();
+    assert_eq!(cluster["gate"], id_of("gate-0"));
+    assert_eq!(cluster["datacenters"][1]["leader"], id_of("dc-1-manager-0"));
     let faults = list["faults"].as_array().unwrap();
     assert_eq!(faults.len(), 2, "{faults:?}");
     let cut: Vec<_> = faults.iter().filter(|fault| fault["is_cut"] == true).collect();
