@@ -286,7 +286,16 @@ pub(crate) struct News {
 #[derive(Debug, Default)]
 pub(crate) struct Questions {
     last: u64,
-    open: BTreeMap<u64, (RequestId, NodeId, Time)>,
+    open: BTreeMap<u64, Open>,
+}
+
+/// A question without an answer.
+#[derive(Debug, Clone, Copy)]
+struct Open {
+    id: RequestId,
+    job: JobId,
+    owner: NodeId,
+    since: Time,
 }
 
 impl Questions {
@@ -294,41 +303,38 @@ impl Questions {
         self.open.is_empty()
     }
 
-    fn ask(&mut self, now: Time, id: RequestId, owner: NodeId) -> u64 {
+    fn ask(&mut self, now: Time, id: RequestId, job: JobId, owner: NodeId) -> u64 {
         self.last += 1;
-        self.open.insert(self.last, (id, owner, now));
+        self.open.insert(self.last, Open { id, job, owner, since: now });
         self.last
     }
 
-    fn take(&mut self, from: NodeId, number: u64) -> Option<RequestId> {
-        let (id, owner, _) = self.open.get(&number).copied()?;
+    fn take(&mut self, from: NodeId, number: u64) -> Option<(RequestId, JobId)> {
+        let Open { id, job, owner, .. } = *self.open.get(&number)?;
         (owner == from).then(|| self.open.remove(&number))?;
-        Some(id)
+        Some((id, job))
     }
 
-    fn take_which(
-        &mut self,
-        which: impl Fn(&(RequestId, NodeId, Time)) -> bool,
-    ) -> Vec<(u64, RequestId, NodeId)> {
+    fn take_which(&mut self, which: impl Fn(&Open) -> bool) -> Vec<(u64, RequestId, NodeId)> {
         let taken: Vec<(u64, RequestId, NodeId)> = (self.open.iter())
             .filter(|(_, open)| which(open))
-            .map(|(&number, &(id, owner, _))| (number, id, owner))
+            .map(|(&number, open)| (number, open.id, open.owner))
             .collect();
         self.open.retain(|number, _| !taken.iter().any(|(known, ..)| known == number));
         taken
     }
 
     fn take_late(&mut self, now: Time, wait: std::time::Duration) -> Vec<RequestId> {
-        let late = self.take_which(|(.., since)| now >= *since + wait);
+        let late = self.take_which(|open| now >= open.since + wait);
         late.into_iter().map(|(_, id, _)| id).collect()
     }
 
     fn take_of(&mut self, gate: NodeId) -> Vec<RequestId> {
-        self.take_which(|(_, owner, _)| *owner == gate).into_iter().map(|(_, id, _)| id).collect()
+        self.take_which(|open| open.owner == gate).into_iter().map(|(_, id, _)| id).collect()
     }
 
     fn drop_of(&mut self, id: RequestId) -> Vec<(NodeId, u64)> {
-        let dropped = self.take_which(|(known, ..)| *known == id);
+        let dropped = self.take_which(|open| open.id == id);
         dropped.into_iter().map(|(number, _, owner)| (owner, number)).collect()
     }
 }
@@ -362,10 +368,10 @@ impl Gate {
     ) {
         if let Some(job) = request.job()
             && !self.state.jobs.contains_key(&job)
-            && !self.leads
             && self.config.gates > 1
         {
-            // Perhaps it was accepted at another gate a moment ago, and the news is on its way.
+            // Perhaps it was accepted at another gate a moment ago, and the news is on its way. One
+            // that has just been elected may not have caught up either.
             self.unknown.push(Unknown { id, client, request, job, since: now });
             return;
         }
@@ -771,7 +777,7 @@ impl Gate {
         }
         match encode_value(&Question { job, after }) {
             Ok(question) => {
-                let number = self.questions.ask(now, id, owner);
+                let number = self.questions.ask(now, id, job, owner);
                 self.send(owner, Message::Ask { number, question });
             }
             Err(error) => self.malformed("question", &error),
@@ -796,8 +802,13 @@ impl Gate {
     }
 
     pub(crate) fn on_answer(&mut self, from: NodeId, number: u64, answer: &[u8]) {
-        let Some(id) = self.questions.take(from, number) else { return };
+        let Some((id, job)) = self.questions.take(from, number) else { return };
         match decode_value::<Result<News, RequestError>>(answer) {
+            // Whoever hears that a job is over asks this gate for its result next.
+            Ok(Ok(news)) if news.is_over && !self.knows_end(job) => {
+                let message = "the end of the job is still on its way to this gate; try again";
+                self.reply_error(id, RequestErrorKind::NotReady, message);
+            }
             Ok(answer) => self.tell(Asker::Client(id), answer),
             Err(error) => {
                 self.malformed("answer", &error);
@@ -805,6 +816,10 @@ impl Gate {
                 self.reply_error(id, RequestErrorKind::NotReady, message);
             }
         }
+    }
+
+    fn knows_end(&self, job: JobId) -> bool {
+        self.state.jobs.get(&job).is_none_or(|job| job.ended.is_some())
     }
 
     pub(crate) fn tell(&mut self, asker: Asker, answer: Result<News, RequestError>) {

@@ -194,6 +194,7 @@ fn chs_03_every_accepted_job_ends_whatever_node_dies() {
         submitted.into_iter().map(|submitted| end(&chaos.world, submitted)).collect();
     chaos.until_whole();
     told(&outcomes);
+    tell_logs(&chaos.world, &outcomes);
     outcomes.iter().for_each(|outcome| check(outcome, job_seconds));
     let accepted = outcomes.iter().filter(|outcome| outcome.job.is_some()).count();
     let completed = outcomes.iter().filter(|outcome| is_completed(outcome)).count();
@@ -237,6 +238,22 @@ fn told(outcomes: &[Outcome]) {
             }
             (job, _) => println!("{name} {job:?} ended with {code:?}: {}", ended.stderr),
         }
+    }
+}
+
+/// Prints what the logs say of jobs that have no end, and of who led and took part meanwhile.
+fn tell_logs(world: &World, outcomes: &[Outcome]) {
+    let without_end = outcomes.iter().filter(|outcome| outcome.summary.is_none());
+    let jobs: Vec<&str> = without_end.filter_map(|outcome| outcome.job.as_deref()).collect();
+    if jobs.is_empty() {
+        return;
+    }
+    let words = ["leads", "takes part", "is gone", "link up", "link down", "API on"];
+    for node in read_state(world)["nodes"].as_array().unwrap() {
+        let log = std::fs::read_to_string(node["log"].as_str().unwrap()).unwrap_or_default();
+        let is_told = |line: &&str| jobs.iter().chain(&words).any(|word| line.contains(word));
+        let name = node["name"].as_str().unwrap();
+        log.lines().filter(is_told).for_each(|line| println!("{name}: {line}"));
     }
 }
 
