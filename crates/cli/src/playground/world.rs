@@ -20,6 +20,7 @@ use super::relay::Relay;
 use super::{cannot, write};
 use crate::api::{Api, ApiError};
 use crate::exit::{Exit, Failure};
+use crate::serve::OWNED;
 
 /// How often it is looked at whether all nodes work.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -106,6 +107,9 @@ struct Node {
 /// All nodes, and the relay of each pair of which one calls the other.
 #[derive(Debug)]
 pub(super) struct World {
+    /// What the nodes are processes of. Where it lies may hold another by now: then a node that is
+    /// restarted is one of that.
+    binary: PathBuf,
     directory: PathBuf,
     shape: Shape,
     nodes: Vec<Node>,
@@ -134,7 +138,10 @@ impl World {
             nodes.push(Node { planned, listen, api, process: None });
         }
         let relays = relays(&nodes).await?;
-        let mut world = Self { directory: directory.to_owned(), shape, nodes, relays };
+        let binary = std::env::current_exe()
+            .map_err(|error| Failure::caused(Exit::Io, "this program has no path", &error))?;
+        let directory = directory.to_owned();
+        let mut world = Self { binary, directory, shape, nodes, relays };
         for (place, ports) in kept.into_iter().enumerate() {
             // Free just now, and for the node at once.
             drop(ports);
@@ -162,15 +169,17 @@ impl World {
         let failed = |error: std::io::Error| {
             Failure::caused(Exit::Io, &format!("{name} cannot be started"), &error)
         };
-        let mut command = Command::new(std::env::current_exe().map_err(failed)?);
+        let mut command = Command::new(&self.binary);
         for (variable, _) in std::env::vars_os() {
             // A node is what its command line says.
             if variable.to_string_lossy().starts_with("HYPERSCALE_") {
                 command.env_remove(variable);
             }
         }
-        // A group of its own: an interrupt at the terminal is for the playground.
-        command.args(words).process_group(0).stdin(Stdio::null()).stdout(out).stderr(err);
+        // A node ends with its standard input, which ends with this process. It has a group of its
+        // own: an interrupt at the terminal is for the playground.
+        command.args(words).env(OWNED, "1").process_group(0);
+        command.stdin(Stdio::piped()).stdout(out).stderr(err);
         let child = command.spawn().map_err(failed)?;
         self.nodes[place].process = Some(Process { child, is_frozen: false });
         Ok(())

@@ -164,6 +164,19 @@ fn a_playground_cuts_slows_and_freezes_and_says_what_it_cannot() {
 }
 
 #[test]
+fn a_playground_that_is_killed_leaves_no_node_behind() {
+    let world = World::new();
+    let mut playground = Playground::start(&world, &["--gates", "1", "--workers", "2"]);
+    let all = processes(&world);
+    play(&world, &["freeze", "dc-0-worker-1"]).expect(0);
+
+    playground.process.kill();
+
+    until("the end of all nodes", WITHIN, || (!all.iter().any(|pid| lives(*pid))).then_some(()));
+    play(&world, &["list"]).refuses(112, &["no playground runs in"]);
+}
+
+#[test]
 fn sizes_that_no_ledger_has_and_places_that_are_taken_are_refused() {
     let world = World::new();
     world.write("taken", "");
