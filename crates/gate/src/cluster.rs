@@ -140,6 +140,20 @@ impl Gate {
         1 + self.peers.linked().filter(is_heard).count() >= self.majority()
     }
 
+    /// Whether this gate hears neither of the others nor of a job: another may own it by now, and has
+    /// news that this one has not.
+    pub(crate) fn is_cut_off(&self, now: Time, job: JobId) -> bool {
+        let Some(job) = self.state.jobs.get(&job).filter(|job| job.ended.is_none()) else {
+            return false;
+        };
+        let is_in = |view: &DatacenterView| {
+            job.parts.iter().any(|(target, _)| target.datacenter == view.datacenter)
+        };
+        let views = self.datacenter_views(now);
+        let hears_of_it = views.iter().any(|view| view.is_fresh && is_in(view));
+        self.config.gates > 1 && !hears_of_it && !self.has_quorum(now)
+    }
+
     fn quorum_view(&self) -> QuorumView {
         let (voters, needed) = (self.config.gates, self.majority());
         let reached = 1 + self.peers.linked().count();

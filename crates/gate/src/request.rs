@@ -853,6 +853,12 @@ impl Gate {
         self.tell(asker, Err(RequestError { kind, message }));
     }
 
+    pub(crate) fn answer_cut_off(&mut self, asker: Asker) {
+        let kind = RequestErrorKind::NotReady;
+        let message = "this gate is cut off from the others; ask another".to_owned();
+        self.tell(asker, Err(RequestError { kind, message }));
+    }
+
     /// The link to another gate is gone, and with it what it asked and was asked.
     pub(crate) fn on_asker_gone(&mut self, gate: NodeId) {
         self.live.values_mut().for_each(|live| live.forget_watchers_of(gate));

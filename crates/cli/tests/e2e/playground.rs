@@ -164,6 +164,39 @@ fn a_playground_cuts_slows_and_freezes_and_says_what_it_cannot() {
 }
 
 #[test]
+fn orp_07_who_watches_at_a_gate_that_is_cut_off_goes_to_the_new_owner() {
+    let world = World::new();
+    let target = world.target();
+    let playground = Playground::start(&world, &["--gates", "3", "--workers", "1"]);
+    let text = format!(
+        "target: {}\nworkflows: {{ main: {{ load: {{ rate: 50/s, duration: 10s, max_vus: 100 }}, \
+         steps: [ {{ get: / }} ] }} }}\n",
+        target.url("")
+    );
+    let file = world.write("test.yaml", text);
+    let gates = playground.gates();
+    let job =
+        world.run([OsStr::new("submit"), file.as_os_str(), "--gate".as_ref(), gates.as_ref()]);
+    job.expect(0);
+    let job = job.stdout.trim().to_owned();
+    target.until_counted(50);
+    let owner = owner(&world, 3);
+    let place: usize = owner.trim_start_matches("gate-").parse().unwrap();
+    let mut gates = playground.apis.clone();
+    gates.rotate_left(place);
+    let gates = gates.join(",");
+    let watch = ["watch", &job, "--gate", &gates, "--out", "json=summary.json"];
+    let watching = world.start(watch);
+    watching.stderr.wait_for("accepted", &watching.stdout);
+
+    play(&world, &["cut", &owner]).expect(0);
+
+    // Until then nothing is mended.
+    watching.end(WITHIN).expect(0);
+    is_whole(&world, target.counted().requests);
+}
+
+#[test]
 fn a_playground_that_is_killed_leaves_no_node_behind() {
     let world = World::new();
     let mut playground = Playground::start(&world, &["--gates", "1", "--workers", "2"]);
