@@ -69,7 +69,7 @@ async fn run(shape: Shape, place: &PlaceArgs) -> Result<Exit, Failure> {
     prepare(&directory, place.dir.is_none()).await?;
     // What was made is removed however this ends.
     let _removed = place.dir.is_none().then(|| Removed(directory.clone()));
-    let control = Control::listen(&directory)?;
+    let mut control = Control::listen(&directory)?;
     let mut world = World::start(shape, &directory).await?;
     tokio::select! {
         ready = tokio::time::timeout(READY_WITHIN, world.until_ready()) => match ready {

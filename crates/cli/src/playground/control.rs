@@ -7,6 +7,7 @@ use rustix::process::{Pid, test_kill_process};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::mpsc;
 
 use super::cannot;
 use super::world::Seen;
@@ -15,6 +16,9 @@ use crate::exit::{Exit, Failure};
 /// Whoever asks does so at once; a node that is killed or started takes a moment.
 const ASKED_WITHIN: Duration = Duration::from_secs(2);
 const ANSWERED_WITHIN: Duration = Duration::from_secs(20);
+
+/// Wishes that may wait for each other.
+const WISHES_MAX: usize = 16;
 
 /// What a playground can be asked.
 #[derive(Debug, Serialize, Deserialize)]
@@ -44,30 +48,44 @@ fn socket(directory: &Path) -> PathBuf {
 
 /// The end that answers.
 #[derive(Debug)]
-pub(super) struct Control(UnixListener);
+pub(super) struct Control(mpsc::Receiver<(Wish, Asker)>);
 
 impl Control {
     pub(super) fn listen(directory: &Path) -> Result<Self, Failure> {
         let path = socket(directory);
-        UnixListener::bind(&path).map(Self).map_err(|error| cannot(&path, &error))
+        let listener = UnixListener::bind(&path).map_err(|error| cannot(&path, &error))?;
+        let (sender, wishes) = mpsc::channel(WISHES_MAX);
+        tokio::spawn(hear(listener, sender));
+        Ok(Self(wishes))
     }
 
-    /// The next wish; `None` if whoever came said nothing that can be read.
-    pub(super) async fn next(&self) -> Option<(Wish, Asker)> {
-        let (stream, _) = match self.0.accept().await {
+    /// The next wish. Nothing is lost if this is not waited for to its end.
+    pub(super) async fn next(&mut self) -> Option<(Wish, Asker)> {
+        self.0.recv().await
+    }
+}
+
+async fn hear(listener: UnixListener, wishes: mpsc::Sender<(Wish, Asker)>) {
+    loop {
+        let (stream, _) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "nobody can be heard");
                 tokio::time::sleep(Duration::from_millis(100)).await;
-                return None;
+                continue;
             }
         };
-        let mut stream = BufReader::new(stream);
-        let mut line = String::new();
-        let read = tokio::time::timeout(ASKED_WITHIN, stream.read_line(&mut line));
-        read.await.ok()?.ok()?;
-        let wish = serde_json::from_str(&line).ok()?;
-        Some((wish, Asker(stream)))
+        let wishes = wishes.clone();
+        tokio::spawn(async move {
+            let mut stream = BufReader::new(stream);
+            let mut line = String::new();
+            let read = tokio::time::timeout(ASKED_WITHIN, stream.read_line(&mut line)).await;
+            // Whoever says nothing that can be read gets no answer.
+            if let (Ok(Ok(_)), Ok(wish)) = (read, serde_json::from_str(&line)) {
+                let told = wishes.send((wish, Asker(stream))).await;
+                debug_assert!(told.is_ok() || wishes.is_closed(), "the playground is ending");
+            }
+        });
     }
 }
 
