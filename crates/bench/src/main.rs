@@ -11,6 +11,7 @@
 #![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
 
 mod clock;
+mod failover;
 mod honest;
 mod http;
 mod memory;
@@ -44,6 +45,7 @@ const BENCHES: &[(&str, &str, Bench)] = &[
     ("growth", "memory after ten times as many requests", memory::growth),
     ("rate", "whether a rate is met, and how late starts are", honest::rate),
     ("stall", "what a stall of the target does to the figures", honest::stall),
+    ("failover", "how soon a cluster goes on when a node is killed", failover::failover),
     ("overload", "whether a rate beyond the machine is told", honest::overload),
 ];
 

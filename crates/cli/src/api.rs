@@ -42,6 +42,11 @@ impl ApiError {
         matches!(self, Self::Refused(Problem { retry_after_seconds: Some(_), .. }))
     }
 
+    /// Whether the gate does not know what was asked for, or not how it ended: another may.
+    pub(crate) fn is_unheard(&self) -> bool {
+        matches!(self, Self::Refused(problem) if ["not-found", "not-ended"].contains(&&*problem.kind))
+    }
+
     /// Whether the same request may succeed later or at another gate.
     pub(crate) fn is_transient(&self) -> bool {
         match self {

@@ -94,6 +94,14 @@ pub(crate) enum Command {
     Validate(ValidateArgs),
     /// List the nodes that a gate knows of
     Nodes(ListArgs),
+    /// Show how a cluster is: its gates, its datacenters, who owns the jobs
+    #[command(
+        subcommand,
+        after_help = "Examples:
+  hyperscale cluster status --gate 10.0.0.5:7780,10.0.1.5:7780
+  hyperscale cluster status --output json"
+    )]
+    Cluster(ClusterCommand),
     /// Print the JSON Schema of test files
     #[command(after_help = "Examples:
   hyperscale schema > hyperscale.schema.json")]
@@ -104,6 +112,8 @@ pub(crate) enum Command {
     Plan(PlanArgs),
     /// Send one request and show every detail of it
     Ping(PingArgs),
+    /// Start a whole cluster on this machine, to break it and watch
+    Playground(Box<PlaygroundArgs>),
     /// Print what a shell needs to complete this command's words
     Completions(CompletionsArgs),
 }
@@ -467,6 +477,13 @@ pub(crate) struct ListArgs {
     pub(crate) output: String,
 }
 
+/// What can be asked about a cluster.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ClusterCommand {
+    /// Show who takes part, whether anything can be decided, and if not why
+    Status(ListArgs),
+}
+
 /// Flags of `status`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
@@ -589,4 +606,124 @@ pub(crate) struct CancelArgs {
     /// Cut running requests instead of letting them finish
     #[arg(long)]
     pub(crate) now: bool,
+}
+
+/// Flags of `playground`.
+#[derive(Debug, clap::Args)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_help = "Examples:
+  hyperscale playground
+  hyperscale playground --gates 3 --datacenters 2 --managers 3 --workers 4
+  hyperscale playground list
+  hyperscale playground kill gate-0
+  hyperscale playground cut dc-1"
+)]
+pub(crate) struct PlaygroundArgs {
+    /// Gates: 1, 3 or 5
+    #[arg(long = "gates", id = "gate_count", value_name = "N", default_value_t = 3,
+          value_parser = clap::builder::ValueParser::new(odd))]
+    pub(crate) gates: u16,
+    /// Datacenters
+    #[arg(long, value_name = "N", default_value_t = 1,
+          value_parser = clap::value_parser!(u16).range(1..=20))]
+    pub(crate) datacenters: u16,
+    /// Managers of each datacenter: 1, 3 or 5
+    #[arg(long, value_name = "N", default_value_t = 1,
+          value_parser = clap::builder::ValueParser::new(odd))]
+    pub(crate) managers: u16,
+    /// Workers of each datacenter
+    #[arg(long, value_name = "N", default_value_t = 2,
+          value_parser = clap::value_parser!(u16).range(1..=100))]
+    pub(crate) workers: u16,
+    /// Cores of each worker
+    #[arg(long = "cores", id = "core_count", value_name = "N", default_value_t = 1,
+          value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub(crate) cores: u32,
+    #[command(flatten)]
+    pub(crate) place: PlaceArgs,
+    #[command(subcommand)]
+    pub(crate) command: Option<PlaygroundCommand>,
+}
+
+/// Where a playground lies.
+#[derive(Debug, clap::Args)]
+pub(crate) struct PlaceArgs {
+    /// Its directory, which stays when it ends [default: a place of its own, removed at the end]
+    #[arg(long, value_name = "DIR", env = "HYPERSCALE_PLAYGROUND")]
+    pub(crate) dir: Option<PathBuf>,
+}
+
+/// What can be done to a playground that runs.
+#[derive(Debug, Subcommand)]
+pub(crate) enum PlaygroundCommand {
+    /// List its nodes, and what is wrong between them
+    List {
+        #[command(flatten)]
+        place: PlaceArgs,
+        /// How: text or json
+        #[arg(long, default_value = "text", value_parser = ["text", "json"])]
+        output: String,
+    },
+    /// Kill a node as a crash would
+    Kill {
+        /// The node
+        name: String,
+        #[command(flatten)]
+        place: PlaceArgs,
+    },
+    /// Stop a node where it stands, with its connections open
+    Freeze {
+        /// The node
+        name: String,
+        #[command(flatten)]
+        place: PlaceArgs,
+    },
+    /// Let a frozen node go on
+    Thaw {
+        /// The node
+        name: String,
+        #[command(flatten)]
+        place: PlaceArgs,
+    },
+    /// Start a node again, on what is left of it; one that runs is killed first
+    Restart {
+        /// The node
+        name: String,
+        #[command(flatten)]
+        place: PlaceArgs,
+    },
+    /// Cut the connection of two nodes, or those of a node or a datacenter with all others
+    Cut {
+        /// Two nodes, one node, or a datacenter
+        #[arg(value_name = "NAME", required = true, num_args = 1..=2)]
+        names: Vec<String>,
+        #[command(flatten)]
+        place: PlaceArgs,
+    },
+    /// Delay what a node or a datacenter says and hears
+    Slow {
+        /// The node or datacenter
+        name: String,
+        /// How long, each way
+        #[arg(value_parser = duration)]
+        delay: Duration,
+        #[command(flatten)]
+        place: PlaceArgs,
+    },
+    /// End all cuts and delays
+    Heal {
+        #[command(flatten)]
+        place: PlaceArgs,
+    },
+}
+
+/// A number of nodes that share a ledger.
+fn odd(text: &str) -> Result<u16, String> {
+    match text {
+        "1" => Ok(1),
+        "3" => Ok(3),
+        "5" => Ok(5),
+        _ => Err("a ledger is shared by 1, 3 or 5".to_owned()),
+    }
 }

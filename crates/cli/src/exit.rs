@@ -76,6 +76,12 @@ impl Failure {
     }
 }
 
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
 /// Says what went wrong.
 pub(crate) fn report(failure: &Failure) -> ExitCode {
     // If even standard error is closed, the exit code has to say it all.

@@ -41,8 +41,15 @@ pub(crate) enum Display {
     Screen,
 }
 
-/// Follows a job to its end. The first interrupt stops it gracefully, the second at once.
-pub(crate) async fn follow(api: &Api, job: JobId, display: Display) -> Result<(), Failure> {
+/// Follows a job to its end. The first interrupt stops it gracefully, the second at once. For
+/// `unheard` the job may be one that the gate has not heard of yet.
+pub(crate) async fn follow(
+    api: &Api,
+    job: JobId,
+    display: Display,
+    unheard: Duration,
+) -> Result<(), Failure> {
+    let heard_by = tokio::time::Instant::now() + unheard;
     let mut signals = Signals::new()?;
     let mut shown = Shown::open(display);
     let mut redraw = tokio::time::interval(DRAW_EVERY);
@@ -58,6 +65,10 @@ pub(crate) async fn follow(api: &Api, job: JobId, display: Display) -> Result<()
                     failures += 1;
                     shown.trouble(&error.to_string());
                     shown.redraw();
+                    tokio::time::sleep(RETRY_EVERY).await;
+                    continue;
+                }
+                Err(error) if error.is_unheard() && tokio::time::Instant::now() < heard_by => {
                     tokio::time::sleep(RETRY_EVERY).await;
                     continue;
                 }

@@ -1,20 +1,26 @@
 //! Commands about jobs of a gate that runs elsewhere.
 
 use std::io::Write as _;
+use std::time::Duration;
 
 use hyperscale_gate::{JobView, NodeView};
 use hyperscale_model::{JobId, JobState};
+use hyperscale_report::JobResult;
 use hyperscale_web::Cancellation;
 use hyperscale_wire::NodeState;
 use serde::Serialize;
 
-use crate::api::Api;
+use crate::api::{Api, ApiError};
 use crate::args::{CancelArgs, GateArgs, JobArgs, ListArgs, OutputArgs, SubmitArgs, WatchArgs};
 use crate::exit::{Exit, Failure};
 use crate::run::refused;
 use crate::{follow, output, run, source};
 
-fn api(args: &GateArgs) -> Api {
+/// How long gates may take to hear of what others have decided: one that comes back at that moment
+/// takes seconds.
+const HEARD_WITHIN: Duration = Duration::from_secs(10);
+
+pub(crate) fn api(args: &GateArgs) -> Api {
     let plain = |gate: &String| gate.trim_start_matches("http://").trim_end_matches('/').to_owned();
     Api::new(args.gate.iter().map(plain).collect(), args.api_token.clone())
 }
@@ -54,40 +60,51 @@ pub(crate) async fn submit(args: Box<SubmitArgs>) -> Result<Exit, Failure> {
         return Ok(Exit::Passed);
     }
     follow::say(&job.to_string());
-    finish(&api, job, &args.outputs, outs).await
+    finish(&api, job, HEARD_WITHIN, &args.outputs, outs).await
 }
 
 pub(crate) async fn watch(args: WatchArgs) -> Result<Exit, Failure> {
     let outs = output::parse(&args.outputs.outs)?;
-    finish(&api(&args.gate), parse(&args.job)?, &args.outputs, outs).await
+    let job = parse(&args.job)?;
+    finish(&api(&args.gate), job, Duration::ZERO, &args.outputs, outs).await
 }
 
 async fn finish(
     api: &Api,
     job: JobId,
+    unheard: Duration,
     outputs: &OutputArgs,
     outs: Vec<output::Out>,
 ) -> Result<Exit, Failure> {
-    follow::follow(api, job, outputs.display()).await?;
-    show(api, job, outputs, outs).await
+    follow::follow(api, job, outputs.display(), unheard).await?;
+    let result = results_of_ended(api, job).await.map_err(|error| refused(&error))?;
+    show(&result, outputs, outs)
+}
+
+/// The results of a job that has ended, as one gate has said: another may hear of it a little later.
+async fn results_of_ended(api: &Api, job: JobId) -> Result<JobResult, ApiError> {
+    let limit = tokio::time::Instant::now() + HEARD_WITHIN;
+    loop {
+        match api.results(job).await {
+            Err(error) if error.is_unheard() && tokio::time::Instant::now() < limit => {
+                tokio::time::sleep(HEARD_WITHIN / 40).await;
+            }
+            answered => return answered,
+        }
+    }
 }
 
 pub(crate) async fn results(args: WatchArgs) -> Result<Exit, Failure> {
     let outs = output::parse(&args.outputs.outs)?;
-    show(&api(&args.gate), parse(&args.job)?, &args.outputs, outs).await
+    let result = api(&args.gate).results(parse(&args.job)?).await;
+    show(&result.map_err(|error| refused(&error))?, &args.outputs, outs)
 }
 
-async fn show(
-    api: &Api,
-    job: JobId,
-    outputs: &OutputArgs,
-    outs: Vec<output::Out>,
-) -> Result<Exit, Failure> {
-    let result = api.results(job).await.map_err(|error| refused(&error))?;
+fn show(result: &JobResult, outputs: &OutputArgs, outs: Vec<output::Out>) -> Result<Exit, Failure> {
     // Whatever becomes of the files, the figures are shown.
-    let written = output::write(&outs, &result);
+    let written = output::write(&outs, result);
     let outs = if written.is_ok() { outs } else { Vec::new() };
-    let exit = output::show(&outs, &result, outputs.is_colourless());
+    let exit = output::show(&outs, result, outputs.is_colourless());
     written?;
     exit
 }

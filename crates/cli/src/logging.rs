@@ -8,8 +8,9 @@ use crate::exit::{Exit, Failure};
 use crate::terminal::Log;
 
 pub(crate) fn start(args: &LogArgs) -> Result<(), Failure> {
-    // What consensus says of itself at these levels is for its own developers, unless asked for.
-    let filter = EnvFilter::try_new(format!("openraft=warn,{}", args.log)).map_err(|error| {
+    // What consensus says of itself is for its own developers, unless asked for: it warns several
+    // times a second of each peer that is gone, of which links tell once.
+    let filter = EnvFilter::try_new(format!("openraft=error,{}", args.log)).map_err(|error| {
         Failure::caused(Exit::Invalid, &format!("--log `{}` is no filter", args.log), &error)
     })?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| Log);

@@ -5,6 +5,7 @@
 
 mod api;
 mod args;
+mod cluster;
 mod completions;
 mod config;
 mod demo;
@@ -16,6 +17,7 @@ mod new;
 mod output;
 mod ping;
 mod plan;
+mod playground;
 mod run;
 mod serve;
 mod source;
@@ -27,7 +29,7 @@ use std::process::ExitCode;
 
 use hyperscale_model::Role;
 
-use crate::args::Command;
+use crate::args::{ClusterCommand, Command};
 use crate::config::ParseError;
 use crate::exit::{Exit, Failure};
 
@@ -57,6 +59,7 @@ fn main() -> ExitCode {
         Command::Jobs(args) => block_on(jobs::list(args)),
         Command::Status(args) => block_on(jobs::status(args)),
         Command::Watch(args) => block_on(jobs::watch(args)),
+        Command::Cluster(ClusterCommand::Status(args)) => block_on(cluster::status(args)),
         Command::Nodes(args) => block_on(jobs::nodes(args)),
         Command::Cancel(args) => block_on(jobs::cancel(args)),
         Command::Results(args) => block_on(jobs::results(args)),
@@ -66,6 +69,7 @@ fn main() -> ExitCode {
         Command::New(args) => new::new(&args),
         Command::Plan(args) => plan::plan(&args),
         Command::Ping(args) => block_on(ping::ping(args)),
+        Command::Playground(args) => block_on(playground::playground(*args)),
         Command::Completions(args) => completions::completions(&args),
     });
     match result {

@@ -50,7 +50,7 @@ pub(crate) async fn run_here(
         }
     }
     let job = submit(&api, compiled).await?;
-    follow::follow(&api, job, outputs.display()).await?;
+    follow::follow(&api, job, outputs.display(), Duration::ZERO).await?;
     let result = api.results(job).await.map_err(|error| refused(&error))?;
     // Whatever becomes of the files, the figures are shown.
     let written = output::write(&outs, &result);

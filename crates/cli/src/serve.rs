@@ -95,10 +95,12 @@ pub(crate) async fn node(args: &NodeArgs, roles: &[Role]) -> Result<Exit, Failur
         });
     }
     let mut signals = Signals::new()?;
+    let mut owner = std::pin::pin!(owner_gone());
     let mut is_draining = false;
     loop {
         tokio::select! {
             () = node.left() => break,
+            () = &mut owner => break,
             () = signals.next() => {
                 if is_draining {
                     say("leaving at once");
@@ -112,6 +114,26 @@ pub(crate) async fn node(args: &NodeArgs, roles: &[Role]) -> Result<Exit, Failur
     }
     node.stop().map_err(|error| failed(&error))?;
     Ok(Exit::Passed)
+}
+
+/// If this variable is set, the node leaves when its standard input ends: with whoever started it,
+/// however that ends.
+pub(crate) const OWNED: &str = "HYPERSCALE_OWNED";
+
+/// Waits until whoever owns this process is gone; for ever if nobody does.
+async fn owner_gone() {
+    if std::env::var_os(OWNED).is_none() {
+        return std::future::pending().await;
+    }
+    let (sender, gone) = tokio::sync::oneshot::channel::<()>();
+    // A thread of its own: a runtime would wait for the read when it ends.
+    std::thread::spawn(move || {
+        let ended = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+        tracing::debug!(?ended, "whoever started this node is gone");
+        drop(sender);
+    });
+    // The sender says nothing: its end is the word.
+    drop(gone.await);
 }
 
 /// Listens for clients; where others than this machine can reach that, they need tokens.

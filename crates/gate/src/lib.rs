@@ -10,6 +10,7 @@
 
 #![warn(clippy::wildcard_enum_match_arm)]
 
+mod cluster;
 mod copies;
 mod federation;
 mod owner;
@@ -36,6 +37,7 @@ use hyperscale_report::JobResult;
 use hyperscale_wire::{Message, Subject, decode_value, encode_value};
 use serde::{Deserialize, Serialize};
 
+pub use crate::cluster::{ClusterView, GateView, LedDatacenterView, OwnerView, QuorumView};
 use crate::copies::{Checkpoint, Recovery};
 use crate::federation::{Change, Federation};
 pub use crate::federation::{Change as DatacenterChange, FederationConfig};

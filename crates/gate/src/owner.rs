@@ -873,6 +873,9 @@ impl Gate {
         }
         live.next_push = now + self.config.push;
         let watchers = std::mem::take(&mut live.watchers);
+        if self.is_cut_off(now, job) {
+            return watchers.into_iter().for_each(|(asker, _)| self.answer_cut_off(asker));
+        }
         let view = self.live_view(now, job);
         let is_over = self.state.jobs.get(&job).is_none_or(|job| job.ended.is_some());
         let Some(live) = self.live.get(&job) else { return };

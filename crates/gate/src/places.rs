@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use hyperscale_model::{
-    DatacenterCounts, DatacenterHealth, DatacenterId, Incarnation, JobId, NodeId, PartIndex, Role,
-    Time,
+    DatacenterCounts, DatacenterHealth, DatacenterId, Fence, Incarnation, JobId, NodeId, PartIndex,
+    Role, Time,
 };
 use hyperscale_plan::{Datacenters, Plan, RunSettings, Slice, Split};
 use hyperscale_wire::{DatacenterStatus, Message, NodeState};
@@ -341,6 +341,13 @@ impl Gate {
                 })
             })
             .collect()
+    }
+
+    /// Who leads a datacenter, and when it was heard of last.
+    pub(crate) fn last_word(&self, datacenter: &DatacenterId) -> (Option<(NodeId, Fence)>, Time) {
+        let leader = self.leader_known(datacenter).map(|leader| (leader.node, leader.fence));
+        let place = self.datacenters.get(datacenter);
+        (leader, place.map_or(Time::ZERO, |place| place.last_heard))
     }
 
     /// What the leader of each datacenter says of its nodes.

@@ -13,6 +13,7 @@ use hyperscale_report::{EventRecord, JobResult, LiveView};
 use hyperscale_wire::{Message, NodeState, SOFTWARE, StopMode, decode_value, encode_value};
 use serde::{Deserialize, Serialize};
 
+use crate::cluster::ClusterView;
 use crate::peers::Spread;
 use crate::seal::seal;
 use crate::state::{Entry, IdempotencyKey, Job};
@@ -71,6 +72,8 @@ pub enum Request {
     Datacenters,
     /// Which nodes are there?
     Nodes,
+    /// Who takes part, and can anything be decided?
+    Cluster,
 }
 
 impl Request {
@@ -81,7 +84,9 @@ impl Request {
             | Self::Get { job }
             | Self::Results { job }
             | Self::Watch { job, .. } => Some(*job),
-            Self::Submit { .. } | Self::List | Self::Datacenters | Self::Nodes => None,
+            Self::Submit { .. } | Self::List | Self::Datacenters | Self::Nodes | Self::Cluster => {
+                None
+            }
         }
     }
 }
@@ -118,6 +123,8 @@ pub enum Reply {
     Datacenters(Vec<DatacenterView>),
     /// Nodes.
     Nodes(Vec<NodeView>),
+    /// The cluster.
+    Cluster(Box<ClusterView>),
     /// No.
     Error(RequestError),
 }
@@ -279,7 +286,16 @@ pub(crate) struct News {
 #[derive(Debug, Default)]
 pub(crate) struct Questions {
     last: u64,
-    open: BTreeMap<u64, (RequestId, NodeId, Time)>,
+    open: BTreeMap<u64, Open>,
+}
+
+/// A question without an answer.
+#[derive(Debug, Clone, Copy)]
+struct Open {
+    id: RequestId,
+    job: JobId,
+    owner: NodeId,
+    since: Time,
 }
 
 impl Questions {
@@ -287,41 +303,38 @@ impl Questions {
         self.open.is_empty()
     }
 
-    fn ask(&mut self, now: Time, id: RequestId, owner: NodeId) -> u64 {
+    fn ask(&mut self, now: Time, id: RequestId, job: JobId, owner: NodeId) -> u64 {
         self.last += 1;
-        self.open.insert(self.last, (id, owner, now));
+        self.open.insert(self.last, Open { id, job, owner, since: now });
         self.last
     }
 
-    fn take(&mut self, from: NodeId, number: u64) -> Option<RequestId> {
-        let (id, owner, _) = self.open.get(&number).copied()?;
+    fn take(&mut self, from: NodeId, number: u64) -> Option<(RequestId, JobId)> {
+        let Open { id, job, owner, .. } = *self.open.get(&number)?;
         (owner == from).then(|| self.open.remove(&number))?;
-        Some(id)
+        Some((id, job))
     }
 
-    fn take_which(
-        &mut self,
-        which: impl Fn(&(RequestId, NodeId, Time)) -> bool,
-    ) -> Vec<(u64, RequestId, NodeId)> {
+    fn take_which(&mut self, which: impl Fn(&Open) -> bool) -> Vec<(u64, RequestId, NodeId)> {
         let taken: Vec<(u64, RequestId, NodeId)> = (self.open.iter())
             .filter(|(_, open)| which(open))
-            .map(|(&number, &(id, owner, _))| (number, id, owner))
+            .map(|(&number, open)| (number, open.id, open.owner))
             .collect();
         self.open.retain(|number, _| !taken.iter().any(|(known, ..)| known == number));
         taken
     }
 
     fn take_late(&mut self, now: Time, wait: std::time::Duration) -> Vec<RequestId> {
-        let late = self.take_which(|(.., since)| now >= *since + wait);
+        let late = self.take_which(|open| now >= open.since + wait);
         late.into_iter().map(|(_, id, _)| id).collect()
     }
 
     fn take_of(&mut self, gate: NodeId) -> Vec<RequestId> {
-        self.take_which(|(_, owner, _)| *owner == gate).into_iter().map(|(_, id, _)| id).collect()
+        self.take_which(|open| open.owner == gate).into_iter().map(|(_, id, _)| id).collect()
     }
 
     fn drop_of(&mut self, id: RequestId) -> Vec<(NodeId, u64)> {
-        let dropped = self.take_which(|(known, ..)| *known == id);
+        let dropped = self.take_which(|open| open.id == id);
         dropped.into_iter().map(|(number, _, owner)| (owner, number)).collect()
     }
 }
@@ -355,10 +368,10 @@ impl Gate {
     ) {
         if let Some(job) = request.job()
             && !self.state.jobs.contains_key(&job)
-            && !self.leads
             && self.config.gates > 1
         {
-            // Perhaps it was accepted at another gate a moment ago, and the news is on its way.
+            // Perhaps it was accepted at another gate a moment ago, and the news is on its way. One
+            // that has just been elected may not have caught up either.
             self.unknown.push(Unknown { id, client, request, job, since: now });
             return;
         }
@@ -421,6 +434,10 @@ impl Gate {
             Request::Nodes => {
                 let views = self.node_views(now);
                 self.reply(id, Reply::Nodes(views));
+            }
+            Request::Cluster => {
+                let view = Box::new(self.cluster_view(now));
+                self.reply(id, Reply::Cluster(view));
             }
         }
     }
@@ -507,7 +524,7 @@ impl Gate {
     }
 
     /// Why nothing can be decided just now, if so.
-    fn why_not_ready(&self) -> Option<String> {
+    pub(crate) fn why_not_ready(&self) -> Option<String> {
         let gates = self.config.gates;
         let reached = 1 + self.peers.linked().count();
         if reached < self.majority() {
@@ -539,8 +556,13 @@ impl Gate {
             } else {
                 *proposed = now;
             }
-            let is_late = now >= *proposed + self.config.decision_wait
-                || now >= pending.since + self.config.replication_wait;
+            // Links to those that hang are up for a while yet; large files take their time.
+            let patience = match self.has_quorum(now) {
+                true => self.config.replication_wait,
+                false => self.config.decision_wait,
+            };
+            let is_late =
+                now >= *proposed + self.config.decision_wait || now >= pending.since + patience;
             self.pending.insert(key.clone(), pending);
             if is_late {
                 let why = "the gates have not decided in time; try again with the same key";
@@ -728,7 +750,7 @@ impl Gate {
         }
         match encode_value(&Question { job, after }) {
             Ok(question) => {
-                let number = self.questions.ask(now, id, owner);
+                let number = self.questions.ask(now, id, job, owner);
                 self.send(owner, Message::Ask { number, question });
             }
             Err(error) => self.malformed("question", &error),
@@ -753,8 +775,13 @@ impl Gate {
     }
 
     pub(crate) fn on_answer(&mut self, from: NodeId, number: u64, answer: &[u8]) {
-        let Some(id) = self.questions.take(from, number) else { return };
+        let Some((id, job)) = self.questions.take(from, number) else { return };
         match decode_value::<Result<News, RequestError>>(answer) {
+            // Whoever hears that a job is over asks this gate for its result next.
+            Ok(Ok(news)) if news.is_over && !self.knows_end(job) => {
+                let message = "the end of the job is still on its way to this gate; try again";
+                self.reply_error(id, RequestErrorKind::NotReady, message);
+            }
             Ok(answer) => self.tell(Asker::Client(id), answer),
             Err(error) => {
                 self.malformed("answer", &error);
@@ -762,6 +789,10 @@ impl Gate {
                 self.reply_error(id, RequestErrorKind::NotReady, message);
             }
         }
+    }
+
+    fn knows_end(&self, job: JobId) -> bool {
+        self.state.jobs.get(&job).is_none_or(|job| job.ended.is_some())
     }
 
     pub(crate) fn tell(&mut self, asker: Asker, answer: Result<News, RequestError>) {
@@ -792,6 +823,12 @@ impl Gate {
     pub(crate) fn answer_not_owned(&mut self, asker: Asker) {
         let kind = RequestErrorKind::NotReady;
         let message = "another gate owns the job by now; try again".to_owned();
+        self.tell(asker, Err(RequestError { kind, message }));
+    }
+
+    pub(crate) fn answer_cut_off(&mut self, asker: Asker) {
+        let kind = RequestErrorKind::NotReady;
+        let message = "this gate is cut off from the others; ask another".to_owned();
         self.tell(asker, Err(RequestError { kind, message }));
     }
 

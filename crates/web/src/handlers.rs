@@ -125,6 +125,16 @@ pub(crate) async fn nodes(
     }
 }
 
+pub(crate) async fn cluster(
+    State(api): State<Api>,
+    Extension(Caller(client)): Extension<Caller>,
+) -> Answer {
+    match api.ask(client, Ask::Cluster).await? {
+        Reply::Cluster(view) => Ok(Json(view).into_response()),
+        _ => Err(unexpected()),
+    }
+}
+
 pub(crate) async fn health() -> StatusCode {
     StatusCode::OK
 }

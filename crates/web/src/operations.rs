@@ -160,6 +160,19 @@ pub(crate) const OPERATIONS: &[Operation] = &[
         handler: || get(handlers::nodes),
     },
     Operation {
+        id: "get_cluster",
+        method: "get",
+        path: "/api/v1/cluster",
+        needs: Some(Access::View),
+        is_limited: true,
+        summary: "Show how the cluster is, as this gate sees it: gates, whether they can decide \
+                  anything and if not why, datacenters with their leaders, jobs by owner. It asks \
+                  nobody, so it also answers without a quorum.",
+        body: None,
+        answer: Answer { status: 200, content: Content::Json("ClusterView"), text: "The cluster." },
+        handler: || get(handlers::cluster),
+    },
+    Operation {
         id: "health",
         method: "get",
         path: "/api/v1/health",

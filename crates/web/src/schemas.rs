@@ -18,6 +18,11 @@ pub(crate) fn schemas() -> Map<String, Value> {
         failure_cause(),
         datacenter_view(),
         node_view(),
+        cluster_view(),
+        gate_view(),
+        quorum_view(),
+        led_datacenter_view(),
+        owner_view(),
         job_result(),
         summary(),
         totals(),
@@ -236,6 +241,84 @@ fn datacenter_view() -> Named {
             ("workers", count("Its workers.")),
             ("cores", count("Their cores.")),
             ("free_cores", count("Those of them that are free.")),
+        ],
+    )
+}
+
+fn node_id(doc: &str) -> Value {
+    text(&format!("{doc}: `node_` and 16 hex digits."))
+}
+
+fn cluster_view() -> Named {
+    let gates = list(reference("GateView"), "The gates that it knows of, itself first.");
+    let datacenters = list(reference("LedDatacenterView"), "The datacenters it has heard of.");
+    let owners = list(reference("OwnerView"), "Who owns the jobs that run or ended lately.");
+    named(
+        "ClusterView",
+        "The cluster as a gate sees it.",
+        [
+            ("gate", node_id("The gate that says this")),
+            ("gates", gates),
+            ("quorum", reference("QuorumView")),
+            ("datacenters", datacenters),
+            ("owners", owners),
+        ],
+    )
+}
+
+fn gate_view() -> Named {
+    named(
+        "GateView",
+        "A gate as another knows of it.",
+        [
+            ("node", node_id("Which")),
+            ("has_session", flag("Whether it takes part: it may own jobs.")),
+            ("leads", flag("Whether it leads the gates' ledger, as far as is known.")),
+            ("is_reached", flag("Whether there is a link to it.")),
+            ("software", text("The version of its software; empty if it does not say.")),
+        ],
+    )
+}
+
+fn quorum_view() -> Named {
+    named(
+        "QuorumView",
+        "Whether the gates' ledger can decide.",
+        [
+            ("voters", count("Gates that vote.")),
+            ("needed", count("How many of them it takes to decide.")),
+            ("reached", count("How many this gate reaches, itself included.")),
+            ("can_decide", flag("Whether this gate can have something decided now.")),
+            ("why", or_null(text("If not: why, and what to do."))),
+        ],
+    )
+}
+
+fn led_datacenter_view() -> Named {
+    named(
+        "LedDatacenterView",
+        "A datacenter as the gate sees it, and who leads it.",
+        [
+            ("datacenter", text("Its name.")),
+            ("is_fresh", flag("Whether it was heard of lately.")),
+            ("workers", count("Its workers.")),
+            ("cores", count("Their cores.")),
+            ("free_cores", count("Those of them that are free.")),
+            ("leader", or_null(node_id("The manager that leads it"))),
+            ("fence", or_null(count("That leader's fence: a higher one is newer."))),
+            ("heard_ms_ago", count("How long ago its leader was heard of.")),
+        ],
+    )
+}
+
+fn owner_view() -> Named {
+    named(
+        "OwnerView",
+        "A gate with its jobs.",
+        [
+            ("gate", node_id("Which")),
+            ("live", list(job_id(), "Those that have not ended, the oldest first.")),
+            ("ended", count("How many of its jobs ended lately.")),
         ],
     )
 }

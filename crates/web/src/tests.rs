@@ -404,6 +404,17 @@ async fn api_04_a_job_goes_through_every_route_with_answers_as_described() {
     for node in nodes.as_array().unwrap() {
         assert_fits("NodeView", node);
     }
+    let cluster = served.get("/api/v1/cluster").await.json();
+    assert_fits("ClusterView", &cluster);
+    for (schema, views) in [
+        ("GateView", &cluster["gates"]),
+        ("LedDatacenterView", &cluster["datacenters"]),
+        ("OwnerView", &cluster["owners"]),
+    ] {
+        views.as_array().unwrap().iter().for_each(|view| assert_fits(schema, view));
+    }
+    assert_fits("QuorumView", &cluster["quorum"]);
+    assert_eq!(cluster["quorum"]["can_decide"], true, "{cluster}");
     assert_eq!(nodes.as_array().unwrap().len(), 3, "a gate, a manager and a worker: {nodes}");
 
     let accepted = served.send("POST", "/api/v1/jobs", None, &submission("once")).await;
@@ -469,6 +480,7 @@ async fn sec_02_each_operation_wants_the_role_of_its_row() {
         ("follow_events", [false, true, true, true]),
         ("list_datacenters", [false, true, true, true]),
         ("list_nodes", [false, true, true, true]),
+        ("get_cluster", [false, true, true, true]),
         ("health", [true, true, true, true]),
         ("openapi", [true, true, true, true]),
         ("metrics", [false, true, true, true]),

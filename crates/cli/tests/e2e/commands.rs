@@ -10,7 +10,7 @@ use crate::system::{WITHIN, World, http, until};
 
 /// The commands whose happy path some test of this binary takes: the ones below, and those of the
 /// other modules.
-const CALLED: [&str; 22] = [
+const CALLED: [&str; 24] = [
     "run",
     "demo",
     "target",
@@ -33,6 +33,8 @@ const CALLED: [&str; 22] = [
     "completions",
     "plan",
     "ping",
+    "playground",
+    "cluster",
 ];
 
 #[test]

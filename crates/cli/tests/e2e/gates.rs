@@ -2,11 +2,15 @@
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::system::{Process, WITHIN, World, free_addresses, get_json, is_whole, now, until};
+use crate::jobs::submission;
+use crate::system::{
+    Process, WITHIN, World, free_addresses, get_json, is_whole, now, try_http, until,
+};
 
 const GATES: usize = 3;
 const WORKERS: usize = 2;
@@ -58,6 +62,12 @@ impl System {
                 let free: u64 =
                     known.as_array()?.iter().filter_map(|d| d["free_cores"].as_u64()).sum();
                 (free == 2 * WORKERS as u64).then_some(())
+            });
+            until("all gates take part", WITHIN, || {
+                let cluster = get_json(&gate.api, "/api/v1/cluster")?;
+                let gates = cluster["gates"].as_array()?.iter();
+                let ready = gates.filter(|gate| gate["has_session"] == true).count();
+                (ready == GATES && cluster["quorum"]["can_decide"] == true).then_some(())
             });
         }
         system
@@ -200,4 +210,79 @@ fn shd_01_a_gate_that_leaves_hands_its_jobs_over() {
     assert_eq!(heard.count(), 2, "both others know that it left, and did not die");
     job.end(2 * WITHIN).expect(0);
     is_whole(&world, target.counted().requests);
+}
+
+/// What a gate says to a submission, and after how long.
+#[track_caller]
+fn submit(gate: &Gate, key: &str) -> (u16, Value, Duration) {
+    let body = submission(&test_of("http://127.0.0.1:1", 1), key);
+    let asked = now();
+    let (status, answer) = try_http(&gate.api, "POST", "/api/v1/jobs", &[], &body).unwrap();
+    (status, serde_json::from_str(&answer).unwrap(), asked.elapsed())
+}
+
+#[track_caller]
+fn quorum(gate: &Gate) -> Value {
+    get_json(&gate.api, "/api/v1/cluster").unwrap()["quorum"].clone()
+}
+
+/// How soon a gate that cannot have anything decided says so.
+const REFUSED_WITHIN: Duration = Duration::from_secs(3);
+
+#[test]
+fn ldr_05_a_gate_without_the_others_refuses_and_says_who_is_missing() {
+    let world = World::new();
+    let mut system = System::start(&world);
+    let whole = world.run(["cluster", "status", "--gate", &system.gates[2].api]);
+    whole.expect(0);
+    assert!(whole.stdout.starts_with("the gates decide: 3 of 3 reached"), "{whole}");
+    assert!(whole.stdout.contains("takes part, leads"), "{whole}");
+    assert!(whole.stdout.contains("dc1 ") && whole.stdout.contains("(fence "), "{whole}");
+
+    system.gates[0].process.kill();
+    system.gates[1].process.kill();
+    let (status, problem, took) = submit(&system.gates[2], "alone");
+
+    assert_eq!((status, &problem["type"]), (503, &Value::from("not-ready")), "{problem}");
+    assert!(took < REFUSED_WITHIN, "refused after {took:?}: {problem}");
+    let quorum = quorum(&system.gates[2]);
+    assert_eq!((&quorum["reached"], &quorum["can_decide"]), (&1.into(), &false.into()));
+    let asked = now();
+    let alone = world.run(["cluster", "status", "--gate", &system.gates[2].api]);
+    assert!(asked.elapsed() < REFUSED_WITHIN, "answered after {:?}", asked.elapsed());
+    alone.expect(0);
+    assert!(alone.stdout.contains("NOTHING IS DECIDED"), "{alone}");
+    assert!(alone.stdout.contains("2 of 3 gates are out of reach"), "{alone}");
+    let file = world.write("test.yaml", test_of("http://127.0.0.1:1", 1));
+    let words = [OsStr::new("submit"), file.as_os_str(), OsStr::new("--gate")];
+    let refused = world.run(words.into_iter().chain([OsStr::new(&system.gates[2].api)]));
+    refused.refuses(112, &["this gate reaches 1 of 3 gates"]);
+
+    let System { addresses, managers, certificates, .. } = &system;
+    system.gates[0] = gate(&world, certificates, addresses, managers, 0);
+    until("a submission that is accepted again", WITHIN, || {
+        (submit(&system.gates[2], "together").0 == 201).then_some(())
+    });
+    let jobs = get_json(&system.gates[2].api, "/api/v1/jobs").unwrap();
+    assert_eq!(jobs.as_array().unwrap().len(), 1, "what was refused did not run: {jobs:#}");
+}
+
+#[test]
+fn ldr_05_a_gate_whose_others_hang_refuses_in_time() {
+    let world = World::new();
+    let system = System::start(&world);
+    for gate in &system.gates[..2] {
+        gate.process.signal(Signal::STOP);
+    }
+
+    let (status, problem, took) = submit(&system.gates[2], "alone");
+
+    assert_eq!((status, &problem["type"]), (503, &Value::from("not-ready")), "{problem}");
+    assert!(took < REFUSED_WITHIN, "refused after {took:?}: {problem}");
+    for gate in &system.gates[..2] {
+        gate.process.signal(Signal::CONT);
+    }
+    until("a submission that is accepted again", WITHIN, || {
+        (submit(&system.gates[2], "together").0 == 201).then_some(())
+    });
 }

@@ -26,7 +26,7 @@ fn by_gate<'a>(control: &'a Control, arguments: &'a [&'a str]) -> Vec<&'a OsStr>
     arguments.iter().map(OsStr::new).chain(gate).collect()
 }
 
-fn submission(test: &str, key: &str) -> String {
+pub(crate) fn submission(test: &str, key: &str) -> String {
     let options = CompileOptions {
         name: "test.yaml",
         sets: &[],

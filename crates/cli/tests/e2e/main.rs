@@ -12,10 +12,12 @@
 )]
 
 mod bad_input;
+mod chaos;
 mod commands;
 mod conservation;
 mod faults;
 mod gates;
 mod jobs;
 mod managers;
+mod playground;
 mod system;

@@ -1,0 +1,314 @@
+//! Steady submissions to a whole cluster whose nodes are killed and frozen at random.
+//!
+//! `HYPERSCALE_E2E=long cargo test --release -p hyperscale --test e2e chaos` is the run of five
+//! minutes that guards a release. The seed is printed first; `HYPERSCALE_SEED` sets it.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use hyperscale_model::SplitMix;
+use serde_json::Value;
+
+use crate::faults::never_above;
+use crate::playground::{Playground, play, read_state};
+use crate::system::{
+    Ended, Process, Target, WITHIN, World, get_json, is_long, now, read_json, sums_up, until,
+};
+
+/// Requests per second of a job.
+const RATE: u64 = 20;
+const DATACENTERS: [&str; 2] = ["dc-0", "dc-1"];
+const MANAGERS: &str = "3";
+const WORKERS: &str = "2";
+/// Shards of a job at most; each may be early by a start within a second.
+const SHARDS: u64 = 4;
+/// How late a start may be that is not dropped, and its share of a second.
+const LATE: f64 = 0.025;
+
+/// How a run goes.
+struct Course {
+    faults: Duration,
+    /// Between two submissions.
+    submit_every: Duration,
+    /// Of the load of a job, in seconds.
+    job_seconds: u64,
+}
+
+fn course() -> Course {
+    if is_long() {
+        let submit_every = Duration::from_secs(3);
+        Course { faults: Duration::from_secs(300), submit_every, job_seconds: 10 }
+    } else {
+        let submit_every = Duration::from_secs(2);
+        Course { faults: Duration::from_secs(28), submit_every, job_seconds: 6 }
+    }
+}
+
+/// What is broken, and until when.
+struct Broken {
+    node: String,
+    is_frozen: bool,
+    until: Instant,
+}
+
+/// A submitted job: the client that follows it, and what it is aimed at.
+struct Submitted {
+    name: String,
+    client: Process,
+    target: Target,
+}
+
+/// One that has ended.
+struct Outcome {
+    name: String,
+    /// As the client was told, if it was accepted.
+    job: Option<String>,
+    ended: Ended,
+    summary: Option<Value>,
+    target: Target,
+}
+
+struct Chaos {
+    world: World,
+    playground: Playground,
+    random: SplitMix,
+    started: Instant,
+    seconds: u64,
+}
+
+impl Chaos {
+    fn pick(&mut self, count: usize) -> usize {
+        usize::try_from(self.random.next_u64() % count as u64).unwrap()
+    }
+
+    fn say(&self, text: &str) {
+        println!("{:>6.2} s  {text}", self.started.elapsed().as_secs_f64());
+    }
+
+    fn submit(&mut self, number: usize) -> Submitted {
+        let name = format!("chaos-{number}");
+        let target = self.world.target();
+        let places = match self.pick(3) {
+            0 => DATACENTERS[0].to_owned(),
+            1 => DATACENTERS[1].to_owned(),
+            _ => DATACENTERS.join(", "),
+        };
+        let text = format!(
+            "name: {name}\ntarget: {}\nrun: {{ datacenters: [{places}] }}\nworkflows:\n  main:\n    \
+             load: {{ rate: {RATE}/s, duration: {}s, max_vus: 40 }}\n    steps: [ {{ get: / }} ]\n",
+            target.url(""),
+            self.seconds,
+        );
+        let file = self.world.write(&format!("{name}.yaml"), text);
+        let mut gates = self.playground.apis.clone();
+        let first = self.pick(gates.len());
+        gates.rotate_left(first);
+        self.say(&format!("{name} for {places} through gate-{first} first"));
+        let (file, gates) = (file.display().to_string(), gates.join(","));
+        let out = format!("json={name}.json");
+        let words = ["submit", &file, "--watch", "--gate", &gates, "--out", &out];
+        Submitted { name, client: self.world.start(words), target }
+    }
+
+    fn break_something(&mut self) -> Broken {
+        let state = read_state(&self.world);
+        let nodes = state["nodes"].as_array().unwrap();
+        let node = nodes[self.pick(nodes.len())]["name"].as_str().unwrap().to_owned();
+        let is_frozen = self.pick(2) == 0;
+        let word = if is_frozen { "freeze" } else { "kill" };
+        play(&self.world, &[word, &node]).expect(0);
+        let wait = Duration::from_millis(500 + self.random.next_u64() % 3_500);
+        self.say(&format!("{word} {node} for {wait:?}"));
+        Broken { node, is_frozen, until: now() + wait }
+    }
+
+    fn mend(&self, broken: &Broken) {
+        let word = if broken.is_frozen { "thaw" } else { "restart" };
+        play(&self.world, &[word, &broken.node]).expect(0);
+        self.say(&format!("{word} {}", broken.node));
+    }
+
+    /// Waits until everybody is there and nothing runs.
+    fn until_whole(&self) {
+        for api in &self.playground.apis {
+            until("a whole cluster with free cores", WITHIN, || {
+                let cluster = get_json(api, "/api/v1/cluster")?;
+                let part = |gate: &&Value| gate["has_session"] == true;
+                let gates = cluster["gates"].as_array()?.iter().filter(part).count();
+                let free = |known: &&Value| {
+                    known["is_fresh"] == true && known["free_cores"].as_u64() == Some(2)
+                };
+                let datacenters = cluster["datacenters"].as_array()?.iter().filter(free).count();
+                (gates == self.playground.apis.len() && datacenters == DATACENTERS.len())
+                    .then_some(())
+            });
+        }
+    }
+}
+
+fn seed() -> u64 {
+    let given = std::env::var("HYPERSCALE_SEED").ok().map(|seed| seed.parse().unwrap());
+    given.unwrap_or_else(|| {
+        let mut bytes = [0; 8];
+        getrandom::fill(&mut bytes).unwrap();
+        u64::from_le_bytes(bytes) % 1_000_000
+    })
+}
+
+#[test]
+fn chs_03_every_accepted_job_ends_whatever_node_dies() {
+    let seed = seed();
+    println!("HYPERSCALE_SEED={seed}");
+    let Course { faults, submit_every, job_seconds } = course();
+    let world = World::alone();
+    let sizes = ["--datacenters", "2", "--managers", MANAGERS, "--workers", WORKERS];
+    let playground = Playground::start(&world, &sizes);
+    let (random, started) = (SplitMix::new(seed), now());
+    let mut chaos = Chaos { world, playground, random, started, seconds: job_seconds };
+    let mut broken: Option<Broken> = None;
+    let mut submitted = Vec::new();
+    let (mut next_submission, mut next_fault) = (started, started + submit_every / 2);
+
+    while now() < started + faults {
+        if now() >= next_submission {
+            submitted.push(chaos.submit(submitted.len()));
+            next_submission += submit_every;
+        }
+        match &broken {
+            Some(known) if now() >= known.until => {
+                chaos.mend(known);
+                broken = None;
+                let pause = Duration::from_millis(1_000 + chaos.random.next_u64() % 2_000);
+                next_fault = now() + pause;
+            }
+            None if now() >= next_fault => broken = Some(chaos.break_something()),
+            Some(_) | None => {}
+        }
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+    if let Some(known) = &broken {
+        chaos.mend(known);
+    }
+
+    let outcomes: Vec<Outcome> =
+        submitted.into_iter().map(|submitted| end(&chaos.world, submitted)).collect();
+    chaos.until_whole();
+    told(&outcomes);
+    tell_logs(&chaos.world, &outcomes);
+    outcomes.iter().for_each(|outcome| check(outcome, job_seconds));
+    let accepted = outcomes.iter().filter(|outcome| outcome.job.is_some()).count();
+    let completed = outcomes.iter().filter(|outcome| is_completed(outcome)).count();
+    assert!(accepted * 2 > outcomes.len(), "{accepted} of {} were accepted", outcomes.len());
+    if is_long() {
+        assert!(completed * 100 >= accepted * 99, "{completed} of {accepted} were completed");
+    }
+    nothing_is_doubled_or_forgotten(&chaos, &outcomes);
+}
+
+#[track_caller]
+fn end(world: &World, submitted: Submitted) -> Outcome {
+    let Submitted { name, client, target } = submitted;
+    let ended = client.end(2 * WITHIN);
+    let job = ended.stderr.lines().find(|line| line.starts_with("job_")).map(str::to_owned);
+    let path = world.path(&format!("{name}.json"));
+    let summary = path.exists().then(|| read_json(&path));
+    Outcome { name, job, ended, summary, target }
+}
+
+fn is_completed(outcome: &Outcome) -> bool {
+    outcome.summary.as_ref().is_some_and(|summary| summary["status"] == "completed")
+}
+
+/// What came of it, for whoever reads along.
+fn told(outcomes: &[Outcome]) {
+    for Outcome { name, job, ended, summary, target } in outcomes {
+        let code = ended.status.code();
+        let counted = target.counted().requests;
+        match (job, summary) {
+            (Some(job), Some(summary)) => {
+                let status = &summary["status"];
+                let partial = if summary["partial"] == true { " partial" } else { "" };
+                let totals = &summary["totals"];
+                let gaps = summary["gaps"].as_array().map_or(0, Vec::len);
+                println!(
+                    "{name} {job} {status}{partial}: {} requests, {counted} counted, {} dropped, \
+                     {gaps} gaps, late {}",
+                    totals["requests"], totals["dropped"], summary["late_requests"]
+                );
+            }
+            (job, _) => println!("{name} {job:?} ended with {code:?}: {}", ended.stderr),
+        }
+    }
+}
+
+/// Prints what the logs say of jobs that have no end, and of who led and took part meanwhile.
+fn tell_logs(world: &World, outcomes: &[Outcome]) {
+    let without_end = outcomes.iter().filter(|outcome| outcome.summary.is_none());
+    let jobs: Vec<&str> = without_end.filter_map(|outcome| outcome.job.as_deref()).collect();
+    if jobs.is_empty() {
+        return;
+    }
+    let words = ["leads", "takes part", "is gone", "link up", "link down", "API on"];
+    for node in read_state(world)["nodes"].as_array().unwrap() {
+        let log = std::fs::read_to_string(node["log"].as_str().unwrap()).unwrap_or_default();
+        let is_told = |line: &&str| jobs.iter().chain(&words).any(|word| line.contains(word));
+        let name = node["name"].as_str().unwrap();
+        log.lines().filter(is_told).for_each(|line| println!("{name}: {line}"));
+    }
+}
+
+/// What was accepted has ended, its figures are what the target has seen, and never was there more
+/// load than planned. What was not accepted has sent nothing.
+#[track_caller]
+fn check(outcome: &Outcome, seconds: u64) {
+    let Outcome { name, job, ended, summary, target } = outcome;
+    ended.expect_no_panic();
+    let counted = target.counted();
+    let Some(job) = job else {
+        // Refused, or cut off before it was known: then somebody else knows what became of it.
+        assert_eq!(ended.status.code(), Some(112), "{name}: {ended}");
+        return;
+    };
+    let Some(summary) = summary else {
+        panic!("{name} {job} was accepted and has no end: {ended}")
+    };
+    sums_up(summary);
+    let status = summary["status"].as_str().unwrap();
+    let requests = summary["totals"]["requests"].as_u64().unwrap();
+    let late = summary["late_requests"].as_u64().unwrap();
+    let has_cause = !summary["cause"].is_null();
+    assert!(
+        status == "completed" || has_cause,
+        "{name} {job} {status} without a cause: {summary:#}"
+    );
+    never_above(&counted, RATE as f64, RATE as f64 * LATE + SHARDS as f64);
+    let planned = RATE * seconds;
+    assert!(counted.requests <= planned + SHARDS, "{name}: {} of {planned}", counted.requests);
+    if summary["partial"] == true {
+        assert!(requests + late <= counted.requests, "{name} {job} reports too much: {summary:#}");
+    } else {
+        assert_eq!(requests, counted.requests, "{name} {job}: {summary:#}");
+    }
+}
+
+/// How long jobs are surely at hand after their end.
+const AT_HAND: usize = 60;
+
+#[track_caller]
+fn nothing_is_doubled_or_forgotten(chaos: &Chaos, outcomes: &[Outcome]) {
+    for api in &chaos.playground.apis {
+        let jobs = get_json(api, "/api/v1/jobs").unwrap();
+        let mut known: BTreeMap<&str, &Value> = BTreeMap::new();
+        for job in jobs.as_array().unwrap() {
+            let name = job["name"].as_str().unwrap();
+            assert!(known.insert(name, job).is_none(), "{name} is known twice: {jobs:#}");
+            assert_eq!(job["state"]["state"], "ended", "{job:#}");
+        }
+        for Outcome { name, job, summary, .. } in outcomes.iter().rev().take(AT_HAND) {
+            let (Some(job), Some(summary)) = (job, summary) else { continue };
+            let Some(known) = known.get(name.as_str()) else { panic!("{api} forgot {name} {job}") };
+            assert_eq!(known["job"].as_str(), Some(job.as_str()), "{name} has two jobs");
+            assert_eq!(known["state"]["status"], summary["status"], "{name} has ended twice");
+        }
+    }
+}
