@@ -14,7 +14,7 @@ use hyperscale_model::{
 use hyperscale_plan::{Datacenters, Plan, RunSettings, Secrets};
 use hyperscale_stats::{Delta, Figures, WindowFigures};
 use hyperscale_wire::{
-    DatacenterStatus, Message, NodeState, NodeStatus, PartReport, PartResult, StopMode,
+    DatacenterStatus, Message, NodeState, NodeStatus, PartReport, PartResult, StopMode, Subject,
     WorkflowReport, WorkflowState,
 };
 
@@ -488,6 +488,28 @@ fn ldr_11_lse_03_a_gate_that_comes_back_finds_that_it_owns_nothing() {
     assert!(cluster.gates[&first].takes_part(), "it may own jobs to come");
     let owners = cluster.gates.values().filter(|gate| gate.owned().count() > 0).count();
     assert_eq!(owners, 1);
+}
+
+#[test]
+fn ldr_08_an_owner_that_hears_of_a_higher_fence_sends_its_watchers_on() {
+    let mut cluster = Cluster::new();
+    let id = cluster.submit(A, "k", &both());
+    let job = cluster.accepted(id);
+    cluster.accept_all(job);
+    let owner = cluster.owner(job);
+    cluster.cut(owner);
+    cluster.ask(owner, Request::Watch { job, after: u64::MAX });
+    let id = cluster.ask(owner, Request::Watch { job, after: u64::MAX });
+
+    // A manager that it still reaches knows of the next owner.
+    let (subject, held) = (Subject::Job(job), Fence(1_000));
+    let message = Message::StaleFence { subject, held };
+    cluster.input(owner, Input::Message { from: EU, message });
+
+    assert_eq!(cluster.gates[&owner].owned().count(), 0);
+    let reply = cluster.replies.get(&id);
+    let is_sent_on = matches!(reply, Some(Reply::Error(e)) if e.kind == RequestErrorKind::NotReady);
+    assert!(is_sent_on, "{reply:?}");
 }
 
 #[test]

@@ -19,7 +19,7 @@ use hyperscale_model::{AttemptId, BlobHash, DeltaSeq, Fence, JobId, NodeId, Pres
 use hyperscale_report::EventRecord;
 use hyperscale_resilience::{PressureConfig, PressureGauge};
 use hyperscale_stats::Delta;
-use hyperscale_wire::{CopyMark, Message, PartReport, decode_value, encode_value};
+use hyperscale_wire::{CopyMark, Message, PartReport, Subject, decode_value, encode_value};
 use serde::{Deserialize, Serialize};
 
 use crate::owner::EVENTS_MAX;
@@ -301,6 +301,16 @@ impl Gate {
         }
         for watcher in watchers {
             self.answer_not_owned(watcher);
+        }
+    }
+
+    /// Somebody holds a higher fence than this gate has for a job: another owns it, and whoever
+    /// watches here goes there, even if the other gates cannot be heard.
+    pub(crate) fn on_deposed(&mut self, subject: Subject, held: Fence) {
+        if let Subject::Job(job) = subject
+            && self.live.get(&job).is_some_and(|live| live.fence() < held)
+        {
+            self.leave_job(job);
         }
     }
 

@@ -686,14 +686,15 @@ impl Gate {
             Message::AskDropped { number } => self.on_ask_dropped(from, number),
             Message::Answer { number, answer } => self.on_answer(from, number, &answer),
             Message::StaleFence { subject, held } => {
-                // Our next entry about the job will have a higher fence, or another gate owns it.
                 self.event(Event::Deposed { subject, held });
+                self.on_deposed(subject, held);
             }
             // The driver hands these to the ledger itself.
             Message::Ledger { .. } => {}
             // Nobody may send us these; the link's table of messages refuses them before.
             Message::OfferPart(_)
             | Message::Probe { .. }
+            | Message::OrphanPart { .. }
             | Message::StartPart { .. }
             | Message::StopPart { .. }
             | Message::StopWorkflow { .. }

@@ -29,6 +29,8 @@ use crate::{About, Event, Gate, Output, Step};
 
 /// Events of a job that are kept for those who come back.
 pub(crate) const EVENTS_MAX: usize = 1_000;
+/// A part of a job that is older than this, and that the gates do not know, is nobody's.
+const ORPHAN_AGE: Duration = Duration::from_secs(60);
 /// How long before a start at a certain time parts are told of it.
 const START_AHEAD: Duration = Duration::from_secs(5);
 /// Windows that a live view shows.
@@ -340,7 +342,7 @@ impl Gate {
 
     pub(crate) fn on_report(&mut self, now: Time, from: NodeId, report: PartReport) {
         let (part, fence) = (report.part, report.fence);
-        self.stop_what_was_given_up(from, part);
+        self.stop_what_was_given_up(now, from, part);
         let Some(live) = self.live.get_mut(&part.job) else { return };
         let uncounted: Vec<AttemptId> = (report.inquire.iter().copied())
             .filter(|&attempt| live.statistics.inquire(attempt))
@@ -379,11 +381,18 @@ impl Gate {
     }
 
     /// A datacenter that was out of reach may still run a part whose end is decided without it.
-    fn stop_what_was_given_up(&mut self, leader: NodeId, part: PartId) {
-        if !self.is_mine(part.job) {
+    fn stop_what_was_given_up(&mut self, now: Time, leader: NodeId, part: PartId) {
+        if !self.takes_part() {
             return;
         }
-        let Some(state) = self.state.jobs.get(&part.job) else { return };
+        let Some(state) = self.state.jobs.get(&part.job) else {
+            // A gate that lags may not have heard of a new job yet.
+            let age = self.wall(now).0.saturating_sub(part.job.created().0);
+            if self.has_quorum(now) && u128::from(age) >= ORPHAN_AGE.as_millis() {
+                self.send(leader, Message::OrphanPart { part });
+            }
+            return;
+        };
         let end = state.parts.get(usize::from(part.part.0)).and_then(|(_, end)| end.as_ref());
         // Or holds a part that was moved before it answered.
         let is_given_up = end

@@ -241,8 +241,9 @@ impl Gate {
 
     /// The datacenters of a job, with the share of each.
     pub(crate) fn choose(&mut self, now: Time, plan: &Plan) -> Result<Vec<Target>, RequestError> {
-        let candidates = self.candidates(now);
         let wish = wish_of(&plan.run);
+        let mut candidates = self.candidates(now);
+        await_workers(&mut candidates, &wish);
         let ranking = self.router.route(now, &candidates, &wish);
         let refuse =
             |message: String| Err(RequestError { kind: RequestErrorKind::NoDatacenter, message });
@@ -365,6 +366,18 @@ impl Gate {
 fn leader_by(from: NodeId, status: &DatacenterStatus) -> Option<Leader> {
     // The next life of a manager leads under another fence, which says as much as its incarnation.
     Some(Leader { node: from, fence: status.leading?, incarnation: Incarnation::NONE })
+}
+
+/// Where nobody has workers yet, or where the job is to run by name, it waits for them: a test may be
+/// submitted before its workers are started.
+fn await_workers(candidates: &mut [Candidate], wish: &Wish) {
+    let are_none = candidates.iter().all(|candidate| candidate.cores == 0);
+    for candidate in candidates.iter_mut().filter(|candidate| candidate.cores == 0) {
+        let is_named = wish.named.as_ref().is_some_and(|n| n.contains(&candidate.datacenter));
+        if (are_none || is_named) && candidate.health == DatacenterHealth::Unhealthy {
+            candidate.health = DatacenterHealth::Busy;
+        }
+    }
 }
 
 fn wish_of(run: &RunSettings) -> Wish {

@@ -31,7 +31,7 @@ use hyperscale_model::{
 use hyperscale_plan::{Plan, Secrets};
 use hyperscale_wire::{
     DatacenterStatus, GapCause, Message, NODES_TOLD_MAX, NodeState, NodeStatus, PartOffer,
-    RefusePart, SOFTWARE, Subject, WorkerReport, decode_value, encode_value,
+    RefusePart, SOFTWARE, StopMode, StopReason, Subject, WorkerReport, decode_value, encode_value,
 };
 
 use crate::leader::Leading;
@@ -589,6 +589,13 @@ impl Manager {
             Message::StopWorkflow { part, fence, workflow, by } => {
                 if self.accepts(from, part, fence) {
                     self.propose(Entry::WorkflowStopAsked { part, workflow, by });
+                }
+            }
+            Message::OrphanPart { part } => {
+                let is_open = |part: &state::Part| part.ended.is_none() && part.stop.is_none();
+                if self.state.parts.get(&part).is_some_and(is_open) {
+                    let (reason, mode) = (StopReason::TimedOut, StopMode::Now);
+                    self.propose(Entry::StopAsked { part, reason, mode });
                 }
             }
             Message::PartEndedAck { part } => self.propose(Entry::PartForgotten { part }),

@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::WallTime;
+
 /// Text that does not name what it should.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{text}` is not {expected}")]
@@ -33,6 +35,12 @@ impl JobId {
         let random_a = (random >> 62 & 0xfff) << 64;
         let random_b = random & 0x3fff_ffff_ffff_ffff;
         Self(time | version | random_a | variant | random_b)
+    }
+
+    /// When the job was accepted, by the clock of the gate that did.
+    #[must_use]
+    pub const fn created(self) -> WallTime {
+        WallTime((self.0 >> 80) as u64)
     }
 
     /// The 128 bits.
@@ -364,6 +372,7 @@ mod tests {
 
             prop_assert!(first < second);
             prop_assert!(first.to_string() < second.to_string());
+            prop_assert_eq!(second.created(), WallTime(later));
         }
     }
 

@@ -57,6 +57,11 @@ pub enum Message {
         /// The gate's number for it, which comes back.
         number: u64,
     },
+    /// The gates know nothing of this part's job any more: it stops, whatever it does.
+    OrphanPart {
+        /// The part.
+        part: PartId,
+    },
     /// The part's end is recorded: the manager may forget it.
     PartEndedAck {
         /// The part.
@@ -349,6 +354,7 @@ impl Message {
             Self::StopPart { .. }
             | Self::StopWorkflow { .. }
             | Self::PartEndedAck { .. }
+            | Self::OrphanPart { .. }
             | Self::PartEnded(_)
             | Self::RenewLease { .. }
             | Self::LeaseGranted { .. }
@@ -402,6 +408,7 @@ impl Message {
             | Self::StopPart { .. }
             | Self::StopWorkflow { .. }
             | Self::PartEndedAck { .. }
+            | Self::OrphanPart { .. }
             | Self::Probe { .. } => matches!((from, to), (Role::Gate, Role::Manager)),
             Self::DatacenterStatus(_)
             | Self::ProbeAck { .. }
@@ -463,6 +470,7 @@ impl Message {
             Self::StopPart { .. } => "stop_part",
             Self::StopWorkflow { .. } => "stop_workflow",
             Self::PartEndedAck { .. } => "part_ended_ack",
+            Self::OrphanPart { .. } => "orphan_part",
             Self::Probe { .. } => "probe",
             Self::ProbeAck { .. } => "probe_ack",
             Self::DatacenterStatus(_) => "datacenter_status",

@@ -539,6 +539,7 @@ impl Worker {
             | Message::Ledger { .. }
             | Message::PeerStatus { .. }
             | Message::Probe { .. }
+            | Message::OrphanPart { .. }
             | Message::ProbeAck { .. }
             | Message::Propose { .. }
             | Message::ProposalRefused { .. }

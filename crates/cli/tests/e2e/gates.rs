@@ -206,8 +206,10 @@ fn shd_01_a_gate_that_leaves_hands_its_jobs_over() {
     until("a gate that took the job over", WITHIN, || {
         gates.iter().find(|gate| gate.process.stderr.text().contains("job taken over"))
     });
-    let heard = gates.iter().filter(|g| g.process.stderr.text().contains("a gate has left"));
-    assert_eq!(heard.count(), 2, "both others know that it left, and did not die");
+    until("both others know that it left, and did not die", WITHIN, || {
+        let heard = gates.iter().filter(|g| g.process.stderr.text().contains("a gate has left"));
+        (heard.count() == 2).then_some(())
+    });
     job.end(2 * WITHIN).expect(0);
     is_whole(&world, target.counted().requests);
 }
