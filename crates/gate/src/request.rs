@@ -48,6 +48,15 @@ pub enum Request {
         /// How.
         mode: StopMode,
     },
+    /// Steer a job as it runs.
+    Steer {
+        /// The job.
+        job: JobId,
+        /// Whether its loads stand still from now on.
+        pause: Option<bool>,
+        /// Workflows by name, each with how much of its load is sent from now on.
+        scale: Vec<(String, String)>,
+    },
     /// How is a job?
     Get {
         /// The job.
@@ -78,6 +87,7 @@ impl Request {
     const fn job(&self) -> Option<JobId> {
         match self {
             Self::Cancel { job, .. }
+            | Self::Steer { job, .. }
             | Self::Get { job }
             | Self::Results { job }
             | Self::Watch { job, .. } => Some(*job),
@@ -150,6 +160,8 @@ pub enum RequestErrorKind {
     NotFound,
     /// The job is still running.
     NotEnded,
+    /// The job cannot be steered so.
+    CannotSteer,
 }
 
 /// A job in a list.
@@ -175,6 +187,9 @@ pub struct JobView {
     pub partial: bool,
     /// Where it runs.
     pub datacenters: Vec<DatacenterId>,
+    /// Whether its load was paused by command.
+    #[serde(default)]
+    pub paused: bool,
 }
 
 /// A datacenter as a gate sees it.
@@ -393,6 +408,9 @@ impl Gate {
             Request::Cancel { job, workflow, mode } => {
                 self.cancel(now, id, client.as_str(), job, workflow, mode);
             }
+            Request::Steer { job, pause, scale } => {
+                self.steer(now, id, client.as_str(), job, pause, &scale);
+            }
             Request::Get { job } => self.reply_job(id, job),
             Request::List => {
                 let jobs = self.state.jobs.iter().rev();
@@ -507,7 +525,7 @@ impl Gate {
     }
 
     /// Why nothing can be decided just now, if so.
-    fn why_not_ready(&self) -> Option<String> {
+    pub(crate) fn why_not_ready(&self) -> Option<String> {
         let gates = self.config.gates;
         let reached = 1 + self.peers.linked().count();
         if reached < self.majority() {
@@ -681,6 +699,7 @@ impl Gate {
             let why = "the gates have not decided in time; try again";
             self.reply_error(cancel.id, RequestErrorKind::NotReady, why);
         }
+        self.review_steers(now);
         for id in self.questions.take_late(now, self.config.answer_wait) {
             let why = "the gate that owns the job does not answer; try again";
             self.reply_error(id, RequestErrorKind::NotReady, why);
@@ -790,6 +809,7 @@ impl Gate {
             pending.waiting.retain(|waiting| *waiting != id);
         }
         self.cancels.retain(|cancel| cancel.id != id);
+        self.steers.retain(|asked| asked.id != id);
         self.unknown.retain(|asked| asked.id != id);
         for (owner, number) in self.questions.drop_of(id) {
             self.send(owner, Message::AskDropped { number });
@@ -854,6 +874,7 @@ impl Gate {
             verdict: state.ended.as_ref().map(|end| end.verdict),
             partial: state.ended.as_ref().is_some_and(|end| end.partial),
             datacenters: state.parts.iter().map(|(target, _)| target.datacenter.clone()).collect(),
+            paused: state.ended.is_none() && state.steering().is_paused,
         }
     }
 

@@ -53,6 +53,10 @@ mutations! {
     LoseCheckpoints = "lose-checkpoints",
     /// A leader takes itself for confirmed for as long as it leads.
     ServeUnconfirmed = "serve-unconfirmed",
+    /// What an attempt is told of pauses and scales while it runs is lost, by each way.
+    ForgetSteering = "forget-steering",
+    /// The attempts of a takeover begin as if the job had never been steered.
+    OldSteering = "old-steering",
     /// A leader serves before its barrier is decided.
     SkipBarrier = "skip-barrier",
 }
@@ -112,6 +116,11 @@ impl Tampering {
                     return None;
                 }
             }
+            (Mutation::OldSteering, Message::OfferAttempt(assignment)) => {
+                // As new as it was, and so nothing puts it right.
+                assignment.steering.pauses = Default::default();
+                assignment.steering.amount = None;
+            }
             (Mutation::ReleaseTwice, Message::RenewLease { report, .. }) => report.cores *= 2,
             _ => {}
         }
@@ -144,6 +153,8 @@ pub(crate) fn fence_of(message: &mut Message) -> Option<&mut Fence> {
         Message::StartPart { fence, .. }
         | Message::StopPart { fence, .. }
         | Message::StopWorkflow { fence, .. }
+        | Message::SteerPart { fence, .. }
+        | Message::SteerAttempt { fence, .. }
         | Message::LeaseGranted { fence, .. }
         | Message::Lead { fence }
         | Message::StartAttempt { fence, .. }

@@ -8,7 +8,7 @@ use hyperscale_model::{
     Pressure, ProgressSeq, ProposalId, Role, ShardId, Time, Version, WallTime, WorkflowIndex,
 };
 use hyperscale_plan::expr::Value;
-use hyperscale_plan::{Context, Secrets, Slice};
+use hyperscale_plan::{Context, LoadSteering, Pauses, Secrets, Slice, Steering};
 use hyperscale_stats::Delta;
 use serde::{Deserialize, Serialize};
 
@@ -51,6 +51,15 @@ pub enum Message {
         workflow: WorkflowIndex,
         /// Who asked.
         by: String,
+    },
+    /// Steer the part's loads so, unless something newer is known.
+    SteerPart {
+        /// The part.
+        part: PartId,
+        /// The owner's fence.
+        fence: Fence,
+        /// All that is decided of the job's steering.
+        steering: Steering,
     },
     /// Answer at once: only that proves that the datacenter is reached.
     Probe {
@@ -115,6 +124,9 @@ pub enum Message {
         stop: Vec<(AttemptId, StopMode)>,
         /// Attempts that the leader knows nothing of any more: end and forget them.
         forget: Vec<AttemptId>,
+        /// Attempts that have not heard how they are steered.
+        #[serde(default)]
+        steer: Vec<(AttemptId, LoadSteering)>,
     },
     /// This manager leads: report yourself to it.
     Lead {
@@ -155,7 +167,7 @@ pub enum Message {
         start_in: Duration,
         /// The job's time at the start.
         job_elapsed: Duration,
-        /// Where in the workflow's load it starts.
+        /// Where in the workflow's load it starts, pauses included.
         load_elapsed: Duration,
     },
     /// Stop an attempt.
@@ -166,6 +178,16 @@ pub enum Message {
         fence: Fence,
         /// How.
         mode: StopMode,
+    },
+    /// Steer an attempt's load so, unless something newer is known. The answers to renewals repeat
+    /// it.
+    SteerAttempt {
+        /// The attempt.
+        attempt: AttemptId,
+        /// The leader's fence.
+        fence: Fence,
+        /// All that is decided of it.
+        steering: LoadSteering,
     },
     /// The attempt is over; repeated until acknowledged.
     AttemptEnded {
@@ -348,6 +370,8 @@ impl Message {
         match self {
             Self::StopPart { .. }
             | Self::StopWorkflow { .. }
+            | Self::SteerPart { .. }
+            | Self::SteerAttempt { .. }
             | Self::PartEndedAck { .. }
             | Self::PartEnded(_)
             | Self::RenewLease { .. }
@@ -401,6 +425,7 @@ impl Message {
             | Self::StartPart { .. }
             | Self::StopPart { .. }
             | Self::StopWorkflow { .. }
+            | Self::SteerPart { .. }
             | Self::PartEndedAck { .. }
             | Self::Probe { .. } => matches!((from, to), (Role::Gate, Role::Manager)),
             Self::DatacenterStatus(_)
@@ -419,6 +444,7 @@ impl Message {
             | Self::OfferAttempt(_)
             | Self::StartAttempt { .. }
             | Self::StopAttempt { .. }
+            | Self::SteerAttempt { .. }
             | Self::AttemptEndedAck { .. } => matches!((from, to), (Role::Manager, Role::Worker)),
             Self::Ledger { .. }
             | Self::PeerStatus { .. }
@@ -462,6 +488,8 @@ impl Message {
             Self::StartPart { .. } => "start_part",
             Self::StopPart { .. } => "stop_part",
             Self::StopWorkflow { .. } => "stop_workflow",
+            Self::SteerPart { .. } => "steer_part",
+            Self::SteerAttempt { .. } => "steer_attempt",
             Self::PartEndedAck { .. } => "part_ended_ack",
             Self::Probe { .. } => "probe",
             Self::ProbeAck { .. } => "probe_ack",
@@ -679,6 +707,12 @@ pub struct PartReport {
     pub started: Option<WallTime>,
     /// Attempts of which the leader must hear what was counted, since it leads only now.
     pub inquire: Vec<AttemptId>,
+    /// The version of the job's steering that is decided here.
+    #[serde(default)]
+    pub steered: u64,
+    /// When its loads stood still.
+    #[serde(default)]
+    pub pauses: Pauses,
 }
 
 /// How a workflow is doing.
@@ -776,6 +810,9 @@ pub struct AttemptReport {
     pub phase: AttemptPhase,
     /// The cores that it holds.
     pub cores: u32,
+    /// The version of its steering that it has heard of.
+    #[serde(default)]
+    pub steered: u64,
 }
 
 /// What an attempt does.
@@ -811,6 +848,13 @@ pub struct Assignment {
     pub seat: AttemptId,
     /// Iterations of the slice that earlier attempts have done.
     pub iterations_done: u64,
+    /// The load's time up to which earlier attempts may have sent its starts, if they may be ahead
+    /// of it: they heard of a pause late, or never.
+    #[serde(default)]
+    pub load_sent: Duration,
+    /// How its load is steered.
+    #[serde(default)]
+    pub steering: LoadSteering,
     /// Values published by other workflows.
     pub context: Context,
     /// The values of the plan's secrets.
