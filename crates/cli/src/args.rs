@@ -81,7 +81,7 @@ pub(crate) enum Command {
     /// Submit a test to a gate
     Submit(Box<SubmitArgs>),
     /// List the jobs of a gate
-    Jobs(ListArgs),
+    Jobs(JobsArgs),
     /// Show how a job is
     Status(JobArgs),
     /// Follow a job to its end
@@ -482,6 +482,42 @@ pub(crate) struct ListArgs {
 pub(crate) enum ClusterCommand {
     /// Show who takes part, whether anything can be decided, and if not why
     Status(ListArgs),
+}
+
+/// Flags of `jobs`.
+#[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct JobsArgs {
+    #[command(subcommand)]
+    pub(crate) command: Option<JobsCommand>,
+    #[command(flatten)]
+    pub(crate) list: ListArgs,
+}
+
+/// What is done to a job as it runs.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum JobsCommand {
+    /// Let a job's load stand still: running iterations end, none starts, its time waits
+    Pause(JobArgs),
+    /// Let a paused job's load go on where it was
+    Resume(JobArgs),
+    /// Change how much of a workflow's load is sent, up to what the test says
+    Scale(ScaleArgs),
+}
+
+/// Flags of `jobs scale`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  hyperscale jobs scale job_01m8a17v99eebbzvsdzyjrxshv browse=50
+  hyperscale jobs scale job_01m8a17v99eebbzvsdzyjrxshv browse=200/s buy=40%")]
+pub(crate) struct ScaleArgs {
+    /// The job
+    pub(crate) job: String,
+    /// Workflows with their amounts: users such as 50, a rate such as 200/s, a share such as 40%
+    #[arg(required = true, value_name = "WORKFLOW=AMOUNT")]
+    pub(crate) scales: Vec<String>,
+    #[command(flatten)]
+    pub(crate) list: ListArgs,
 }
 
 /// Flags of `status`.

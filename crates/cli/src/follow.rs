@@ -6,7 +6,7 @@ use std::time::Duration;
 use hyperscale_gate::JobView;
 use hyperscale_model::JobId;
 use hyperscale_report::{LiveView, count, duration, job_time, plain, rate, share};
-use hyperscale_web::Cancellation;
+use hyperscale_web::{Cancellation, Steering};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::api::{Api, ApiError, Events, News};
@@ -75,7 +75,7 @@ pub(crate) async fn follow(
                 Err(error) => return Err(refused(&error)),
             },
         };
-        let stop = tokio::select! {
+        let command = tokio::select! {
             news = stream.next() => {
                 match news {
                     Ok(Some(News::Event(event))) => {
@@ -103,9 +103,18 @@ pub(crate) async fn follow(
                 None
             }
         };
-        if let Some(Command::Stop { now }) = stop
-            && let Err(text) = cancel(api, job, now).await?
-        {
+        let told = match command {
+            None => Ok(()),
+            Some(Command::Stop { now }) => cancel(api, job, now).await?,
+            Some(Command::Pause(pause)) => {
+                steer(api, job, Steering { pause: Some(pause), ..Steering::default() }).await
+            }
+            Some(Command::Scale(scale)) => {
+                let scale = scale.into_iter().collect();
+                steer(api, job, Steering { scale, ..Steering::default() }).await
+            }
+        };
+        if let Err(text) = told {
             shown.trouble(&text);
         }
     }
@@ -120,6 +129,12 @@ async fn cancel(api: &Api, job: JobId, now: bool) -> Result<Result<(), String>, 
         Err(error @ ApiError::Refused(_)) => Err(refused(&error)),
         Err(error) => Ok(Err(format!("the job could not be stopped: {error}"))),
     }
+}
+
+/// Steers the job's load; what went wrong is told, the test goes on as it was.
+async fn steer(api: &Api, job: JobId, steering: Steering) -> Result<(), String> {
+    let answer = api.post::<JobView>(&format!("/jobs/{job}/steer"), &steering).await;
+    answer.map(drop).map_err(|error| format!("the load was not changed: {error}"))
 }
 
 /// Where a job is shown.

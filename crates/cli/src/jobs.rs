@@ -6,12 +6,15 @@ use std::time::Duration;
 use hyperscale_gate::{JobView, NodeView};
 use hyperscale_model::{JobId, JobState};
 use hyperscale_report::JobResult;
-use hyperscale_web::Cancellation;
+use hyperscale_web::{Cancellation, Steering};
 use hyperscale_wire::NodeState;
 use serde::Serialize;
 
 use crate::api::{Api, ApiError};
-use crate::args::{CancelArgs, GateArgs, JobArgs, ListArgs, OutputArgs, SubmitArgs, WatchArgs};
+use crate::args::{
+    CancelArgs, GateArgs, JobArgs, JobsArgs, JobsCommand, ListArgs, OutputArgs, ScaleArgs,
+    SubmitArgs, WatchArgs,
+};
 use crate::exit::{Exit, Failure};
 use crate::run::refused;
 use crate::{follow, output, run, source};
@@ -109,7 +112,40 @@ fn show(result: &JobResult, outputs: &OutputArgs, outs: Vec<output::Out>) -> Res
     exit
 }
 
-pub(crate) async fn list(args: ListArgs) -> Result<Exit, Failure> {
+pub(crate) async fn jobs(args: JobsArgs) -> Result<Exit, Failure> {
+    let paused = |pause| Steering { pause: Some(pause), ..Steering::default() };
+    match args.command {
+        None => list(args.list).await,
+        Some(JobsCommand::Pause(JobArgs { job, list })) => steer(&list, &job, paused(true)).await,
+        Some(JobsCommand::Resume(JobArgs { job, list })) => steer(&list, &job, paused(false)).await,
+        Some(JobsCommand::Scale(ScaleArgs { job, scales, list })) => {
+            let scale = scales.iter().map(|scale| {
+                let pair = scale.rsplit_once('=').filter(|(workflow, _)| !workflow.is_empty());
+                let (workflow, amount) = pair.ok_or_else(|| {
+                    let message = format!("`{scale}` is not of the form WORKFLOW=AMOUNT");
+                    Failure::new(Exit::Invalid, &message)
+                })?;
+                Ok((workflow.to_owned(), amount.to_owned()))
+            });
+            let scale = scale.collect::<Result<_, Failure>>()?;
+            steer(&list, &job, Steering { scale, ..Steering::default() }).await
+        }
+    }
+}
+
+async fn steer(args: &ListArgs, job: &str, steering: Steering) -> Result<Exit, Failure> {
+    let path = format!("/jobs/{}/steer", parse(job)?);
+    let job: JobView =
+        api(&args.gate).post(&path, &steering).await.map_err(|error| refused(&error))?;
+    if args.output == "json" {
+        print_json(&job)?
+    } else {
+        print(&line(&job))?
+    }
+    Ok(Exit::Passed)
+}
+
+async fn list(args: ListArgs) -> Result<Exit, Failure> {
     let jobs: Vec<JobView> = api(&args.gate).get("/jobs").await.map_err(|error| refused(&error))?;
     if args.output == "json" {
         print_json(&jobs)?;
@@ -184,6 +220,7 @@ fn line(job: &JobView) -> String {
     let state = match &job.state {
         JobState::Accepted => "accepted".to_owned(),
         JobState::Queued => "queued".to_owned(),
+        JobState::Running if job.paused => "paused".to_owned(),
         JobState::Running => "running".to_owned(),
         JobState::Stopping { why } => format!("stopping: {why}"),
         JobState::Ended(status) => status.as_str().to_owned(),

@@ -56,7 +56,7 @@ fn main() -> ExitCode {
         Command::Worker(args) => block_on(serve::node(&args, &[Role::Worker])),
         Command::Cert(args) => serve::cert(args),
         Command::Submit(args) => block_on(jobs::submit(args)),
-        Command::Jobs(args) => block_on(jobs::list(args)),
+        Command::Jobs(args) => block_on(jobs::jobs(args)),
         Command::Status(args) => block_on(jobs::status(args)),
         Command::Watch(args) => block_on(jobs::watch(args)),
         Command::Cluster(ClusterCommand::Status(args)) => block_on(cluster::status(args)),

@@ -76,9 +76,9 @@ async fn serve(core: u32, mut commands: mpsc::Receiver<Command>, events: mpsc::S
                 }
             }
             Command::Lease { until } => common.lease.renew(until),
-            Command::Scale { attempt, vus } => {
+            Command::Steer { attempt, steering } => {
                 if let Some(run) = runs.get(&attempt) {
-                    run.scale(vus);
+                    run.steer((*steering).clone());
                 }
             }
             Command::Stop { attempt, stop } => {

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use hyperscale_model::SplitMix;
-use hyperscale_plan::{Arrivals, Distribution, Load, LoadKind, Slice, Workflow};
+use hyperscale_plan::{Amount, Arrivals, Distribution, Load, LoadKind, Slice, Workflow};
 use tokio::task::JoinSet;
 
 use crate::alarm::Alarm;
@@ -56,21 +56,18 @@ pub(crate) fn done_before(work: &Work, slice: &Slice, workflow: &Workflow) -> u6
     0
 }
 
-/// Runs a load to its end, beginning where it stands after `load_elapsed`.
+/// Runs a load to its end, beginning where it stands at an instant.
 ///
 /// # Errors
 ///
 /// If a user's task panicked, or the system gives no timer.
-pub(crate) async fn execute(
-    run: &Rc<Run>,
-    load_zero: Instant,
-    load_elapsed: Duration,
-) -> Result<(), String> {
-    let mut crew = Crew::new(Rc::clone(run), load_zero);
+pub(crate) async fn execute(run: &Rc<Run>, begin: Instant) -> Result<(), String> {
+    let mut crew = Crew::new(Rc::clone(run));
+    crew.follow_pauses();
     match run.workflow().load.kind() {
         LoadKind::Looping => crew.loop_users().await,
         LoadKind::Iterations => crew.iterate().await,
-        LoadKind::Arrivals => crew.arrive(load_elapsed).await,
+        LoadKind::Arrivals => crew.arrive(begin).await,
     }
     crew.settle().await;
     crew.failure.map_or(Ok(()), Err)
@@ -80,7 +77,6 @@ pub(crate) async fn execute(
 struct Crew {
     run: Rc<Run>,
     load: Load,
-    zero: Instant,
     /// By their number within the slice. Those that have left stay, so that they are not hired
     /// again.
     users: BTreeMap<u64, Hired>,
@@ -97,10 +93,10 @@ struct Hired {
 }
 
 impl Crew {
-    fn new(run: Rc<Run>, zero: Instant) -> Self {
+    fn new(run: Rc<Run>) -> Self {
         let load = run.workflow().load.clone();
         let tasks = JoinSet::new();
-        Self { run, load, zero, users: BTreeMap::new(), tasks, failure: None }
+        Self { run, load, users: BTreeMap::new(), tasks, failure: None }
     }
 
     fn hire(&mut self, number: u64, quota: Quota) -> Rc<Control> {
@@ -126,12 +122,26 @@ impl Crew {
         }
     }
 
-    /// Waits until an instant, or until something has changed.
-    async fn wait(&mut self, until: Instant) {
+    /// Waits until an instant, or until something has changed, or the load stops or goes on. Without
+    /// an instant something must change.
+    async fn wait(&mut self, until: Option<Instant>) {
+        let turn = self.run.next_turn(clock::now());
+        let until = until.into_iter().chain(turn).min();
+        let run = Rc::clone(&self.run);
         tokio::select! {
-            () = clock::sleep_until(until) => {}
-            () = self.run.changed.notified() => {}
+            () = sleep_until(until) => {}
+            () = run.changed.notified() => {}
             Some(left) = self.tasks.join_next(), if !self.tasks.is_empty() => self.on_left(left),
+        }
+        self.follow_pauses();
+    }
+
+    /// Lets users stop or go on where the load does.
+    fn follow_pauses(&self) {
+        let (run, was_paused) = (&self.run, self.run.is_paused.get());
+        run.is_paused.set(run.stands_still(clock::now()));
+        if was_paused && !run.is_paused.get() {
+            self.users.values().for_each(|user| user.control.wake());
         }
     }
 
@@ -139,28 +149,34 @@ impl Crew {
         self.run.stopping().is_some() || self.failure.is_some()
     }
 
+    /// When the load is over; `None` while it stands still.
+    fn end(&self) -> Option<Instant> {
+        self.run.instant_of(self.load.duration())
+    }
+
+    fn is_over(&self) -> bool {
+        self.end().is_some_and(|end| clock::now() >= end)
+    }
+
     fn wanted_users(&self, now: Instant) -> u64 {
-        let at = now.saturating_duration_since(self.zero);
-        let planned = match (&self.load, self.run.scaled()) {
-            (Load::ExternallyControlled { max_vus, .. }, Some(vus)) => Some(vus.min(*max_vus)),
-            _ => self.load.vus_at(at),
-        };
+        let planned = self.load.scaled_vus_at(self.run.load_time(now), self.run.amount());
         self.run.slice.count(u64::from(planned.unwrap_or(0)))
     }
 
     async fn loop_users(&mut self) {
-        let end = self.zero + self.load.duration();
         let (is_ramp, grace) = match &self.load {
             Load::RampingVus { graceful_ramp_down, .. } => (true, *graceful_ramp_down),
             _ => (false, self.run.workflow().graceful_stop),
         };
         loop {
-            let now = clock::now();
-            if now >= end || self.is_stopped() {
+            if self.is_over() || self.is_stopped() {
                 return;
             }
+            let now = clock::now();
+            // A load that stands still hires nobody: there would be a user's setup to run.
+            let is_paused = self.run.is_paused.get();
             let wanted = self.wanted_users(now);
-            for number in 0..wanted {
+            for number in 0..if is_paused { 0 } else { wanted } {
                 match self.users.get_mut(&number) {
                     None => drop(self.hire(number, Quota::Unlimited)),
                     Some(user) if user.cut_at.is_some() && !user.has_left => {
@@ -186,19 +202,23 @@ impl Crew {
                     user.control.cut();
                 }
             }
-            let next = if is_ramp { (now + RAMP_STEP).min(end) } else { self.next_cut(end) };
+            let step = (is_ramp && !is_paused).then(|| now + RAMP_STEP);
+            let next = [self.end(), self.next_cut(), step].into_iter().flatten().min();
             self.wait(next).await;
         }
     }
 
-    fn next_cut(&self, end: Instant) -> Instant {
+    fn next_cut(&self) -> Option<Instant> {
         let cuts = self.users.values().filter(|user| !user.has_left).filter_map(|user| user.cut_at);
         let now = clock::now();
-        cuts.filter(|&at| at > now).fold(end, Instant::min)
+        cuts.filter(|&at| at > now).min()
     }
 
     async fn iterate(&mut self) {
-        let (run, end) = (Rc::clone(&self.run), self.zero + self.load.duration());
+        while self.run.is_paused.get() && !self.is_stopped() {
+            self.wait(None).await;
+        }
+        let run = Rc::clone(&self.run);
         let all = run.slice.count(self.load.iterations().unwrap_or(0));
         let left = all.saturating_sub(run.iterations_done);
         let users = run.slice.count(u64::from(self.load.vus_max())).min(left);
@@ -213,17 +233,16 @@ impl Crew {
         for number in 0..users {
             self.hire(number, each.map_or(Quota::Shared, Quota::Each));
         }
-        while !self.tasks.is_empty() && !self.is_stopped() && clock::now() < end {
-            self.wait(end).await;
+        while !self.tasks.is_empty() && !self.is_stopped() && !self.is_over() {
+            self.wait(self.end()).await;
         }
     }
 
-    async fn arrive(&mut self, load_elapsed: Duration) {
+    async fn arrive(&mut self, begin: Instant) {
         let Some(arrivals) = self.load.arrivals() else { return };
         let run = Rc::clone(&self.run);
         let users_max = run.slice.count(u64::from(self.load.vus_max())).max(1);
-        let end = self.zero + self.load.duration();
-        let mut schedule = Schedule::new(&run, arrivals, self.zero, load_elapsed);
+        let mut schedule = Schedule::new(&run, arrivals, run.load_time(begin));
         let mut alarm = match Alarm::new() {
             Ok(alarm) => alarm,
             Err(error) => {
@@ -231,15 +250,19 @@ impl Crew {
                 return;
             }
         };
-        let mut handed_out = self.zero;
+        let mut handed_out = begin;
         let mut next = schedule.next();
         while let Some(due) = next {
             let now = clock::now();
             if self.is_stopped() {
                 return;
             }
-            if due.intended > now {
-                let at = due.intended.max(handed_out + START_STEP);
+            let Some(intended) = run.instant_of(due.after) else {
+                self.wait(None).await; // The load stands still.
+                continue;
+            };
+            if intended > now {
+                let at = intended.max(handed_out + START_STEP);
                 tokio::select! {
                     () = alarm.at(at) => {}
                     () = run.changed.notified() => {}
@@ -250,17 +273,20 @@ impl Crew {
                 handed_out = clock::now();
                 continue;
             }
-            let lag = now - due.intended;
-            if !run.lease.holds(now) {
+            let lag = now - intended;
+            let start = Start { intended, number: due.number };
+            if !schedule.is_sent(&due, run.amount()) {
+                // Scaled down: this one is left out.
+            } else if !run.lease.holds(now) {
                 run.recorder.borrow_mut().drop_starts(1);
             } else if lag > LATE_MAX {
                 // The core was away. Sent now, these starts would be a burst that nobody planned.
                 run.recorder.borrow_mut().drop_late_start(lag);
             } else if let Some(idle) = run.idle.borrow_mut().pop() {
-                idle.assign(due);
+                idle.assign(start);
             } else if (self.users.len() as u64) < users_max {
                 let number = self.users.len() as u64;
-                self.hire(number, Quota::Assigned).assign(due);
+                self.hire(number, Quota::Assigned).assign(start);
             } else {
                 run.recorder.borrow_mut().drop_starts(1);
             }
@@ -271,8 +297,8 @@ impl Crew {
                 tokio::task::yield_now().await;
             }
         }
-        while clock::now() < end && !self.is_stopped() {
-            self.wait(end).await;
+        while !self.is_over() && !self.is_stopped() {
+            self.wait(self.end()).await;
         }
     }
 
@@ -287,7 +313,7 @@ impl Crew {
             if self.run.stopping().is_some_and(|stop| stop >= Stop::Now) {
                 break;
             }
-            self.wait(limit).await;
+            self.wait(Some(limit)).await;
         }
         for user in self.users.values().filter(|user| !user.has_left) {
             user.control.cut();
@@ -298,7 +324,7 @@ impl Crew {
             if self.run.stopping() == Some(Stop::Silent) || self.run.program.finally.is_empty() {
                 break;
             }
-            self.wait(limit).await;
+            self.wait(Some(limit)).await;
         }
         // What was cut ends at its next step of the scheduler; what hangs in `finally` is dropped.
         if !self.run.program.finally.is_empty() {
@@ -310,11 +336,18 @@ impl Crew {
     }
 }
 
+/// Sleeps until an instant, or for ever.
+async fn sleep_until(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => clock::sleep_until(instant).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// The starts of an arrival rate on one core, in their order.
 struct Schedule {
     arrivals: Arrivals,
     slice: Slice,
-    zero: Instant,
     /// The number of the next start within the slice.
     local: u64,
     handed_out: u64,
@@ -323,12 +356,25 @@ struct Schedule {
 
 struct Poisson {
     random: SplitMix,
+    /// Decides which starts are left out of a load that is scaled down.
+    left_out: SplitMix,
     share: f64,
     area: f64,
 }
 
+/// A start that is due when the load's time is `after`.
+#[derive(Debug, Clone, Copy)]
+struct Due {
+    after: Duration,
+    number: u64,
+    /// Its number within the slice.
+    local: u64,
+}
+
 impl Schedule {
-    fn new(run: &Run, arrivals: Arrivals, zero: Instant, begin: Duration) -> Self {
+    fn new(run: &Run, arrivals: Arrivals, begin: Duration) -> Self {
+        // What an earlier attempt may have sent already is left out.
+        let begin = begin.max(run.work.load_sent);
         let slice = run.slice.clone();
         let local = slice.count(arrivals.due_before(begin));
         let is_poisson = matches!(
@@ -336,15 +382,17 @@ impl Schedule {
             Load::ConstantArrivalRate { distribution: Distribution::Poisson, .. }
                 | Load::RampingArrivalRate { distribution: Distribution::Poisson, .. }
         );
+        let seed = |kind| SplitMix::new(run.seed_of(slice.global(0).unwrap_or(0), kind));
         let poisson = is_poisson.then(|| Poisson {
-            random: SplitMix::new(run.seed_of(slice.global(0).unwrap_or(0), 1)),
+            random: seed(1),
+            left_out: seed(2),
             share: slice.share(),
             area: arrivals.area_at(begin),
         });
-        Self { arrivals, slice, zero, local, handed_out: 0, poisson }
+        Self { arrivals, slice, local, handed_out: 0, poisson }
     }
 
-    fn next(&mut self) -> Option<Start> {
+    fn next(&mut self) -> Option<Due> {
         let number = self.slice.global(self.local)?;
         let after = match &mut self.poisson {
             None => self.arrivals.time_of(number)?,
@@ -354,8 +402,22 @@ impl Schedule {
                 self.arrivals.time_of_area(poisson.area)?
             }
         };
+        let local = self.local;
         self.local += 1;
         self.handed_out += 1;
-        Some(Start { intended: self.zero + after, number })
+        Some(Due { after, number, local })
+    }
+
+    /// Whether a start is among those that a scaled load sends: evenly, or at random where starts
+    /// come at random, which leaves them independent.
+    fn is_sent(&mut self, due: &Due, amount: Option<Amount>) -> bool {
+        let Some(amount) = amount else { return true };
+        match &mut self.poisson {
+            Some(poisson) => poisson.left_out.chance(amount.share()),
+            None => {
+                let sent = |local| amount.of_starts(&self.slice, local);
+                sent(due.local + 1) > sent(due.local)
+            }
+        }
     }
 }

@@ -31,7 +31,7 @@ use std::time::{Duration, Instant};
 
 use hyperscale_model::{AttemptId, BlobHash, DatacenterId, WorkflowIndex};
 use hyperscale_plan::expr::Value;
-use hyperscale_plan::{Context, Plan, Secrets, Slice};
+use hyperscale_plan::{Context, LoadSteering, Plan, Secrets, Slice};
 use hyperscale_stats::WindowFigures;
 use tokio::sync::mpsc;
 
@@ -62,6 +62,10 @@ pub struct Work {
     pub cores: Vec<u32>,
     /// Iterations of the slice that earlier attempts have done.
     pub iterations_done: u64,
+    /// The load's time up to which earlier attempts may have sent its starts.
+    pub load_sent: Duration,
+    /// How its load is steered when it is made ready.
+    pub steering: LoadSteering,
     /// Values published by other workflows.
     pub context: Context,
     /// The values of the plan's secrets.
@@ -113,7 +117,7 @@ pub(crate) enum Command {
     Prepare { work: Arc<Work>, slice: Slice, rows: SharedRows },
     Start { attempt: AttemptId, job_zero: Instant, load_zero: Instant, at: Instant },
     Lease { until: Instant },
-    Scale { attempt: AttemptId, vus: u32 },
+    Steer { attempt: AttemptId, steering: Arc<LoadSteering> },
     Stop { attempt: AttemptId, stop: Stop },
 }
 
@@ -183,8 +187,8 @@ impl Engine {
         })
     }
 
-    /// Runs a prepared attempt: in `start_in` the job's time is `job_elapsed` and that of the load
-    /// `load_elapsed`. False if one of its cores takes no commands any more.
+    /// Runs a prepared attempt: in `start_in` the job's time is `job_elapsed` and that of the load,
+    /// if it never stood still, `load_elapsed`. False if one of its cores takes no commands any more.
     pub fn run(
         &self,
         attempt: AttemptId,
@@ -212,9 +216,10 @@ impl Engine {
         }
     }
 
-    /// Sets how many users an externally controlled load has in all. False as above.
-    pub fn scale(&self, attempt: AttemptId, vus: u32) -> bool {
-        self.tell(attempt, &Command::Scale { attempt, vus })
+    /// Steers an attempt's load from now on. While it stands still, no iteration starts and running
+    /// ones end. False as above.
+    pub fn steer(&self, attempt: AttemptId, steering: LoadSteering) -> bool {
+        self.tell(attempt, &Command::Steer { attempt, steering: Arc::new(steering) })
     }
 
     /// Stops an attempt. False as above.

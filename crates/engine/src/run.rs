@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use hyperscale_model::{Outcome, SplitMix};
 use hyperscale_plan::expr::Value;
-use hyperscale_plan::{DataIndex, DataSource, OnEnd, Pick, Plan, Slice, StepIndex, Workflow};
+use hyperscale_plan::{
+    Amount, DataIndex, DataSource, LoadSteering, OnEnd, Pick, Plan, Slice, StepIndex, Workflow,
+};
 use hyperscale_stats::{Exchange, Recorder, WindowFigures};
 use tokio::sync::{Notify, mpsc};
 use tokio_rustls::TlsConnector;
@@ -56,10 +58,13 @@ pub(crate) struct Run {
     phase: Cell<Phase>,
     stopping: Cell<Option<Stop>>,
     aborted: RefCell<Option<String>>,
-    scaled: Cell<Option<u32>>,
+    steering: RefCell<LoadSteering>,
+    /// Whether the load stands still: no iteration starts.
+    pub(crate) is_paused: Cell<bool>,
     /// Something of the above has changed.
     pub(crate) changed: Notify,
-    job_zero: Cell<Option<Instant>>,
+    /// When the job's time was zero, and that of the load.
+    zeros: Cell<Option<(Instant, Instant)>>,
     samples: RefCell<Samples>,
     events: mpsc::Sender<CoreEvent>,
 }
@@ -119,9 +124,10 @@ impl Run {
             phase: Cell::new(Phase::Prepared),
             stopping: Cell::new(None),
             aborted: RefCell::default(),
-            scaled: Cell::new(None),
+            steering: RefCell::new(work.steering.clone()),
+            is_paused: Cell::new(false),
             changed: Notify::new(),
-            job_zero: Cell::new(None),
+            zeros: Cell::new(None),
             samples: RefCell::default(),
             events,
             work,
@@ -172,13 +178,49 @@ impl Run {
         self.stopping.get()
     }
 
-    pub(crate) fn scaled(&self) -> Option<u32> {
-        self.scaled.get()
+    /// How much of the load is sent.
+    pub(crate) fn amount(&self) -> Option<Amount> {
+        self.steering.borrow().amount
     }
 
-    pub(crate) fn scale(&self, vus: u32) {
-        self.scaled.set(Some(vus));
-        self.changed.notify_one();
+    pub(crate) fn steer(&self, steering: LoadSteering) {
+        if steering.version > self.steering.borrow().version {
+            *self.steering.borrow_mut() = steering;
+            if self.stands_still(clock::now()) {
+                self.is_paused.set(true); // At once; going on is the executor's matter.
+            }
+            self.changed.notify_one();
+        }
+    }
+
+    /// Whether the load stands still at an instant.
+    pub(crate) fn stands_still(&self, at: Instant) -> bool {
+        let (job_time, steering) = (self.job_time(at), self.steering.borrow());
+        job_time.is_some_and(|at| steering.pauses.is_paused(at))
+    }
+
+    /// The next instant at which the load stops or goes on.
+    pub(crate) fn next_turn(&self, after: Instant) -> Option<Instant> {
+        let (zero, _) = self.zeros.get()?;
+        Some(zero + self.steering.borrow().pauses.next_turn(self.job_time(after)?)?)
+    }
+
+    fn job_time(&self, at: Instant) -> Option<Duration> {
+        self.zeros.get().map(|(zero, _)| at.saturating_duration_since(zero))
+    }
+
+    /// The load's time at an instant.
+    pub(crate) fn load_time(&self, at: Instant) -> Duration {
+        let Some((job_zero, load_zero)) = self.zeros.get() else { return Duration::ZERO };
+        let (started, at) = (load_zero - job_zero, at.saturating_duration_since(job_zero));
+        self.steering.borrow().pauses.load_time(started, at)
+    }
+
+    /// When the load's time is so much; `None` while that waits for the end of a pause.
+    pub(crate) fn instant_of(&self, load: Duration) -> Option<Instant> {
+        let (job_zero, load_zero) = self.zeros.get()?;
+        let started = load_zero - job_zero;
+        self.steering.borrow().pauses.job_time(started, load).map(|at| job_zero + at)
     }
 
     /// A line of the test for the worker's log; a few a second, the rest is dropped.
@@ -257,7 +299,7 @@ impl Run {
     }
 
     pub(crate) fn keep_sample(&self, mut exchange: Exchange, start: Instant) {
-        let zero = self.job_zero.get().unwrap_or(start);
+        let zero = self.zeros.get().map_or(start, |(job_zero, _)| job_zero);
         exchange.at = start.duration_since(zero);
         let mut samples = self.samples.borrow_mut();
         *samples.kept.entry((exchange.step, exchange.outcome)).or_default() += 1;
@@ -270,17 +312,16 @@ impl Run {
             return;
         }
         self.phase.set(Phase::Running);
-        self.job_zero.set(Some(job_zero));
+        self.zeros.set(Some((job_zero, load_zero)));
         let windows = Windows::new(Rc::clone(&self), job_zero);
         let windows = tokio::task::spawn_local(windows.tell_each());
-        let load_elapsed = at.saturating_duration_since(load_zero);
         while clock::now() < at && self.stopping().is_none() {
             tokio::select! {
                 () = clock::sleep_until(at) => {}
                 () = self.changed.notified() => {}
             }
         }
-        let outcome = executor::execute(&self, load_zero, load_elapsed).await;
+        let outcome = executor::execute(&self, at).await;
         self.phase.set(Phase::Over);
         self.changed.notify_waiters();
         windows.abort();

@@ -96,7 +96,19 @@ impl Control {
         self.leave.get() != Leave::No
     }
 
-    fn wake(&self) {
+    /// Waits until the load goes on, or the user shall leave.
+    async fn until_going(&self, is_paused: &Cell<bool>) {
+        poll_fn(|cx| {
+            if self.is_leaving() || !is_paused.get() {
+                return Poll::Ready(());
+            }
+            self.remember(cx);
+            Poll::Pending
+        })
+        .await;
+    }
+
+    pub(crate) fn wake(&self) {
         if let Some(waker) = &*self.waker.borrow() {
             waker.wake_by_ref();
         }
@@ -237,6 +249,9 @@ impl User {
     /// choices that are made in it.
     async fn next_iteration(&mut self, quota: Quota, done: u64) -> bool {
         let run = Rc::clone(&self.run);
+        if run.is_paused.get() && !matches!(quota, Quota::Assigned) {
+            self.control.until_going(&run.is_paused).await;
+        }
         let row = match quota {
             Quota::Assigned => {
                 let Some(start) = self.control.next_start().await else { return false };

@@ -14,9 +14,9 @@ use hyperscale_model::{
 };
 use hyperscale_plan::expr::Template;
 use hyperscale_plan::{
-    Action, Body, Choice, CompileOptions, Context, Distribution, HttpSettings, Load, PLAN_FORMAT,
-    Pause, Plan, RequestStep, RunSettings, Secrets, Slice, Stage, Step, StepIndex, StepName,
-    Workflow, compile,
+    Action, Amount, Body, Choice, CompileOptions, Context, Distribution, HttpSettings, Load,
+    LoadSteering, PLAN_FORMAT, Pause, Pauses, Plan, RequestStep, RunSettings, Secrets, Slice,
+    Stage, Step, StepIndex, StepName, Workflow, compile,
 };
 use hyperscale_stats::{Figures, Histogram, WindowFigures};
 use hyperscale_target::{Handle, Stats, Target};
@@ -173,6 +173,8 @@ fn work(plan: Plan, cores: u32) -> Work {
         slice: Slice::whole(),
         cores: (0..cores).collect(),
         iterations_done: 0,
+        load_sent: Duration::ZERO,
+        steering: LoadSteering::default(),
         context: Context::default(),
         secrets: Secrets::default(),
         window: Duration::from_millis(100),
@@ -552,4 +554,141 @@ fn https_goes_through_a_tunnel_of_a_proxy() {
 
     assert_eq!(seen.figures.outcomes()[Outcome::Ok], 3);
     assert!(head.starts_with(&format!("CONNECT {address} HTTP/1.1\r\n")), "{head}");
+}
+
+/// Stands still from 300 ms to 900 ms of the job's time.
+fn paused(version: u64) -> LoadSteering {
+    let mut pauses = Pauses::default();
+    pauses.pause(Duration::from_millis(300));
+    pauses.resume(Duration::from_millis(900));
+    LoadSteering { version, pauses, amount: None }
+}
+
+/// Iterations that ended within these windows, each 100 ms long.
+fn iterations_in(seen: &Seen, windows: std::ops::Range<u64>) -> u64 {
+    let within = seen.windows.iter().filter(|(window, _)| windows.contains(window));
+    within.map(|(_, figures)| figures.figures.iterations).sum()
+}
+
+#[test]
+fn dat_02_a_paused_arrival_rate_stands_still_and_then_makes_the_rest_of_its_starts() {
+    let world = World::new();
+    let load = Load::ConstantArrivalRate {
+        rate: 500.0,
+        duration: SECOND,
+        max_vus: 20,
+        distribution: Distribution::Even,
+    };
+    let work = work(plan(load, vec![world.get(0, "/")]), 2);
+    let attempt = work.attempt;
+
+    let seen = world.run_with(work, |engine| assert!(engine.steer(attempt, paused(1))));
+
+    assert_eq!(seen.figures.iterations + seen.figures.dropped, 500, "each start, once");
+    assert_eq!(iterations_in(&seen, 5..8), 0, "nothing starts while the load stands still");
+    assert!(iterations_in(&seen, 9..17) > 250, "the load goes on where it was");
+    world.agreed(&seen);
+}
+
+#[test]
+fn dat_02_paused_users_end_their_iterations_and_start_no_other() {
+    let world = World::new();
+    let load = Load::ConstantVus { vus: 5, duration: Duration::from_millis(600) };
+    let mut work = work(plan(load, vec![world.get(0, "/delay/10")]), 2);
+    work.steering = paused(1);
+
+    let seen = world.run_with(work, |_| {});
+
+    assert_eq!(seen.figures.iterations_cut, 0);
+    assert_eq!(iterations_in(&seen, 5..8), 0, "nothing starts while the load stands still");
+    assert!(iterations_in(&seen, 9..13) > 0, "300 ms are left of its time");
+    world.agreed(&seen);
+}
+
+#[test]
+fn dat_02_paused_iterations_are_all_done_in_the_end() {
+    let world = World::new();
+    let load = Load::SharedIterations { vus: 4, total: 200, max_duration: 10 * SECOND };
+    let mut work = work(plan(load, vec![world.get(0, "/delay/20")]), 2);
+    work.steering = paused(1);
+
+    let seen = world.run_with(work, |_| {});
+
+    assert_eq!(seen.end, RunEnd::Finished);
+    assert_eq!(seen.figures.iterations, 200);
+    assert_eq!(iterations_in(&seen, 5..8), 0, "nothing starts while the load stands still");
+}
+
+#[test]
+fn dat_02_a_paused_load_stops_when_it_is_told_to() {
+    let world = World::new();
+    let load = Load::ConstantVus { vus: 5, duration: 60 * SECOND };
+    let mut work = work(plan(load, vec![world.get(0, "/")]), 2);
+    let attempt = work.attempt;
+    work.steering.pauses.pause(Duration::ZERO);
+
+    let seen = world.run_with(work, |engine| assert!(engine.stop(attempt, Stop::Graceful)));
+
+    assert_eq!((seen.end, seen.figures.requests()), (RunEnd::Stopped, 0));
+}
+
+#[test]
+fn dat_02_a_scaled_rate_makes_its_share_of_the_starts() {
+    let world = World::new();
+    let load = Load::ConstantArrivalRate {
+        rate: 500.0,
+        duration: SECOND,
+        max_vus: 20,
+        distribution: Distribution::Even,
+    };
+    let mut work = work(plan(load, vec![world.get(0, "/")]), 2);
+    work.steering = LoadSteering {
+        version: 1,
+        amount: Some(Amount::Share(400_000)),
+        ..LoadSteering::default()
+    };
+
+    let seen = world.run_with(work, |_| {});
+
+    let starts = seen.figures.iterations + seen.figures.dropped;
+    assert!(starts.abs_diff(200) <= 2, "{starts} starts instead of 200");
+    world.agreed(&seen);
+}
+
+#[test]
+fn dat_02_users_that_are_set_come_and_go_and_older_values_are_late() {
+    let world = World::new();
+    let load = Load::ExternallyControlled { vus: 2, max_vus: 6, duration: SECOND };
+    let work = work(plan(load, vec![world.get(0, "/delay/10")]), 2);
+    let attempt = work.attempt;
+    let users = |version, users| {
+        let amount = Some(Amount::Users(users));
+        LoadSteering { version, amount, ..LoadSteering::default() }
+    };
+
+    let seen = world.run_with(work, |engine| {
+        assert!(engine.steer(attempt, users(2, 6)));
+        assert!(engine.steer(attempt, users(1, 0)));
+    });
+
+    let most = seen.windows.iter().map(|(_, figures)| figures.vus).max();
+    assert_eq!(most, Some(6));
+    assert_eq!(world.agreed(&seen).connections, 6);
+}
+
+#[test]
+fn dat_02_a_takeover_leaves_out_what_may_have_been_sent() {
+    let world = World::new();
+    let load = Load::ConstantArrivalRate {
+        rate: 200.0,
+        duration: SECOND,
+        max_vus: 20,
+        distribution: Distribution::Even,
+    };
+    let mut work = work(plan(load, vec![world.get(0, "/")]), 1);
+    work.load_sent = Duration::from_millis(750);
+
+    let seen = world.run_with(work, |_| {});
+
+    assert_eq!(seen.figures.iterations + seen.figures.dropped, 50);
 }

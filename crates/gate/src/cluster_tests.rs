@@ -295,6 +295,8 @@ impl Cluster {
             cores: 1,
             late_requests: 0,
             started: Some(WallTime(1_000)),
+            steered: Default::default(),
+            pauses: Default::default(),
             inquire: Vec::new(),
         };
         let manager = if part.part.0 == 0 { EU } else { US };

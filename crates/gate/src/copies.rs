@@ -39,6 +39,8 @@ pub(crate) struct Checkpoint<'a> {
     pub(crate) statistics: Cow<'a, Statistics>,
     pub(crate) events: Cow<'a, VecDeque<EventRecord>>,
     pub(crate) last_event: u64,
+    /// Changes of the job's steering that the events tell of.
+    pub(crate) steers: usize,
     pub(crate) reports: Vec<Option<PartReport>>,
 }
 
@@ -49,6 +51,7 @@ impl Checkpoint<'static> {
             statistics: Cow::Owned(Statistics::new(window)),
             events: Cow::Owned(VecDeque::new()),
             last_event: 0,
+            steers: 0,
             reports: Vec::new(),
         }
     }
@@ -64,6 +67,7 @@ impl Checkpoint<'static> {
                     keep_event(self.events.to_mut(), event);
                 }
             }
+            Change::Steers(steers) => self.steers = steers,
             Change::Report(report) => {
                 let index = usize::from(report.part.part.0);
                 if self.reports.len() <= index {
@@ -87,6 +91,8 @@ pub(crate) fn keep_event(events: &mut VecDeque<EventRecord>, event: EventRecord)
 pub(crate) enum Change {
     Delta(Box<Delta>),
     Event(EventRecord),
+    /// The events tell of so many changes of the job's steering.
+    Steers(usize),
     Report(Box<PartReport>),
 }
 

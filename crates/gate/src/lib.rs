@@ -22,6 +22,7 @@ mod router;
 mod seal;
 pub mod state;
 mod statistics;
+mod steering;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -49,6 +50,7 @@ pub use crate::request::{
 use crate::request::{Pending, Questions, Unknown, WaitingCancel};
 use crate::router::Router;
 use crate::state::{Applied, Entry, IdempotencyKey, State};
+use crate::steering::WaitingSteer;
 
 /// Settings of a gate.
 #[derive(Debug, Clone)]
@@ -422,6 +424,7 @@ enum Step {
     Start,
     Cancel,
     CancelWorkflow,
+    Steer,
     Break,
     EndPart,
     End,
@@ -461,6 +464,8 @@ pub struct Gate {
     pending: BTreeMap<IdempotencyKey, Pending>,
     /// Cancels that are not decided yet.
     cancels: Vec<WaitingCancel>,
+    /// Changes of jobs that are not decided yet.
+    steers: Vec<WaitingSteer>,
     unknown: Vec<Unknown>,
     questions: Questions,
     proposed: BTreeMap<ProposalId, (About, Time)>,
@@ -505,6 +510,7 @@ impl Gate {
             stored: BTreeSet::new(),
             pending: BTreeMap::new(),
             cancels: Vec::new(),
+            steers: Vec::new(),
             unknown: Vec::new(),
             questions: Questions::default(),
             proposed: BTreeMap::new(),
@@ -547,6 +553,7 @@ impl Gate {
                 Ok(state) => {
                     self.state = state;
                     self.peers.note_founded();
+                    self.forget_steers();
                     self.reconcile(now);
                 }
                 Err(error) => self.malformed("snapshot", &error),
@@ -698,6 +705,8 @@ impl Gate {
             | Message::StartPart { .. }
             | Message::StopPart { .. }
             | Message::StopWorkflow { .. }
+            | Message::SteerPart { .. }
+            | Message::SteerAttempt { .. }
             | Message::PartEndedAck { .. }
             | Message::RenewLease { .. }
             | Message::LeaseGranted { .. }
@@ -763,6 +772,7 @@ impl Gate {
                     self.note(now, *job, "stopping", format!("{by} asked to stop the job"));
                 }
                 self.on_cancel_decided(*job, None);
+                self.fail_steers(*job);
             }
             Entry::WorkflowCancelAsked { job, workflow, by } => {
                 if applied == Applied::Changed {
@@ -771,9 +781,11 @@ impl Gate {
                 }
                 self.on_cancel_decided(*job, Some(*workflow));
             }
+            Entry::Steered { .. } => self.on_steered(now, entry, applied),
             Entry::ThresholdBroken { job, expression, .. } if applied == Applied::Changed => {
                 let text = format!("threshold `{expression}` was broken: the job stops");
                 self.note(now, *job, "threshold_broken", text);
+                self.fail_steers(*job);
             }
             Entry::PartMoved { job, part, to, .. } if applied == Applied::Changed => {
                 self.on_part_moved(now, *job, *part, to);
@@ -786,6 +798,7 @@ impl Gate {
                     self.event(Event::JobEnded { job: *job, status: status.clone() });
                 }
                 self.on_job_end_decided(now, *job);
+                self.fail_steers(*job);
             }
             Entry::JobForgotten { job } => {
                 self.results.remove(job);

@@ -11,7 +11,8 @@ use hyperscale_model::{
 };
 use hyperscale_plan::{Datacenters, Plan, Secrets};
 use hyperscale_report::{
-    EventRecord, JobResult, Latency, LiveView, SeriesPoint, Summary, SummaryInput, ThresholdView,
+    EventRecord, JobResult, Latency, LiveView, ScaleView, SeriesPoint, Summary, SummaryInput,
+    ThresholdView,
 };
 use hyperscale_stats::{Delta, Histogram};
 use hyperscale_wire::{
@@ -52,6 +53,8 @@ pub(crate) struct Live {
     thresholds: Vec<ThresholdView>,
     events: VecDeque<EventRecord>,
     last_event: u64,
+    /// Changes of the job's steering that the events tell of.
+    steers: usize,
     watchers: Vec<(Asker, u64)>,
     next_push: Time,
     next_judge: Time,
@@ -104,6 +107,7 @@ impl Live {
             statistics: Cow::Borrowed(&self.statistics),
             events: Cow::Borrowed(&self.events),
             last_event: self.last_event,
+            steers: self.steers,
             reports: self.parts.iter().map(|part| part.report.clone()).collect(),
         }
     }
@@ -115,6 +119,7 @@ impl Live {
             statistics: Cow::Owned(self.statistics),
             events: Cow::Owned(self.events),
             last_event: self.last_event,
+            steers: self.steers,
             reports: self.parts.into_iter().map(|part| part.report).collect(),
         };
         (checkpoint, self.watchers.into_iter().map(|(asker, _)| asker).collect())
@@ -214,7 +219,7 @@ impl Gate {
         });
         let known = self.copies.remove(&job);
         let is_new = known.is_none();
-        let Checkpoint { statistics, events, last_event, reports, .. } =
+        let Checkpoint { statistics, events, last_event, steers, reports, .. } =
             known.unwrap_or_else(|| Checkpoint::empty(self.config.window));
         // Watchers may have heard of events since the checkpoint: their ids are not used again.
         let last_event = if is_new { 0 } else { last_event.saturating_add(EVENTS_MAX as u64) };
@@ -246,6 +251,7 @@ impl Gate {
             thresholds: Vec::new(),
             events: events.into_owned(),
             last_event,
+            steers,
             watchers: Vec::new(),
             next_push: now,
             next_judge: now,
@@ -261,6 +267,7 @@ impl Gate {
             live.note(Duration::ZERO, "accepted", format!("accepted for {}", names.join(", ")));
         }
         self.live.insert(job, live);
+        self.note_steers(job);
         if !is_new {
             self.taken_over(job, fence);
         }
@@ -276,6 +283,32 @@ impl Gate {
         let at = self.elapsed(now, job);
         if let Some(live) = self.live.get_mut(&job) {
             live.note(at, kind, text);
+        }
+    }
+
+    /// Tells of each change of the job's steering that no event tells of yet: its owner may have
+    /// been gone when it was decided.
+    fn note_steers(&mut self, job: JobId) {
+        let Some(state) = self.state.jobs.get(&job) else { return };
+        let Some(live) = self.live.get_mut(&job) else { return };
+        for (_, steer) in state.steers.iter().skip(live.steers) {
+            let started = state.started.unwrap_or(steer.at);
+            let at = Duration::from_millis(steer.at.0.saturating_sub(started.0));
+            let text = steer.in_words(&live.plan);
+            live.note(at, steer.kind(), text);
+        }
+        if live.steers < state.steers.len() {
+            live.steers = state.steers.len();
+            live.changes.push(Change::Steers(live.steers));
+        }
+    }
+
+    /// The job is steered anew: its datacenters hear of it at once.
+    pub(crate) fn steer_parts(&mut self, now: Time, job: JobId) {
+        self.note_steers(job);
+        if let Some(live) = self.live.get_mut(&job) {
+            live.resend_all();
+            live.next_push = now;
         }
     }
 
@@ -366,6 +399,9 @@ impl Gate {
         known.is_accepted = true;
         live.changes.push(Change::Report(Box::new(report.clone())));
         let before = known.report.replace(report.clone());
+        if before.as_ref().map(|before| before.steered) != Some(report.steered) {
+            known.commanded_at = None; // There may be something newer.
+        }
         let news = changes(&live.plan, before.as_ref(), &report);
         news.into_iter().for_each(|(kind, text)| live.note(elapsed, kind, text));
         if let Some(at) = report.started
@@ -528,6 +564,7 @@ impl Gate {
     }
 
     fn review_job(&mut self, now: Time, job: JobId) {
+        self.note_steers(job);
         let Some(state) = self.state.jobs.get(&job) else { return };
         if state.ended.is_none() {
             let parts = u16::try_from(state.parts.len()).unwrap_or(u16::MAX);
@@ -556,6 +593,7 @@ impl Gate {
             (None, None) => None,
         };
         let stopped_workflows = state.stopped_workflows.clone();
+        let steering = state.steering();
         let accepted = state.accepted;
         let leader = self.leader_of(&datacenter);
         let (resend, start_margin) = (self.config.resend, self.config.start_margin);
@@ -628,7 +666,11 @@ impl Gate {
             let state = report.and_then(|report| report.workflows.get(usize::from(workflow.0)));
             state.is_none_or(|workflow| !matches!(workflow.state, WorkflowState::Ended(_)))
         };
+        let steered = known.report.as_ref().map_or(0, |report| report.steered);
         let mut messages = Vec::new();
+        if known.is_accepted && stop.is_none() && steered < steering.version {
+            messages.push(Message::SteerPart { part, fence, steering });
+        }
         if !known.is_accepted || known.needs_offer {
             let offer = PartOffer { part, fence, plan, slice, window, secrets };
             messages.push(Message::OfferPart(Box::new(offer)));
@@ -927,6 +969,10 @@ impl Gate {
             .max()
             .unwrap_or(0);
         let reports = || live.parts.iter().map(|part| part.report.as_ref());
+        let steering = state.steering();
+        // Datacenters pause a few milliseconds apart: for showing, any of them will do.
+        let pauses = reports().flatten().next().map(|report| report.pauses.clone());
+        let pauses = pauses.unwrap_or_default();
         let workflows = plan.workflows.iter().enumerate().map(|(index, workflow)| {
             let state = reports().flatten().find_map(|report| report.workflows.get(index));
             (
@@ -937,14 +983,19 @@ impl Gate {
         let planned_rate = plan.workflows.iter().enumerate().filter_map(|(index, workflow)| {
             let started =
                 reports().flatten().find_map(|report| report.workflows.get(index)?.started)?;
-            Some(workflow.load.arrivals()?.rate_at(elapsed.saturating_sub(started)))
+            let index = WorkflowIndex(u16::try_from(index).unwrap_or(u16::MAX));
+            let share = steering.amounts.get(&index).map_or(1.0, |amount| amount.share());
+            let share = if steering.is_paused { 0.0 } else { share };
+            Some(workflow.load.arrivals()?.rate_at(pauses.load_time(started, elapsed)) * share)
         });
         // Where a workflow runs in several datacenters, the last decides.
         let expected_end = plan.expected_end(|index| {
             let all = || reports().flatten().filter_map(|report| report.workflows.get(index));
             let is_over = all().all(|workflow| workflow.ended.is_some());
             let ended = all().filter_map(|workflow| workflow.ended).max();
-            (all().filter_map(|workflow| workflow.started).max(), ended.filter(|_| is_over))
+            let started = all().filter_map(|workflow| workflow.started).max();
+            let started = started.map(|started| started + pauses.between(started, elapsed));
+            (started, ended.filter(|_| is_over))
         });
         let outcomes = merged.outcomes();
         Some(LiveView {
@@ -984,6 +1035,13 @@ impl Gate {
             lag_p99_us: Latency::of(&merged.lag).p99,
             busy_share: f64::from(busiest) / 1e3,
             examples: statistics.live_examples(plan),
+            paused: steering.is_paused,
+            scales: (plan.workflows.iter().zip(0..))
+                .map(|(workflow, index)| {
+                    let amount = steering.amounts.get(&WorkflowIndex(index)).copied();
+                    ScaleView::of(workflow, amount)
+                })
+                .collect(),
         })
     }
 }

@@ -49,6 +49,15 @@ pub enum Request {
         /// How.
         mode: StopMode,
     },
+    /// Steer a job as it runs.
+    Steer {
+        /// The job.
+        job: JobId,
+        /// Whether its loads stand still from now on.
+        pause: Option<bool>,
+        /// Workflows by name, each with how much of its load is sent from now on.
+        scale: Vec<(String, String)>,
+    },
     /// How is a job?
     Get {
         /// The job.
@@ -81,6 +90,7 @@ impl Request {
     const fn job(&self) -> Option<JobId> {
         match self {
             Self::Cancel { job, .. }
+            | Self::Steer { job, .. }
             | Self::Get { job }
             | Self::Results { job }
             | Self::Watch { job, .. } => Some(*job),
@@ -157,6 +167,8 @@ pub enum RequestErrorKind {
     NotFound,
     /// The job is still running.
     NotEnded,
+    /// The job cannot be steered so.
+    CannotSteer,
 }
 
 /// A job in a list.
@@ -182,6 +194,9 @@ pub struct JobView {
     pub partial: bool,
     /// Where it runs.
     pub datacenters: Vec<DatacenterId>,
+    /// Whether its load was paused by command.
+    #[serde(default)]
+    pub paused: bool,
 }
 
 /// A datacenter as a gate sees it.
@@ -405,6 +420,9 @@ impl Gate {
             }
             Request::Cancel { job, workflow, mode } => {
                 self.cancel(now, id, client.as_str(), job, workflow, mode);
+            }
+            Request::Steer { job, pause, scale } => {
+                self.steer(now, id, client.as_str(), job, pause, &scale);
             }
             Request::Get { job } => self.reply_job(id, job),
             Request::List => {
@@ -723,6 +741,7 @@ impl Gate {
             let why = "the gates have not decided in time; try again";
             self.reply_error(cancel.id, RequestErrorKind::NotReady, why);
         }
+        self.review_steers(now);
         for id in self.questions.take_late(now, self.config.answer_wait) {
             let why = "the gate that owns the job does not answer; try again";
             self.reply_error(id, RequestErrorKind::NotReady, why);
@@ -847,6 +866,7 @@ impl Gate {
             pending.waiting.retain(|waiting| *waiting != id);
         }
         self.cancels.retain(|cancel| cancel.id != id);
+        self.steers.retain(|asked| asked.id != id);
         self.unknown.retain(|asked| asked.id != id);
         for (owner, number) in self.questions.drop_of(id) {
             self.send(owner, Message::AskDropped { number });
@@ -911,6 +931,7 @@ impl Gate {
             verdict: state.ended.as_ref().map(|end| end.verdict),
             partial: state.ended.as_ref().is_some_and(|end| end.partial),
             datacenters: state.parts.iter().map(|(target, _)| target.datacenter.clone()).collect(),
+            paused: state.ended.is_none() && state.steering().is_paused,
         }
     }
 

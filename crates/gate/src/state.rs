@@ -8,11 +8,13 @@ use hyperscale_model::{
     AttemptId, BlobHash, ClientId, DatacenterId, DeltaSeq, EndStatus, Fence, Incarnation, JobId,
     NodeId, PartIndex, Verdict, WallTime, WorkflowIndex,
 };
-use hyperscale_plan::Slice;
+use hyperscale_plan::{Slice, Steering};
 use hyperscale_wire::{Gap, StopMode};
 use serde::{Deserialize, Serialize};
 
 use crate::ring::owner;
+use crate::steering::STEERS_MAX;
+pub use crate::steering::Steer;
 
 /// An entry of the gates' ledger.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -96,6 +98,16 @@ pub enum Entry {
         workflow: WorkflowIndex,
         /// Who.
         by: String,
+    },
+    /// Someone steers the job's load. It fits only onto what its proposer knew: so a copy that is
+    /// decided late changes nothing.
+    Steered {
+        /// The job.
+        job: JobId,
+        /// The version that the change is made of.
+        base: u64,
+        /// The change.
+        steer: Steer,
     },
     /// A threshold that aborts was broken.
     ThresholdBroken {
@@ -212,6 +224,8 @@ pub struct Job {
     pub cancel: Option<(String, StopMode)>,
     /// Workflows that shall stop, and who wants it.
     pub stopped_workflows: Vec<(WorkflowIndex, String)>,
+    /// How it was steered, in order; each with its version, which is the index of its entry.
+    pub steers: Vec<(u64, Steer)>,
     /// The threshold that stops it.
     pub broken: Option<String>,
     /// How it ended.
@@ -231,6 +245,26 @@ pub struct JobEnd {
     pub at: WallTime,
     /// The blob that holds its result.
     pub result: BlobHash,
+}
+
+impl Job {
+    /// The version of its steering; 0 if it was never steered.
+    #[must_use]
+    pub fn steering_version(&self) -> u64 {
+        self.steers.last().map_or(0, |(version, _)| *version)
+    }
+
+    /// How it is steered, all changes together.
+    #[must_use]
+    pub fn steering(&self) -> Steering {
+        let mut steering = Steering::default();
+        for (version, steer) in &self.steers {
+            steering.version = *version;
+            steering.is_paused = steer.pause.unwrap_or(steering.is_paused);
+            steering.amounts.extend(steer.amounts.iter().copied());
+        }
+        steering
+    }
 }
 
 /// What an entry changed.
@@ -292,6 +326,7 @@ impl State {
                         parts: parts.iter().map(|target| (target.clone(), None)).collect(),
                         cancel: None,
                         stopped_workflows: Vec::new(),
+                        steers: Vec::new(),
                         broken: None,
                         ended: None,
                     },
@@ -337,6 +372,11 @@ impl State {
                 let is_new = !job.stopped_workflows.iter().any(|(known, _)| known == workflow);
                 is_new.then_some(())?;
                 job.stopped_workflows.push((*workflow, by.clone()));
+            }
+            Entry::Steered { job, base, steer } => {
+                let job = self.live(*job)?;
+                let fits = job.steering_version() == *base && job.steers.len() < STEERS_MAX;
+                fits.then(|| job.steers.push((fence.0, steer.clone())))?;
             }
             Entry::ThresholdBroken { job, fence, expression } => {
                 let job = self.owned(*job, *fence)?;

@@ -225,6 +225,8 @@ impl Desk {
             late_requests: 0,
             started: Some(WallTime(1_000)),
             inquire: Vec::new(),
+            steered: 0,
+            pauses: Default::default(),
         };
         self.message(Message::PartReport(Box::new(report.clone())));
         report
@@ -521,4 +523,124 @@ fn syn_01_a_gate_that_has_just_started_asks_to_try_again() {
     let later = refusal(&mut desk);
 
     assert_eq!((early, later), (RequestErrorKind::NotReady, RequestErrorKind::NoDatacenter));
+}
+
+impl Desk {
+    fn steer(&mut self, job: JobId, pause: Option<bool>, scale: &[(&str, &str)]) -> Reply {
+        let pair =
+            |(workflow, amount): &(&str, &str)| ((*workflow).to_owned(), (*amount).to_owned());
+        let scale = scale.iter().map(pair).collect();
+        self.ask(Request::Steer { job, pause, scale }).unwrap()
+    }
+
+    /// The versions that the datacenter was told.
+    fn steered(&mut self) -> Vec<(u64, bool)> {
+        let sent = std::mem::take(&mut self.sent);
+        let told = sent.into_iter().filter_map(|message| match message {
+            Message::SteerPart { steering, .. } => Some((steering.version, steering.is_paused)),
+            _ => None,
+        });
+        told.collect()
+    }
+}
+
+#[track_caller]
+fn refused(reply: Reply, kind: RequestErrorKind, part: &str) {
+    match reply {
+        Reply::Error(error) if error.kind == kind && error.message.contains(part) => {}
+        other => panic!("expected {kind:?} with `{part}`, got {other:?}"),
+    }
+}
+
+#[test]
+fn dat_02_a_change_is_told_until_the_datacenter_reports_it() {
+    let mut desk = Desk::new();
+    let part = desk.submit(&plan(vec![workflow("a")]));
+    let report = desk.report(part, 1, 1, WorkflowState::Running);
+    desk.sent.clear();
+
+    let reply = desk.steer(part.job, Some(true), &[]);
+    let at_once = desk.steered();
+    desk.wait(Duration::from_secs(3));
+    let again = desk.steered();
+    let version = desk.gate.state().jobs[&part.job].steering_version();
+    let seq = hyperscale_model::ProgressSeq(2);
+    let report = PartReport { seq, steered: version, ..report };
+    desk.message(Message::PartReport(Box::new(report)));
+    desk.steered();
+    desk.wait(Duration::from_secs(3));
+
+    assert!(matches!(reply, Reply::Job(view) if view.paused));
+    assert_eq!(at_once, [(version, true)]);
+    assert!(again.len() >= 2, "{again:?}");
+    assert_eq!(desk.steered(), [], "it has it");
+}
+
+#[test]
+fn dat_02_the_next_life_of_the_owner_tells_the_newest_value_and_its_event_once() {
+    let mut desk = Desk::new();
+    let part = desk.submit(&plan(vec![workflow("a")]));
+    desk.report(part, 1, 1, WorkflowState::Running);
+    desk.wait(Duration::from_secs(2));
+    let (job, paused) = (part.job, Some(true));
+    desk.steer(job, paused, &[("a", "3")]);
+    desk.steer(job, Some(false), &[]);
+    desk.restart();
+    desk.lead();
+    desk.connect(9);
+    desk.report(part, 9, 1, WorkflowState::Running);
+    desk.wait(Duration::from_secs(2));
+    desk.restart();
+    desk.lead();
+    desk.connect(10);
+    desk.sent.clear();
+    desk.report(part, 10, 1, WorkflowState::Running);
+    desk.wait(Duration::from_secs(2));
+
+    let version = desk.gate.state().jobs[&job].steering_version();
+    let told = desk.steered();
+    assert!(!told.is_empty() && told.iter().all(|known| *known == (version, false)), "{told:?}");
+    let events = desk.news(job, 0);
+    let texts: Vec<&str> = (events.iter())
+        .filter(|event| matches!(event.kind.as_str(), "paused" | "resumed" | "scaled"))
+        .map(|event| event.text.as_str())
+        .collect();
+    assert_eq!(texts, ["test paused the load, scaled a to 3 users", "test resumed the load"]);
+}
+
+#[test]
+fn dat_02_a_copy_of_a_change_that_was_overruled_changes_nothing() {
+    let mut desk = Desk::new();
+    let part = desk.submit(&plan(vec![workflow("a")]));
+    desk.steer(part.job, Some(true), &[]);
+    let copy = desk.log.last().cloned().unwrap();
+    desk.steer(part.job, Some(false), &[]);
+
+    desk.index += 1;
+    let index = desk.index;
+    desk.input(Input::Committed { index, entry: copy, proposal: None });
+
+    assert!(!desk.gate.state().jobs[&part.job].steering().is_paused);
+}
+
+#[test]
+fn dat_02_what_makes_no_sense_is_refused_with_the_reason() {
+    let mut desk = Desk::new();
+    let mut plan = plan(vec![workflow("a"), workflow("b"), workflow("c")]);
+    let duration = Duration::from_secs(20);
+    plan.workflows[1].load = Load::Once { max_duration: duration };
+    plan.workflows[2].load = Load::ExternallyControlled { vus: 1, max_vus: 5, duration };
+    let job = desk.submit(&plan).job;
+    let cannot = RequestErrorKind::CannotSteer;
+
+    refused(desk.steer(job, None, &[("d", "1")]), RequestErrorKind::NotFound, "it has a, b, c");
+    refused(desk.steer(job, None, &[("b", "1")]), cannot, "can be paused, not scaled");
+    refused(desk.steer(job, None, &[("c", "6")]), cannot, "at most its 5 `max_vus`");
+    refused(desk.steer(job, None, &[("a", "2"), ("c", "6")]), cannot, "`c` cannot be scaled so");
+    let other = JobId::from_parts(9, 9);
+    refused(desk.steer(other, Some(true), &[]), RequestErrorKind::NotFound, "no such job");
+    assert_eq!(desk.gate.state().jobs[&job].steers, [], "nothing of it was decided");
+    let mode = hyperscale_wire::StopMode::Graceful;
+    desk.ask(Request::Cancel { job, workflow: None, mode });
+    refused(desk.steer(job, Some(true), &[]), cannot, "the job is stopping");
 }

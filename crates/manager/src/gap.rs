@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use hyperscale_model::{PartId, WorkflowIndex};
-use hyperscale_plan::{Load, LoadKind, Plan};
+use hyperscale_plan::{Amount, Load, LoadKind, Plan};
 use hyperscale_wire::Gap;
 
 use crate::state::{Part, shard_id};
@@ -20,8 +20,10 @@ pub(crate) fn gaps(id: PartId, part: &Part, plan: &Plan, elapsed: Duration) -> V
         if load.kind() == LoadKind::Iterations {
             continue; // Its remaining iterations are done later, none is left out.
         }
-        let load_end = started + load.duration();
+        let pauses = &part.pauses;
+        let load_end = pauses.job_time(started, load.duration()).unwrap_or(elapsed);
         let end = workflow.ended.as_ref().map_or(elapsed, |(_, at)| *at).min(load_end);
+        let amount = part.steering.amounts.get(&WorkflowIndex(index)).copied();
         for (shard_index, shard) in workflow.shards() {
             for (number, attempt) in shard.attempts.iter().enumerate() {
                 let Some(closed) = &attempt.closed else { continue };
@@ -33,8 +35,16 @@ pub(crate) fn gaps(id: PartId, part: &Part, plan: &Plan, elapsed: Duration) -> V
                 if to <= from {
                     continue;
                 }
-                let window = (from.saturating_sub(started), to.saturating_sub(started));
-                let (starts, vu_seconds) = planned_between(load, &shard.slice, window);
+                // What the next attempt leaves out, since this one may have sent it.
+                let skipped = shard.attempts[number + 1..]
+                    .first()
+                    .map_or(Duration::ZERO, |_| closed.load_sent);
+                let load_to = pauses.load_time(started, to).max(skipped);
+                let window = (pauses.load_time(started, from), load_to);
+                if window.1 <= window.0 {
+                    continue; // Its load stood still.
+                }
+                let (starts, vu_seconds) = planned_between(load, &shard.slice, window, amount);
                 let shard = shard_id(id, WorkflowIndex(index), shard_index);
                 let worker = attempt.worker;
                 gaps.push(Gap { shard, from, to, starts, vu_seconds, cause, worker });
@@ -49,14 +59,18 @@ fn planned_between(
     load: &Load,
     slice: &hyperscale_plan::Slice,
     (from, to): (Duration, Duration),
+    amount: Option<Amount>,
 ) -> (u64, f64) {
     if let Some(arrivals) = load.arrivals() {
-        let due = |at| slice.count(arrivals.due_before(at));
+        let due = |at| {
+            let local = slice.count(arrivals.due_before(at));
+            amount.map_or(local, |amount| amount.of_starts(slice, local))
+        };
         return (due(to).saturating_sub(due(from)), 0.0);
     }
     let step = (to - from) / STEPS;
     let users: f64 = (0..STEPS)
-        .filter_map(|n| load.vus_at(from + step * n + step / 2))
+        .filter_map(|n| load.scaled_vus_at(from + step * n + step / 2, amount))
         .map(|vus| slice.count(u64::from(vus)) as f64)
         .sum();
     (0, users * step.as_secs_f64())

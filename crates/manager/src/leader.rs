@@ -41,7 +41,7 @@ pub(crate) struct Leading {
     pub(crate) confirmed_until: Time,
     /// The ledger has refused a proposal: it would refuse every other before something happens.
     pub(crate) is_refused: bool,
-    live: BTreeMap<AttemptId, Live>,
+    pub(crate) live: BTreeMap<AttemptId, Live>,
     /// Proposals on their way, by what they are about, with the cores that they give away.
     proposed: BTreeMap<ProposalId, (About, Vec<(NodeId, u32)>)>,
     report_seq: ProgressSeq,
@@ -70,7 +70,10 @@ pub(crate) struct Live {
     offered_at: Option<Time>,
     start_sent_at: Option<Time>,
     absent_since: Option<Time>,
-    relay: Relay,
+    /// The newest version of its steering that its worker has heard of, and the job's time when that
+    /// was known.
+    pub(crate) steered: (u64, Duration),
+    pub(crate) relay: Relay,
 }
 
 impl Live {
@@ -83,6 +86,7 @@ impl Live {
             offered_at: None,
             start_sent_at: None,
             absent_since: None,
+            steered: (0, Duration::ZERO),
             relay,
         }
     }
@@ -123,6 +127,8 @@ impl About {
             }
             Entry::PartEnded { part, .. } => Self(12, Some(*part), None, None),
             Entry::PartForgotten { part } => Self(13, Some(*part), None, None),
+            Entry::PartSteered { part, .. } => Self(14, Some(*part), None, None),
+            Entry::PartResumed { part, .. } => Self(15, Some(*part), None, None),
         }
     }
 }
@@ -218,8 +224,9 @@ impl Subject<'_> {
 
     /// Whether the load's time is over.
     fn is_over(&self) -> bool {
-        (self.workflow.started)
-            .is_some_and(|started| self.elapsed >= started + self.planned.load.duration())
+        self.workflow.started.is_some_and(|started| {
+            self.part.pauses.load_time(started, self.elapsed) >= self.planned.load.duration()
+        })
     }
 
     /// Whether the shard has nothing left to do.
@@ -314,7 +321,10 @@ impl Manager {
         };
         if is_newer {
             leading.note_report(now, worker, &report, &self.state);
+            self.note_steered(now, &report);
         }
+        let Leadership::Leading(leading) = &mut self.leadership else { return };
+        let Some(view) = self.workers.get_mut(&worker) else { return };
         if is_new {
             leading.next_report = now; // A gate may be waiting for its cores.
         }
@@ -328,6 +338,7 @@ impl Manager {
         let mut stop = Vec::new();
         let mut forget = Vec::new();
         let mut acknowledge = Vec::new();
+        let mut steer = Vec::new();
         let mut closed_ones = Vec::new();
         // An old report that came late says nothing of what the worker should do now.
         let current = report.attempts.iter().filter(|_| is_newer);
@@ -343,6 +354,7 @@ impl Manager {
                     if let Some(mode) = self.stop_of(attempt) {
                         stop.push((attempt, mode));
                     }
+                    steer.extend(self.steering_beyond(attempt, reported.steered));
                 }
                 Some(Closed { why: CloseReason::Ended(_), .. })
                     if reported.phase == AttemptPhase::Ended =>
@@ -366,7 +378,7 @@ impl Manager {
             self.send(worker, Message::AttemptEndedAck { attempt });
         }
         let lease = self.config.execution_lease;
-        self.send(worker, Message::LeaseGranted { sent_at, fence, lease, stop, forget });
+        self.send(worker, Message::LeaseGranted { sent_at, fence, lease, stop, forget, steer });
     }
 
     /// How an open attempt shall stop, if it shall.
@@ -519,6 +531,12 @@ impl Manager {
             Entry::PartEnded { part, status } if applied == Applied::Changed => {
                 self.event(Event::PartEnded { part: *part, status: status.clone() });
             }
+            Entry::PartSteered { part, .. } | Entry::PartResumed { part, .. }
+                if applied == Applied::Changed =>
+            {
+                self.steer_attempts(*part);
+                self.report_soon(now);
+            }
             Entry::PartStarted { .. } | Entry::WorkflowStarted { .. } => self.report_soon(now),
             Entry::LeaderStarted { .. }
             | Entry::WorkflowPlaced { .. }
@@ -527,6 +545,8 @@ impl Manager {
             | Entry::AttemptClosed { .. }
             | Entry::StopAsked { .. }
             | Entry::WorkflowStopAsked { .. }
+            | Entry::PartSteered { .. }
+            | Entry::PartResumed { .. }
             | Entry::WorkflowEnded { .. }
             | Entry::PartEnded { .. }
             | Entry::PartForgotten { .. } => {}
@@ -542,7 +562,7 @@ impl Manager {
         }
     }
 
-    fn report_soon(&mut self, now: Time) {
+    pub(crate) fn report_soon(&mut self, now: Time) {
         if let Leadership::Leading(leading) = &mut self.leadership {
             leading.next_report = leading.next_report.min(now);
         }
@@ -716,6 +736,7 @@ impl Manager {
                 last_delta: live.relay.through,
                 until: live.relay.until,
                 iterations: live.relay.iterations,
+                load_sent: self.load_sent(now, id, live),
                 published,
             };
             closing.push(Entry::AttemptClosed { attempt: id, closed });
@@ -752,6 +773,10 @@ impl Manager {
         if stop.is_none() && elapsed.is_some_and(|elapsed| elapsed >= plan.run.deadline) {
             let (reason, mode) = (StopReason::TimedOut, StopMode::Graceful);
             self.propose(Entry::StopAsked { part: part_id, reason, mode });
+        }
+        if stop.is_some() && self.state.parts.get(&part_id).is_some_and(|p| p.steering.is_paused) {
+            let at = elapsed.unwrap_or_default();
+            self.propose(Entry::PartResumed { part: part_id, at });
         }
         let Some(part) = self.state.parts.get(&part_id) else { return };
         let mut entries = Vec::new();
@@ -994,6 +1019,8 @@ impl Manager {
                     cores: known.cores,
                     seat: known.seat,
                     iterations_done: shard.iterations_done(),
+                    load_sent: shard.load_sent(),
+                    steering: part.load_steering(attempt.shard.workflow),
                     context: workflow.context.clone(),
                     secrets: secrets.unwrap_or_default(),
                     window: part.window,
@@ -1163,6 +1190,7 @@ impl Manager {
         let cores = seats.values().sum();
         let gaps = gaps(id, part, &plan, elapsed);
         let started = part.started;
+        let (steered, pauses) = (part.steering.version, part.pauses.clone());
         let Leadership::Leading(leading) = &mut self.leadership else { return None };
         leading.report_seq = leading.report_seq.next();
         let of_part = |attempt: &AttemptId| attempt.shard.part_id() == id;
@@ -1182,6 +1210,8 @@ impl Manager {
             late_requests: late.map(|(_, (_, requests))| *requests).sum(),
             started,
             inquire,
+            steered,
+            pauses,
         })
     }
 }
@@ -1234,6 +1264,8 @@ fn given_by(entry: &Entry) -> Vec<(NodeId, u32)> {
         | Entry::AttemptClosed { .. }
         | Entry::StopAsked { .. }
         | Entry::WorkflowStopAsked { .. }
+        | Entry::PartSteered { .. }
+        | Entry::PartResumed { .. }
         | Entry::WorkflowEnded { .. }
         | Entry::PartEnded { .. }
         | Entry::PartForgotten { .. } => Vec::new(),

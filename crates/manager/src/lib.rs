@@ -18,6 +18,7 @@ mod peers;
 mod placement;
 mod relay;
 pub mod state;
+mod steering;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -598,6 +599,11 @@ impl Manager {
                     self.propose(Entry::StopAsked { part, reason, mode });
                 }
             }
+            Message::SteerPart { part, fence, steering } => {
+                if self.accepts(from, part, fence) {
+                    self.on_steer_part(now, part, steering);
+                }
+            }
             Message::PartEndedAck { part } => self.propose(Entry::PartForgotten { part }),
             Message::RenewLease { sent_at, report } => self.on_renewal(now, from, sent_at, report),
             Message::AttemptAccepted { attempt, .. } => {
@@ -670,6 +676,7 @@ impl Manager {
             | Message::OfferAttempt(_)
             | Message::StartAttempt { .. }
             | Message::StopAttempt { .. }
+            | Message::SteerAttempt { .. }
             | Message::AttemptEndedAck { .. } => {}
         }
     }

@@ -12,7 +12,7 @@ use hyperscale_model::{
     ShardId, ShardIndex, WallTime, WorkflowIndex,
 };
 use hyperscale_plan::expr::Value;
-use hyperscale_plan::{Context, Slice};
+use hyperscale_plan::{Context, LoadSteering, Pauses, Slice, Steering};
 use hyperscale_wire::{AttemptEnd, GapCause, RefuseAttempt, StopMode, StopReason};
 use serde::{Deserialize, Serialize};
 
@@ -110,6 +110,22 @@ pub enum Entry {
         /// Who asked.
         by: String,
     },
+    /// The job's steering has reached this datacenter.
+    PartSteered {
+        /// The part.
+        part: PartId,
+        /// All of it.
+        steering: Steering,
+        /// The job's time at which loads stop or go on, if they do.
+        at: Duration,
+    },
+    /// A part that stops stands still no more: what runs after a stop would never end.
+    PartResumed {
+        /// The part.
+        part: PartId,
+        /// The job's time at which loads go on.
+        at: Duration,
+    },
     /// A workflow is over.
     WorkflowEnded {
         /// The part.
@@ -163,6 +179,9 @@ pub struct Closed {
     pub until: Duration,
     /// Iterations in the counted deltas.
     pub iterations: u64,
+    /// The load's time up to which it may have sent starts, if that may be ahead of the load: it
+    /// heard of a pause late, or never.
+    pub load_sent: Duration,
     /// What it published.
     pub published: BTreeMap<String, Value>,
 }
@@ -220,6 +239,12 @@ pub struct Part {
     pub started: Option<WallTime>,
     /// Whether and how it shall stop.
     pub stop: Option<(StopReason, StopMode)>,
+    /// How it is steered.
+    pub steering: Steering,
+    /// When its loads stood still.
+    pub pauses: Pauses,
+    /// How often that was decided anew: workers follow the highest that they hear of.
+    pub turn: u64,
     /// Its workflows, in the plan's order.
     pub workflows: Vec<Workflow>,
     /// What ended workflows have published.
@@ -270,6 +295,18 @@ pub struct Attempt {
     pub closed: Option<Closed>,
 }
 
+impl Part {
+    /// How the load of a workflow is steered.
+    #[must_use]
+    pub fn load_steering(&self, workflow: WorkflowIndex) -> LoadSteering {
+        LoadSteering {
+            version: self.turn,
+            pauses: self.pauses.clone(),
+            amount: self.steering.amounts.get(&workflow).copied(),
+        }
+    }
+}
+
 impl Shard {
     /// The attempt that is open, with its number.
     #[must_use]
@@ -286,6 +323,12 @@ impl Shard {
             .filter_map(|attempt| attempt.closed.as_ref())
             .map(|c| c.iterations)
             .sum()
+    }
+
+    /// The load's time up to which closed attempts may have sent starts ahead of it.
+    #[must_use]
+    pub fn load_sent(&self) -> Duration {
+        self.closed().map(|closed| closed.load_sent).max().unwrap_or_default()
     }
 
     /// How many workers it took down.
@@ -353,6 +396,9 @@ impl State {
                     window: *window,
                     started: None,
                     stop: None,
+                    steering: Steering::default(),
+                    pauses: Pauses::default(),
+                    turn: 0,
                     workflows: vec![Workflow::default(); usize::from(*workflows)],
                     context: Context::default(),
                     ended: None,
@@ -424,6 +470,25 @@ impl State {
                 let workflow = self.live_workflow(*part, *workflow)?;
                 workflow.stopped_by.is_none().then_some(())?;
                 workflow.stopped_by = Some(by.clone());
+            }
+            Entry::PartSteered { part, steering, at } => {
+                let part = self.live(*part)?;
+                let is_newer = steering.version > part.steering.version;
+                (is_newer && part.stop.is_none()).then_some(())?;
+                part.turn += 1;
+                match (part.steering.is_paused, steering.is_paused) {
+                    (false, true) => part.pauses.pause(*at),
+                    (true, false) => part.pauses.resume(*at),
+                    (false, false) | (true, true) => {}
+                }
+                part.steering = steering.clone();
+            }
+            Entry::PartResumed { part, at } => {
+                let part = self.live(*part)?;
+                (part.stop.is_some() && part.steering.is_paused).then_some(())?;
+                part.turn += 1;
+                part.steering.is_paused = false;
+                part.pauses.resume(*at);
             }
             Entry::WorkflowEnded { part, workflow, status, at, published } => {
                 let index = *workflow;
@@ -568,6 +633,7 @@ mod tests {
             last_delta: DeltaSeq(3),
             until: Duration::from_secs(3),
             iterations: 9,
+            load_sent: Duration::ZERO,
             published: published.clone(),
         };
         let context = Context::default();

@@ -2,9 +2,11 @@
 
 use hyperscale_model::{DeltaSeq, JobId, PartIndex, Pressure};
 use hyperscale_plan::{
-    After, HttpSettings, Load, PLAN_FORMAT, RunSettings, Slice, StepName, Workflow,
+    After, HttpSettings, Load, LoadSteering, PLAN_FORMAT, RunSettings, Slice, StepName, Workflow,
 };
-use hyperscale_wire::{AttemptPhase, AttemptReport, StopMode, StopReason};
+use hyperscale_wire::{
+    AttemptEnd, AttemptPhase, AttemptReport, AttemptSummary, StopMode, StopReason,
+};
 
 use super::*;
 
@@ -57,7 +59,7 @@ fn plan(workflows: Vec<Workflow>) -> Plan {
 }
 
 fn running(attempt: AttemptId) -> AttemptReport {
-    AttemptReport { attempt, phase: AttemptPhase::Running, cores: 2 }
+    AttemptReport { attempt, phase: AttemptPhase::Running, cores: 2, steered: 0 }
 }
 
 /// A manager whose proposals are decided at once.
@@ -81,7 +83,9 @@ impl Desk {
 
     fn input(&mut self, input: Input) {
         self.manager.handle(self.now, input);
+        let before = self.index;
         loop {
+            assert!(self.index < before + 1_000, "each decision leads to the next, for ever");
             let outputs: Vec<Output> = self.manager.drain().collect();
             if outputs.is_empty() {
                 return;
@@ -379,7 +383,10 @@ fn a_report_that_comes_late_makes_no_worker_forget() {
     let attempt = AttemptId { shard, number: hyperscale_model::AttemptNumber(1) };
     desk.version = 0;
 
-    desk.renew(WORKER, vec![AttemptReport { attempt, phase: AttemptPhase::Running, cores: 2 }]);
+    desk.renew(
+        WORKER,
+        vec![AttemptReport { attempt, phase: AttemptPhase::Running, cores: 2, steered: 0 }],
+    );
 
     let is_forget = |(_, message): &(NodeId, Message)| matches!(message, Message::LeaseGranted { forget, .. } if !forget.is_empty());
     assert!(!desk.take().iter().any(is_forget));
@@ -494,4 +501,145 @@ fn orp_04_a_lost_shard_goes_on_beside_a_sibling_if_no_core_is_free() {
     let taken = second.iter().find(|(attempt, ..)| *attempt != stays).copied().unwrap();
     assert_eq!((taken.0.number.0, taken.1, taken.2), (2, left, stays));
     assert_eq!(desk.manager.state().cores_used(left), 2, "shared cores count once");
+}
+
+fn steering(version: u64, is_paused: bool) -> hyperscale_plan::Steering {
+    hyperscale_plan::Steering { version, is_paused, ..Default::default() }
+}
+
+impl Desk {
+    fn steer(&mut self, steering: hyperscale_plan::Steering) {
+        self.message(GATE, Message::SteerPart { part: part(), fence: FENCE, steering });
+    }
+
+    /// Runs a part of one workflow on a worker; gives its attempt.
+    fn run(&mut self) -> AttemptId {
+        self.connect_gate();
+        self.connect_worker(WORKER);
+        self.offer(&plan(vec![workflow("a", After::default())]));
+        self.start();
+        self.wait(Duration::from_millis(10));
+        let (attempt, _) = self.manager.state().open_attempts().next().unwrap();
+        self.message(WORKER, Message::AttemptAccepted { attempt, fence: Fence(1) });
+        self.wait(Duration::from_millis(300));
+        self.renew(WORKER, vec![running(attempt)]);
+        self.take();
+        attempt
+    }
+
+    /// What workers were told of steering, at once and with their leases.
+    fn steered(&mut self) -> (Vec<LoadSteering>, Vec<LoadSteering>) {
+        let (mut told, mut granted) = (Vec::new(), Vec::new());
+        for (_, message) in self.take() {
+            match message {
+                Message::SteerAttempt { steering, .. } => told.push(steering),
+                Message::LeaseGranted { steer, .. } => {
+                    granted.extend(steer.into_iter().map(|(_, steering)| steering));
+                }
+                _ => {}
+            }
+        }
+        (told, granted)
+    }
+}
+
+#[test]
+fn dat_02_a_change_goes_to_workers_at_once_and_with_each_lease_until_they_have_it() {
+    let mut desk = Desk::new();
+    let attempt = desk.run();
+
+    desk.steer(steering(7, true));
+    let (told, _) = desk.steered();
+    desk.renew(WORKER, vec![running(attempt)]);
+    let (_, missed) = desk.steered();
+    desk.renew(WORKER, vec![AttemptReport { steered: 1, ..running(attempt) }]);
+    let (_, heard) = desk.steered();
+
+    assert!(told.iter().all(|steering| steering.pauses.is_paused(Duration::from_secs(5))));
+    assert_eq!((told.len(), missed.len(), heard.len()), (1, 1, 0), "told until it has it");
+}
+
+#[test]
+fn dat_02_an_older_value_never_comes_back_after_a_takeover() {
+    let mut desk = Desk::new();
+    let attempt = desk.run();
+    desk.steer(steering(7, true));
+    desk.steer(steering(9, false));
+    desk.lead_anew();
+    desk.take();
+
+    desk.steer(steering(7, true));
+    desk.renew(WORKER, vec![AttemptReport { steered: 1, ..running(attempt) }]);
+
+    let (told, granted) = desk.steered();
+    let part = &desk.manager.state().parts[&part()];
+    assert_eq!((part.steering.version, part.steering.is_paused), (9, false));
+    assert_eq!(told, [], "an old value is no news");
+    assert_eq!(granted.len(), 1, "the new leader goes on telling");
+    assert!(!granted[0].pauses.is_paused(Duration::from_secs(5)));
+}
+
+#[test]
+fn dat_02_a_stop_ends_a_pause_lest_what_runs_after_it_waits_for_ever() {
+    let mut desk = Desk::new();
+    desk.run();
+    desk.steer(steering(7, true));
+
+    desk.stop(StopMode::Graceful);
+    desk.steer(steering(8, true));
+
+    let part = &desk.manager.state().parts[&part()];
+    assert!(!part.steering.is_paused);
+    assert!(!part.pauses.is_paused(Duration::from_secs(60)));
+}
+
+#[test]
+fn dat_02_a_paused_load_is_not_over_when_its_time_would_be() {
+    let mut desk = Desk::new();
+    let attempt = desk.run();
+    desk.steer(steering(7, true));
+
+    for _ in 0..60 {
+        desk.wait(Duration::from_secs(1));
+        desk.renew(WORKER, vec![AttemptReport { steered: 1, ..running(attempt) }]);
+    }
+    // Its worker is gone then: what is left of the load runs elsewhere.
+    let other = NodeId(11);
+    desk.connect_worker(other);
+    for _ in 0..20 {
+        desk.wait(Duration::from_secs(1));
+        desk.renew(other, Vec::new());
+    }
+
+    let open: Vec<_> = desk.manager.state().open_attempts().map(|(id, a)| (id, a.worker)).collect();
+    assert_eq!(open.len(), 1, "the load has 20 s, and stood still for most of a minute");
+    assert_eq!(open[0].1, other);
+    let offers = desk.take().into_iter().filter_map(|(_, message)| match message {
+        Message::OfferAttempt(assignment) => Some(*assignment),
+        _ => None,
+    });
+    let offer = offers.last().unwrap();
+    assert!(offer.steering.pauses.is_paused(Duration::from_secs(80)), "it starts as it is steered");
+    // The lost worker said within about a second that it had stopped.
+    assert!(offer.load_sent < Duration::from_secs(3), "{:?}", offer.load_sent);
+}
+
+#[test]
+fn a_test_that_asks_to_stop_while_its_part_stops_is_heard_once() {
+    let mut desk = Desk::new();
+    let attempt = desk.run();
+    desk.delta(attempt, 1);
+    desk.stop(StopMode::Graceful);
+    desk.input(Input::Disconnected { node: GATE });
+    let decided = desk.index;
+
+    // Its last delta is not acknowledged, with the gate out of reach: the attempt stays open.
+    let end = AttemptEnd::Aborted { message: "enough".to_owned() };
+    let end = AttemptSummary { end, last_delta: DeltaSeq(2), published: BTreeMap::new() };
+    desk.message(WORKER, Message::AttemptEnded { attempt, end });
+    let ticks = desk.wait(Duration::from_secs(3));
+
+    assert!(desk.manager.state().attempt(attempt).unwrap().closed.is_none());
+    assert_eq!(desk.index, decided, "the part stops already: nothing is left to decide");
+    assert!(ticks < 100, "{ticks} reviews in 3 s");
 }

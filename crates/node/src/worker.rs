@@ -85,6 +85,9 @@ impl WorkerHost {
                 self.engine.lease(self.observer.clock().instant(until));
                 return;
             }
+            EngineCommand::Steer { attempt, steering } => {
+                (attempt, self.engine.steer(attempt, steering))
+            }
             EngineCommand::Stop { attempt, mode } => {
                 let stop = match mode {
                     StopMode::Graceful => Stop::Graceful,
@@ -122,6 +125,8 @@ fn work(preparation: Preparation) -> Work {
         slice: assignment.slice,
         cores,
         iterations_done: assignment.iterations_done,
+        load_sent: assignment.load_sent,
+        steering: assignment.steering,
         context: assignment.context,
         secrets: assignment.secrets,
         window: assignment.window,

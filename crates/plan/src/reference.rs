@@ -196,6 +196,18 @@ pub fn reference() -> String {
     out
 }
 
+const STEERING: &str = "\
+**While it runs** a load can be paused and scaled: `hyperscale jobs pause JOB`, `jobs resume JOB`, \
+`jobs scale JOB WORKFLOW=AMOUNT`, keys of the screen, or the API. Paused, running iterations end and \
+none starts. As with k6 the load's time stands still then: a duration counts what is left of it, a line \
+goes on where it was, no start is lost; the job's `deadline` goes on. An amount is a number of users \
+(`50`; of `externally-controlled` up to `max_vus`, of other loads with users at most what is planned), a \
+rate (`200/s`, of `constant-arrival-rate`) or a share of the plan (`40%`), never more than planned. Of \
+an arrival rate so many of the planned starts are made, evenly among them. Loads of a fixed number of \
+iterations can be paused, not scaled. What runs after a stop is not paused.
+
+";
+
 fn executors(out: &mut String) {
     out.push_str("| executor | keys | meaning |\n|---|---|---|\n");
     for executor in &EXECUTORS {
@@ -214,6 +226,7 @@ fn executors(out: &mut String) {
         writeln!(out, "| `{}` | {} | {doc} |", executor.name, keys.join(", ")).unwrap_or_default();
     }
     out.push_str("\nKeys in bold must be there. `find-max` is reserved.\n\n");
+    out.push_str(STEERING);
 }
 
 fn key_row(out: &mut String, section: &Section, key: &Key) {

@@ -16,7 +16,7 @@ mod terminal;
 pub use csv::csv;
 pub use html::html;
 pub use junit::junit;
-pub use live::{ExampleView, LiveStep, LiveView, ThresholdView};
+pub use live::{ExampleView, LiveStep, LiveView, ScaleView, ThresholdView};
 pub use result::{EventRecord, JobResult, SeriesPoint};
 pub use summary::{
     CheckSummary, GapView, GeneratorView, Latency, SUMMARY_SCHEMA, StepSummary, Summary,

@@ -1,6 +1,7 @@
 //! A job as it runs.
 
 use hyperscale_model::{JobId, JobState};
+use hyperscale_plan::{Amount, Load, LoadKind, Workflow};
 use serde::{Deserialize, Serialize};
 
 use crate::{GapView, Latency};
@@ -60,6 +61,46 @@ pub struct LiveView {
     /// Some of the exchanges that failed, the latest last.
     #[serde(default)]
     pub examples: Vec<ExampleView>,
+    /// Whether its load was paused by command.
+    #[serde(default)]
+    pub paused: bool,
+    /// How much of each workflow's load is sent, in the plan's order.
+    #[serde(default)]
+    pub scales: Vec<ScaleView>,
+}
+
+/// How much of a workflow's load is sent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScaleView {
+    /// The workflow.
+    pub workflow: String,
+    /// Users, or per cent of the plan's starts; nothing of a load that cannot be scaled.
+    pub amount: Option<u32>,
+    /// The most that it takes.
+    pub most: u32,
+    /// Whether both are users.
+    pub is_users: bool,
+}
+
+impl ScaleView {
+    /// Of a workflow that was scaled to an amount, or never.
+    #[must_use]
+    pub fn of(workflow: &Workflow, amount: Option<Amount>) -> Self {
+        let (load, name) = (&workflow.load, workflow.name.clone());
+        let (most, initial, is_users) = match (load, load.kind()) {
+            (Load::ExternallyControlled { vus, max_vus, .. }, _) => (*max_vus, *vus, true),
+            (_, LoadKind::Looping) => (load.vus_max(), load.vus_max(), true),
+            (_, LoadKind::Arrivals | LoadKind::Iterations) => (100, 100, false),
+        };
+        let amount = match amount {
+            None => initial,
+            Some(amount) if is_users => amount.of_users(most),
+            // A share of a hundred, as of so many users.
+            Some(amount) => amount.of_users(100),
+        };
+        let is_fixed = load.kind() == LoadKind::Iterations;
+        Self { workflow: name, amount: (!is_fixed).then_some(amount), most, is_users }
+    }
 }
 
 /// An exchange that failed, in a line.

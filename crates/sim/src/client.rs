@@ -19,6 +19,8 @@ pub(crate) enum Purpose {
     Watch,
     /// The stop of the workflow at this place of the list, or of the job.
     Cancel(usize),
+    /// The next change of the job's steering.
+    Steer,
     Results,
 }
 
@@ -33,6 +35,8 @@ pub(crate) struct Wish {
     last_event: u64,
     /// Stops that are not acknowledged yet.
     cancels: Vec<usize>,
+    /// How many changes of its steering are acknowledged.
+    steered: usize,
     waiting: Vec<(Purpose, RequestId, Time)>,
     next_try: Time,
     /// The gate that it asks, until that fails it.
@@ -51,6 +55,7 @@ impl Wish {
 pub(crate) enum Learned {
     Accepted(JobId),
     Cancelled { job: JobId, workflow: Option<String> },
+    Steered { job: JobId, pause: Option<bool>, scaled: usize },
     Final(JobId),
     Nothing,
 }
@@ -86,6 +91,7 @@ impl Client {
                 has_results: false,
                 last_event: 0,
                 cancels: (0..cancels).collect(),
+                steered: 0,
                 waiting: Vec::new(),
                 gate: 0,
             }
@@ -124,7 +130,8 @@ impl Client {
                     self.last_request += 1;
                     let id = RequestId(self.last_request);
                     // The second time perhaps at another gate.
-                    let gate = if time == 0 { wish.gate } else { another };
+                    let is_usual = time == 0 && purpose != Purpose::Steer;
+                    let gate = if is_usual { wish.gate } else { another };
                     wish.waiting.push((purpose, id, now));
                     self.sent.insert(id, (index, gate));
                     requests.push(Asked { gate, id, request: request.clone() });
@@ -168,6 +175,19 @@ impl Client {
                 let cancel = wish.test.cancel.as_ref();
                 let workflow = cancel.and_then(|cancel| cancel.workflows.get(which).cloned());
                 Learned::Cancelled { job: view.job, workflow }
+            }
+            (Purpose::Steer, Reply::Job(view)) => {
+                let steer = wish.test.steers.get(wish.steered);
+                wish.steered += 1;
+                steer.map_or(Learned::Nothing, |steer| Learned::Steered {
+                    job: view.job,
+                    pause: steer.pause,
+                    scaled: steer.scale.len(),
+                })
+            }
+            (Purpose::Steer, Reply::Error(error)) if error.kind != RequestErrorKind::NotReady => {
+                wish.steered = wish.test.steers.len(); // It stops, or is over.
+                Learned::Nothing
             }
             (Purpose::Watch, Reply::News { events, is_over, .. }) => {
                 if let Some(last) = events.last() {
@@ -224,6 +244,14 @@ impl Wish {
         }
         if self.is_over && !is_waiting(Purpose::Results) {
             due.push((Purpose::Results, Request::Results { job }));
+        }
+        if let Some(steer) = self.test.steers.get(self.steered)
+            && now >= self.test.submit_at + steer.after
+            && !self.is_over
+            && !is_waiting(Purpose::Steer)
+        {
+            let (pause, scale) = (steer.pause, steer.scale.clone());
+            due.push((Purpose::Steer, Request::Steer { job, pause, scale }));
         }
         if let Some(cancel) = &self.test.cancel
             && now >= self.test.submit_at + cancel.after

@@ -8,7 +8,7 @@ use hyperscale_manager::state::{CloseReason, Closed, Part, State, Workflow, shar
 use hyperscale_model::{
     AttemptId, AttemptNumber, EndStatus, JobId, NodeId, PartId, Time, WorkflowIndex,
 };
-use hyperscale_plan::{LoadKind, Plan};
+use hyperscale_plan::{LoadKind, Plan, Steering};
 use hyperscale_wire::StopMode;
 
 use crate::host::Host;
@@ -17,6 +17,8 @@ type Checked = Result<(), String>;
 
 /// How long an end may take beyond what the plan allows: some resends.
 const SLACK: Duration = Duration::from_secs(6);
+/// How long a change of a job's steering takes to a datacenter.
+const STEERED_WITHIN: Duration = Duration::from_secs(2);
 /// How long an attempt may wait for its start.
 const START_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -29,6 +31,16 @@ pub(crate) struct Trouble {
     pub(crate) head: Time,
 }
 
+/// How a part was steered from some time on.
+#[derive(Debug, Clone)]
+pub(crate) struct Turn {
+    /// As its datacenter counts it.
+    pub(crate) number: u64,
+    /// When it was decided there.
+    pub(crate) at: Time,
+    pub(crate) steering: Steering,
+}
+
 /// What was decided once and must not change.
 #[derive(Debug, Default)]
 pub(crate) struct Decided {
@@ -39,11 +51,16 @@ pub(crate) struct Decided {
     /// Since when stops are known: of a job, or of one workflow.
     stops: BTreeMap<(JobId, Option<WorkflowIndex>), Time>,
     waiting: BTreeMap<AttemptId, Time>,
+    /// How each part was steered, in order.
+    turns: BTreeMap<PartId, Vec<Turn>>,
+    /// Since when the gates have decided of each job what its part does not have.
+    unsteered: BTreeMap<PartId, (u64, Time)>,
 }
 
 impl Decided {
     pub(crate) fn on_manager(
         &mut self,
+        now: Time,
         state: &State,
         hosts: &BTreeMap<NodeId, Host>,
         plans: impl Fn(JobId) -> Option<Plan>,
@@ -77,6 +94,7 @@ impl Decided {
             }
         }
         for (&id, part) in &state.parts {
+            self.on_turn(now, id, part)?;
             if let Some(end) = &part.ended {
                 let known = self.parts.entry(id).or_insert_with(|| end.clone());
                 if known != end {
@@ -88,6 +106,26 @@ impl Decided {
             }
         }
         Ok(())
+    }
+
+    fn on_turn(&mut self, now: Time, id: PartId, part: &Part) -> Checked {
+        let turns = self.turns.entry(id).or_default();
+        let known = turns.last().map_or(0, |turn| turn.number);
+        if part.turn <= known {
+            return Ok(()); // This manager is behind.
+        }
+        let version = turns.last().map_or(0, |turn| turn.steering.version);
+        if part.steering.version < version {
+            let now = part.steering.version;
+            return Err(format!("INV-15: part {id} is steered by {now} after {version}"));
+        }
+        turns.push(Turn { number: part.turn, at: now, steering: part.steering.clone() });
+        Ok(())
+    }
+
+    /// How a part was steered, in order, if it is known here.
+    pub(crate) fn turns(&self, part: PartId) -> Option<&[Turn]> {
+        self.turns.get(&part).map(Vec::as_slice)
     }
 
     fn on_workflow(
@@ -187,7 +225,24 @@ impl Decided {
                 self.stops.entry((id, Some(*workflow))).or_insert(now);
             }
             let is_sharp = job.cancel.as_ref().is_some_and(|(_, mode)| *mode == StopMode::Now);
-            let part = state.parts.iter().find(|(part, _)| part.job == id).map(|(_, part)| part);
+            let part = state.parts.iter().find(|(part, _)| part.job == id);
+            if let Some((&part_id, part)) = part {
+                let wanted = job.steering_version();
+                let (known, since) = self.unsteered.entry(part_id).or_insert((wanted, now));
+                if *known != wanted {
+                    (*known, *since) = (wanted, now);
+                }
+                let is_stopping = job.cancel.is_some() || job.broken.is_some();
+                let is_done = is_stopping || part.stop.is_some() || part.ended.is_some();
+                let has_time = now <= trouble.all.max(*since) + STEERED_WITHIN;
+                if !is_done && !has_time && part.steering.version < wanted {
+                    let has = part.steering.version;
+                    return Err(format!(
+                        "INV-15: {part_id} is steered by {has}, and by {wanted} since {since}"
+                    ));
+                }
+            }
+            let part = part.map(|(_, part)| part);
             for ((known, of), since) in self.stops.iter().filter(|((known, _), _)| *known == id) {
                 let is_told = part.is_none_or(|part| part.stop.is_some() || part.ended.is_some());
                 if of.is_none() && !is_told && now > trouble.head.max(*since) + SLACK {

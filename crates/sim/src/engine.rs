@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use hyperscale_model::{AttemptId, Outcome, SplitMix, Time};
 use hyperscale_plan::expr::Value;
-use hyperscale_plan::{Arrivals, LoadKind, StepIndex, Workflow};
+use hyperscale_plan::{Arrivals, LoadKind, LoadSteering, StepIndex, Workflow};
 use hyperscale_stats::{Recorder, Sample, WindowFigures};
 use hyperscale_wire::{AttemptEnd, StopMode};
 use hyperscale_worker::{EngineCommand, EngineEvent, Preparation};
@@ -33,6 +33,8 @@ pub(crate) struct Habits {
     pub(crate) unprepared: f64,
     /// Whether cores send load without a lease, which they must not.
     pub(crate) ignores_lease: bool,
+    /// Whether cores go on with what they began with, however they are steered, which they must not.
+    pub(crate) ignores_pauses: bool,
 }
 
 /// Load that was sent.
@@ -46,6 +48,10 @@ pub(crate) struct Sent {
     pub(crate) users: u64,
     pub(crate) requests: u64,
     pub(crate) iterations: u64,
+    /// Starts that were made or dropped, under an arrival rate.
+    pub(crate) starts: u64,
+    /// The version of its steering that it obeyed.
+    pub(crate) steered: u64,
 }
 
 #[derive(Debug)]
@@ -67,6 +73,9 @@ struct Run {
     started: Time,
     job_at_start: Duration,
     load_at_start: Duration,
+    steering: LoadSteering,
+    /// The load's time up to which everything was sent.
+    load_done: Duration,
     last_step: Time,
     next_step: Time,
     window: u64,
@@ -86,7 +95,8 @@ impl Run {
     }
 
     fn load_time(&self, now: Time) -> Duration {
-        self.load_at_start + (now - self.started)
+        let zero = self.job_at_start - self.load_at_start;
+        self.steering.pauses.load_time(zero, self.job_time(now))
     }
 
     fn window_at(&self, now: Time) -> u64 {
@@ -151,6 +161,13 @@ impl Engine {
                 self.lease_until =
                     if self.habits.ignores_lease { Time::from_nanos(u64::MAX) } else { until };
             }
+            EngineCommand::Steer { attempt, steering } => {
+                self.step(now, attempt);
+                let obeys = !self.habits.ignores_pauses;
+                if let Some(run) = self.runs.get_mut(&attempt).filter(|_| obeys) {
+                    run.steering = steering;
+                }
+            }
             EngineCommand::Stop { attempt, mode } => self.stop(now, attempt, mode),
             EngineCommand::Discard { attempt } => {
                 self.step(now, attempt);
@@ -179,6 +196,8 @@ impl Engine {
             started: now,
             job_at_start: Duration::ZERO,
             load_at_start: Duration::ZERO,
+            steering: preparation.assignment.steering.clone(),
+            load_done: preparation.assignment.load_sent,
             last_step: now,
             next_step: now,
             window: 0,
@@ -242,7 +261,11 @@ impl Engine {
         let (load, duration) = (workflow.load.clone(), workflow.load.duration());
         // Without a lease nothing is sent, whoever has or has not noticed that it is over.
         let sent_until = now.min(self.lease_until).max(run.last_step);
-        let (from, to) = (run.load_time(run.last_step), run.load_time(sent_until).min(duration));
+        // A pause that was heard of late lies behind: what was sent since is not sent again.
+        let from = run.load_time(run.last_step).max(run.load_done);
+        let to = run.load_time(sent_until).min(duration);
+        run.load_done = run.load_done.max(to);
+        let (amount, steered) = (run.steering.amount, run.steering.version);
         let assignment = &run.preparation.assignment;
         let slice = &assignment.slice;
         let total = load.iterations().map(|total| slice.count(total));
@@ -255,12 +278,15 @@ impl Engine {
         if is_active {
             match (&run.arrivals, load.kind()) {
                 (Some(arrivals), _) => {
-                    let due = |at| slice.count(arrivals.due_before(at));
+                    let due = |at| {
+                        let local = slice.count(arrivals.due_before(at));
+                        amount.map_or(local, |amount| amount.of_starts(slice, local))
+                    };
                     count = due(to).saturating_sub(due(from));
                     users = slice.count(u64::from(load.vus_max())).min(count);
                 }
                 (None, LoadKind::Iterations | LoadKind::Looping | LoadKind::Arrivals) => {
-                    let planned = load.vus_at(from).unwrap_or(0);
+                    let planned = load.scaled_vus_at(from, amount).unwrap_or(0);
                     users = slice.count(u64::from(planned));
                     let (wanted, rest) =
                         whole(users, self.habits.pace * (to - from).as_secs_f64(), run.carry);
@@ -278,7 +304,16 @@ impl Engine {
         let requests = iterations * run.steps.len() as u64;
         if users > 0 || requests > 0 {
             let load = (from, to);
-            self.sent.push(Sent { attempt: id, between, load, users, requests, iterations });
+            self.sent.push(Sent {
+                attempt: id,
+                between,
+                load,
+                users,
+                requests,
+                iterations,
+                starts: if run.arrivals.is_some() { count } else { 0 },
+                steered,
+            });
         }
         run.last_step = now;
         run.next_step = now + STEP;
@@ -318,8 +353,17 @@ impl Engine {
             record(&mut self.random, 0.0, &mut run, cut, true);
             let (between, load) = ((now, now), (run.load_time(now), run.load_time(now)));
             let requests = cut * run.steps.len() as u64;
-            let (users, iterations) = (0, 0);
-            self.sent.push(Sent { attempt: id, between, load, users, requests, iterations });
+            let (users, iterations, starts) = (0, 0, 0);
+            self.sent.push(Sent {
+                attempt: id,
+                between,
+                load,
+                users,
+                requests,
+                iterations,
+                starts,
+                steered: run.steering.version,
+            });
         }
         let figures = figures(&mut run, 0);
         if !figures.is_empty() {

@@ -687,6 +687,7 @@ impl Host {
                             effects.push(Effect::Prepared { preparation: preparation.clone() });
                         }
                         EngineCommand::Start { attempt, .. }
+                        | EngineCommand::Steer { attempt, .. }
                         | EngineCommand::Stop { attempt, .. }
                         | EngineCommand::Discard { attempt } => {
                             effects.push(Effect::Commanded { attempt: *attempt });

@@ -55,6 +55,10 @@ mutations! {
     LoseCheckpoints = "lose-checkpoints",
     /// A leader takes itself for confirmed for as long as it leads.
     ServeUnconfirmed = "serve-unconfirmed",
+    /// What an attempt is told of pauses and scales while it runs is lost, by each way.
+    ForgetSteering = "forget-steering",
+    /// The attempts of a takeover begin as if the job had never been steered.
+    OldSteering = "old-steering",
     /// A leader serves before its barrier is decided.
     SkipBarrier = "skip-barrier",
     /// A manager that leads no more goes on as if it did.
@@ -96,7 +100,9 @@ impl Mutation {
             | Self::ProgressByFence
             | Self::RecomputeContext
             | Self::DropResult
-            | Self::SentProbeIsLife => Kind::Local,
+            | Self::SentProbeIsLife
+            | Self::ForgetSteering
+            | Self::OldSteering => Kind::Local,
             Self::ServeUnconfirmed
             | Self::SkipBarrier
             | Self::IgnoreLeadershipLoss
@@ -169,6 +175,11 @@ impl Tampering {
                 if matches!(reason, StopReason::Threshold { .. }) {
                     return None;
                 }
+            }
+            (Mutation::OldSteering, Message::OfferAttempt(assignment)) => {
+                // As new as it was, and so nothing puts it right.
+                assignment.steering.pauses = Default::default();
+                assignment.steering.amount = None;
             }
             (Mutation::ReleaseTwice, Message::RenewLease { report, .. }) => report.cores *= 2,
             (Mutation::ProgressByFence, Message::PartReport(report)) => {
@@ -260,6 +271,8 @@ pub(crate) fn fence_of(message: &mut Message) -> Option<&mut Fence> {
         Message::StartPart { fence, .. }
         | Message::StopPart { fence, .. }
         | Message::StopWorkflow { fence, .. }
+        | Message::SteerPart { fence, .. }
+        | Message::SteerAttempt { fence, .. }
         | Message::LeaseGranted { fence, .. }
         | Message::Lead { fence }
         | Message::StartAttempt { fence, .. }

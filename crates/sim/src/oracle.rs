@@ -1,21 +1,21 @@
 //! What is true, kept apart from what the roles believe, and the invariants that tie the two.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use hyperscale_gate::state::{Job, JobEnd, State as GateState};
+use hyperscale_gate::state::{Job, JobEnd, State as GateState, Steer};
 use hyperscale_gate::{Reply, read_entry};
 use hyperscale_model::{
     AttemptId, DatacenterId, Fence, JobId, NodeId, PartId, Role, Time, WorkflowIndex,
 };
-use hyperscale_plan::{Context, LoadKind, Plan, Split};
+use hyperscale_plan::{Context, Load, LoadKind, Plan, Slice, Split, Steering};
 use hyperscale_report::JobResult;
 use hyperscale_stats::Delta;
 use hyperscale_wire::{Message, decode_value};
 use hyperscale_worker::Preparation;
 
 use crate::client::Learned;
-use crate::decided::{Decided, Trouble};
+use crate::decided::{Decided, Trouble, Turn};
 use crate::engine::Sent;
 use crate::host::{Host, Node, is_barrier};
 use crate::mutation::fence_of;
@@ -42,6 +42,11 @@ const SLACK: Duration = Duration::from_secs(15);
 const MISSED: Duration = Duration::from_secs(45);
 /// How long a gate may take a silent datacenter for reached: 15 s, a step of its clock, and drift.
 const REACH: Duration = Duration::from_millis(18_000);
+/// How long all workers take to follow what their datacenter has decided, if nothing is in the way.
+const STEERED_WITHIN: Duration = Duration::from_secs(2);
+/// How long any worker takes: without an answer that tells it so it has no lease, and whoever answers
+/// without knowing it is confirmed no more; with some drift.
+const STEERED_AT_LAST: Duration = Duration::from_millis(12_500);
 /// How long load may overlap: an engine stops within this time.
 const TOLERANCE: Duration = Duration::from_millis(100);
 
@@ -68,6 +73,10 @@ struct Attempt {
     active: Option<(Time, u64)>,
     /// The load's time up to which it has sent.
     load: Duration,
+    /// Its share of the load.
+    slice: Slice,
+    /// How it was steered when it sent last.
+    steered: u64,
 }
 
 /// What a view of a job showed.
@@ -191,8 +200,75 @@ impl Oracle {
         Ok(())
     }
 
+    /// The ways in which a part may be steered at an instant, and what no attempt is behind: what
+    /// was decided long enough ago, and all that came after it.
+    fn steered(&self, trouble: Time, at: Time, part: PartId) -> (u64, Vec<Steering>) {
+        let turns = self.decided.iter().find_map(|decided| decided.turns(part)).unwrap_or_default();
+        let has_arrived = |turn: &&Turn| {
+            at > turn.at + STEERED_AT_LAST || at > turn.at.max(trouble) + STEERED_WITHIN
+        };
+        let floor = turns.iter().filter(has_arrived).map(|turn| turn.number).max().unwrap_or(0);
+        let allowed = turns.iter().filter(|turn| turn.number >= floor);
+        let mut allowed: Vec<Steering> = allowed.map(|turn| turn.steering.clone()).collect();
+        if floor == 0 {
+            allowed.push(Steering::default());
+        }
+        (floor, allowed)
+    }
+
+    /// How the load is steered: by the newest that was decided, also after takeovers.
+    fn check_steering(&mut self, trouble: Time, at: Time, sent: &Sent, load: &Load) -> Checked {
+        let id = sent.attempt;
+        let (floor, allowed) = self.steered(trouble, at, id.shard.part_id());
+        let truth = self.attempts.entry(id).or_default();
+        if sent.steered < truth.steered.max(floor) {
+            let (by, known) = (sent.steered, truth.steered);
+            return Err(format!(
+                "INV-15: {id} is steered by {by} at {at}, {floor}, {known} before"
+            ));
+        }
+        truth.steered = sent.steered;
+        let going = || allowed.iter().filter(|steering| !steering.is_paused);
+        if going().next().is_none() {
+            return Err(format!("INV-15: {id} sends at {at}, and the job is paused"));
+        }
+        if let Some(arrivals) = load.arrivals() {
+            let due = |at| truth.slice.count(arrivals.due_before(at));
+            let planned = due(sent.load.1).saturating_sub(due(sent.load.0));
+            let amounts = going().map(|steering| steering.amounts.get(&id.shard.workflow));
+            #[expect(clippy::cast_precision_loss, reason = "starts are few")]
+            let most = amounts
+                .map(|amount| amount.map_or(1.0, |amount| amount.share()) * planned as f64)
+                .fold(0.0, f64::max);
+            #[expect(clippy::cast_precision_loss, reason = "starts are few")]
+            if sent.starts as f64 > most + 1.0 {
+                let starts = sent.starts;
+                return Err(format!("INV-15: {id} makes {starts} starts of {most:.1} at {at}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// How many users a workflow may have at an instant.
+    fn users_allowed(&self, trouble: Time, at: Time, of: AttemptId, load: &Load) -> u64 {
+        let job = of.shard.job;
+        let parts: BTreeSet<PartId> = (self.attempts.keys())
+            .filter(|id| id.shard.job == job)
+            .map(|id| id.shard.part_id())
+            .collect();
+        let steerings = parts.into_iter().flat_map(|part| self.steered(trouble, at, part).1);
+        let users = steerings.filter(|steering| !steering.is_paused).map(|steering| {
+            match (load, steering.amounts.get(&of.shard.workflow)) {
+                (Load::ExternallyControlled { vus, .. }, None) => *vus,
+                (_, None) => load.vus_max(),
+                (_, Some(amount)) => amount.of_users(load.vus_max()),
+            }
+        });
+        users.max().map_or(0, u64::from)
+    }
+
     /// Load was sent: never more than planned, by one attempt of a shard at a time.
-    pub(crate) fn on_load(&mut self, between: (Time, Time), sent: &Sent) -> Checked {
+    pub(crate) fn on_load(&mut self, trouble: Time, between: (Time, Time), sent: &Sent) -> Checked {
         let shard = sent.attempt.shard;
         let plan = self.jobs.get(&shard.job).and_then(|truth| truth.plan.as_ref());
         let Some(plan) = plan else { return Err(format!("{} has no plan", sent.attempt)) };
@@ -208,6 +284,7 @@ impl Oracle {
         }
         truth.active = Some((between.1, sent.users));
         truth.load = truth.load.max(sent.load.1);
+        self.check_steering(trouble, between.0, sent, &load)?;
         let mut users = 0;
         let of_workflow = self.attempts.iter().filter(|(id, _)| {
             let is_of_part = id.shard.part == shard.part || !is_each;
@@ -233,9 +310,12 @@ impl Oracle {
                 ));
             }
         }
-        if load.kind() != LoadKind::Arrivals && users > u64::from(load.vus_max()) {
-            let planned = load.vus_max();
-            return Err(format!("INV-15: {users} users for {}, {planned} planned", sent.attempt));
+        if load.kind() == LoadKind::Arrivals {
+            return Ok(());
+        }
+        let allowed = self.users_allowed(trouble, between.0, sent.attempt, &load);
+        if users > allowed {
+            return Err(format!("INV-15: {users} users for {}, {allowed} allowed", sent.attempt));
         }
         Ok(())
     }
@@ -273,6 +353,7 @@ impl Oracle {
             return Err(format!("INV-4: {attempt} runs at {place:?} and at {:?}", truth.runs_on));
         }
         truth.runs_on = Some((host.id, host.life));
+        truth.slice = assignment.slice.clone();
         Ok(())
     }
 
@@ -348,13 +429,20 @@ impl Oracle {
         }
     }
 
-    pub(crate) fn on_decided(&mut self, host: &Host, hosts: &BTreeMap<NodeId, Host>) -> Checked {
+    pub(crate) fn on_decided(
+        &mut self,
+        now: Time,
+        host: &Host,
+        hosts: &BTreeMap<NodeId, Host>,
+    ) -> Checked {
         match &host.node {
             Some(Node::Manager { manager, .. }) => {
                 let jobs = &self.jobs;
                 let plans = |job: JobId| jobs.get(&job)?.plan.clone();
                 let decided = host.place.and_then(|place| self.decided.get_mut(place));
-                decided.map_or(Ok(()), |decided| decided.on_manager(manager.state(), hosts, plans))
+                decided.map_or(Ok(()), |decided| {
+                    decided.on_manager(now, manager.state(), hosts, plans)
+                })
             }
             Some(Node::Gate { .. } | Node::Worker { .. }) | None => Ok(()),
         }
@@ -459,7 +547,8 @@ impl Oracle {
                     Message::OfferPart(offer) => offer.part,
                     Message::StartPart { part, .. }
                     | Message::StopPart { part, .. }
-                    | Message::StopWorkflow { part, .. } => *part,
+                    | Message::StopWorkflow { part, .. }
+                    | Message::SteerPart { part, .. } => *part,
                     _ => return None,
                 };
                 manager.leading()?;
@@ -637,6 +726,14 @@ impl Oracle {
             Learned::Cancelled { job, workflow } => {
                 self.jobs.entry(*job).or_default().promised.push(workflow.clone());
                 Ok(())
+            }
+            Learned::Steered { job, pause, scaled } => {
+                let known = self.gates.jobs.get(job).map(|job| &job.steers);
+                let is_it = |steer: &Steer| steer.pause == *pause && steer.amounts.len() == *scaled;
+                let is_known = known.is_none_or(|all| all.iter().any(|(_, steer)| is_it(steer)));
+                is_known.then_some(()).ok_or_else(|| {
+                    format!("INV-12: {job} was said to be steered, and nothing was decided")
+                })
             }
             Learned::Nothing => Ok(()),
         }

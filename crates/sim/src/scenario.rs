@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use hyperscale_model::{SplitMix, Time, WorkflowIndex};
 use hyperscale_plan::{
-    After, Aggregate, Comparison, Datacenters, Distribution, HttpSettings, Load, LocalIndex,
-    PLAN_FORMAT, Plan, Priority, Publish, RunSettings, Split, Stage, StepName, Threshold,
-    ThresholdMetric, Workflow,
+    After, Aggregate, Comparison, Datacenters, Distribution, HttpSettings, Load, LoadKind,
+    LocalIndex, PLAN_FORMAT, Plan, Priority, Publish, RunSettings, Split, Stage, StepName,
+    Threshold, ThresholdMetric, Workflow,
 };
 use hyperscale_wire::StopMode;
 
@@ -48,7 +48,18 @@ pub(crate) struct Test {
     pub(crate) plan: Plan,
     pub(crate) submit_at: Time,
     pub(crate) cancel: Option<Cancel>,
+    /// How the client steers it, in order.
+    pub(crate) steers: Vec<SteerWish>,
     pub(crate) secret: bool,
+}
+
+/// A change of a job's steering that the client asks for.
+#[derive(Debug, Clone)]
+pub(crate) struct SteerWish {
+    /// How long after its submission.
+    pub(crate) after: Duration,
+    pub(crate) pause: Option<bool>,
+    pub(crate) scale: Vec<(String, String)>,
 }
 
 /// A stop that the client asks for.
@@ -191,6 +202,7 @@ impl Scenario {
             abort: if with_faults && random.chance(0.1) { 0.002 } else { 0.0 },
             unprepared: if with_faults && random.chance(0.1) { 0.1 } else { 0.0 },
             ignores_lease: false,
+            ignores_pauses: false,
         };
         let faults = if with_faults { Faults::draw(&mut random) } else { Faults::default() };
         let tests = between(&mut random, 1, if kind == Kind::Local { 4 } else { 7 });
@@ -315,8 +327,49 @@ impl Test {
         };
         let latest = if kind == Kind::Local { 120_000 } else { 360_000 };
         let submit_at = Time::from_millis(between(random, 1_500, latest));
-        Self { plan, submit_at, cancel, secret }
+        let steers = draw_steers(random, &plan);
+        Self { plan, submit_at, cancel, steers, secret }
     }
+}
+
+/// Pauses, which mostly end again, and amounts that each load takes.
+fn draw_steers(random: &mut SplitMix, plan: &Plan) -> Vec<SteerWish> {
+    if random.chance(0.4) {
+        return Vec::new();
+    }
+    let mut after = Duration::ZERO;
+    let mut is_paused = false;
+    let mut steers = Vec::new();
+    for _ in 0..between(random, 1, 6) {
+        after += Duration::from_millis(between(random, 0, 9_000));
+        let turns = random.chance(if is_paused { 0.7 } else { 0.4 });
+        is_paused ^= turns;
+        let mut scale = Vec::new();
+        for workflow in &plan.workflows {
+            if turns && random.chance(0.8) {
+                continue;
+            }
+            let amount = match (&workflow.load, workflow.load.kind()) {
+                (_, LoadKind::Iterations) => continue,
+                (Load::ConstantArrivalRate { rate, .. }, _) if random.chance(0.5) => {
+                    format!("{}/s", rate * random.unit())
+                }
+                (_, LoadKind::Arrivals) => format!("{}%", random.below(101)),
+                (load, LoadKind::Looping) => {
+                    random.below(u64::from(load.vus_max()) + 1).to_string()
+                }
+            };
+            scale.push((workflow.name.clone(), amount));
+        }
+        if turns || !scale.is_empty() {
+            steers.push(SteerWish { after, pause: turns.then_some(is_paused), scale });
+        }
+    }
+    if is_paused && random.chance(0.8) {
+        after += Duration::from_millis(between(random, 0, 9_000));
+        steers.push(SteerWish { after, pause: Some(false), scale: Vec::new() });
+    }
+    steers
 }
 
 fn workflow(random: &mut SplitMix, index: usize, steps: &mut Vec<StepName>) -> Workflow {
@@ -387,7 +440,10 @@ fn load(random: &mut SplitMix) -> Load {
             let stages = stages.map(|to| Stage { to, over: half }).to_vec();
             Load::RampingArrivalRate { start_rate: 1.0, stages, max_vus: vus, distribution }
         }
-        6 => Load::ExternallyControlled { vus, max_vus: vus, duration },
+        6 => {
+            let max_vus = vus + small(random, 0, 6);
+            Load::ExternallyControlled { vus, max_vus, duration }
+        }
         _ => Load::Once { max_duration: duration },
     }
 }

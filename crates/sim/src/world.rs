@@ -87,6 +87,7 @@ impl World {
         let mut scenario = Scenario::draw(seed, options.kind, options.faults);
         scenario.limit(options);
         scenario.habits.ignores_lease = options.mutation == Some(Mutation::IgnoreLease);
+        scenario.habits.ignores_pauses = options.mutation == Some(Mutation::ForgetSteering);
         let mut random = SplitMix::new(!seed);
         let settings = Settings {
             window: scenario.window,
@@ -584,9 +585,11 @@ impl World {
                 Effect::Decided | Effect::Commanded { .. } => {}
                 Effect::Sent(sent) => {
                     let Some(host) = self.hosts.get(&node) else { continue };
+                    let is_lossy = self.network.loss > 0.0;
+                    let trouble = if is_lossy { self.now } else { self.trouble_until };
                     let between =
                         (host.clock.world(sent.between.0), host.clock.world(sent.between.1));
-                    if let Err(what) = self.oracle.on_load(between, &sent) {
+                    if let Err(what) = self.oracle.on_load(trouble, between, &sent) {
                         self.fail(what);
                     }
                 }
@@ -607,7 +610,7 @@ impl World {
 
     fn check_decided(&mut self, node: NodeId) {
         let Some(host) = self.hosts.get(&node) else { return };
-        if let Err(what) = self.oracle.on_decided(host, &self.hosts) {
+        if let Err(what) = self.oracle.on_decided(self.now, host, &self.hosts) {
             self.fail(what);
         }
     }
@@ -721,10 +724,12 @@ fn authority(host: &Host, message: &Message) -> Option<String> {
         Message::OfferPart(offer) => offer.part,
         Message::StartPart { part, .. }
         | Message::StopPart { part, .. }
-        | Message::StopWorkflow { part, .. } => *part,
+        | Message::StopWorkflow { part, .. }
+        | Message::SteerPart { part, .. } => *part,
         _ => return None,
     };
     let part = manager.state().parts.get(&part)?;
     let stopped: Vec<_> = part.workflows.iter().map(|workflow| &workflow.stopped_by).collect();
-    Some(format!("{:?} {:?} {:?} {stopped:?}", part.fence, part.started, part.stop))
+    let steered = part.steering.version;
+    Some(format!("{:?} {:?} {:?} {steered} {stopped:?}", part.fence, part.started, part.stop))
 }

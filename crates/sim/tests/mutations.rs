@@ -24,6 +24,8 @@ const fn hint(mutation: Mutation) -> u64 {
         | Mutation::CountDuplicates
         | Mutation::ReleaseTwice
         | Mutation::SkipBarrier
+        | Mutation::ForgetSteering
+        | Mutation::OldSteering
         | Mutation::ProgressByFence => 1,
         Mutation::ForgetBlobs => 0,
         Mutation::ForgetCopies => 19,

@@ -13,7 +13,7 @@ use hyperscale_node::Part;
 use hyperscale_wire::StopMode;
 
 use crate::problem::Problem;
-use crate::{Accepted, Api, Caller, Cancellation, Submission, as_metrics, body};
+use crate::{Accepted, Api, Caller, Cancellation, Steering, Submission, as_metrics, body};
 
 type Answer = Result<Response, Problem>;
 
@@ -88,6 +88,26 @@ pub(crate) async fn cancel(
     let Cancellation { workflow, now } = asked.unwrap_or_default();
     let mode = if now { StopMode::Now } else { StopMode::Graceful };
     match api.ask(client, Ask::Cancel { job, workflow, mode }).await? {
+        Reply::Job(view) => Ok(Json(view).into_response()),
+        _ => Err(unexpected()),
+    }
+}
+
+pub(crate) async fn steer(
+    State(api): State<Api>,
+    Extension(Caller(client)): Extension<Caller>,
+    Path(job): Path<String>,
+    request: Request,
+) -> Answer {
+    let job = parse_job(&job)?;
+    let asked = body::read::<Steering>(request, &api.front.limits).await?;
+    let Steering { pause, scale } = asked.unwrap_or_default();
+    if pause.is_none() && scale.is_empty() {
+        let message = "nothing is asked for; this wants `pause`, `scale` or both";
+        return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "bad-body", message));
+    }
+    let scale = scale.into_iter().collect();
+    match api.ask(client, Ask::Steer { job, pause, scale }).await? {
         Reply::Job(view) => Ok(Json(view).into_response()),
         _ => Err(unexpected()),
     }

@@ -19,6 +19,7 @@ mod schemas;
 mod server;
 mod tokens;
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -82,6 +83,19 @@ pub struct Cancellation {
     /// Whether running requests are cut instead of finished.
     #[serde(default)]
     pub now: bool,
+}
+
+/// How a job is steered from now on.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Steering {
+    /// Whether its load stands still; as before if absent.
+    #[serde(default)]
+    pub pause: Option<bool>,
+    /// Workflows, each with how much of its load is sent: users such as `50`, a rate such as
+    /// `200/s`, or a share of the plan such as `40%`.
+    #[serde(default)]
+    pub scale: BTreeMap<String, String>,
 }
 
 /// What the handlers share.

@@ -101,6 +101,22 @@ pub(crate) const OPERATIONS: &[Operation] = &[
         handler: || post(handlers::cancel),
     },
     Operation {
+        id: "steer_job",
+        method: "post",
+        path: "/api/v1/jobs/{job}/steer",
+        needs: Some(Access::Run),
+        is_limited: false,
+        summary: "Pause a job's load, let it go on, or scale workflows, while it runs. A load that is \
+                  paused starts no iteration, and its time stands still; the job's deadline does not.",
+        body: Some("Steering"),
+        answer: Answer {
+            status: 200,
+            content: Content::Json("JobView"),
+            text: "The job, once the change is decided. Workers follow within two seconds.",
+        },
+        handler: || post(handlers::steer),
+    },
+    Operation {
         id: "get_results",
         method: "get",
         path: "/api/v1/jobs/{job}/results",

@@ -20,6 +20,7 @@ pub(crate) const KINDS: &[(&str, u16, &str)] = &[
     ("too-slow", 408, "the body was not there in time"),
     ("key-conflict", 409, "the key of a submission was used for another test"),
     ("not-ended", 409, "the job is still running"),
+    ("cannot-steer", 409, "the job takes no such change: it ends, or its load is of another kind"),
     ("too-large", 413, "the body is larger than allowed"),
     ("bad-content-type", 415, "the body is not said to be JSON"),
     ("bad-body", 422, "the body is JSON and not what is wanted; the place is told"),
@@ -82,6 +83,7 @@ impl From<RequestError> for Problem {
             }
             RequestErrorKind::NotReady => (StatusCode::SERVICE_UNAVAILABLE, "not-ready", Some(1)),
             RequestErrorKind::NotFound => (StatusCode::NOT_FOUND, "not-found", None),
+            RequestErrorKind::CannotSteer => (StatusCode::CONFLICT, "cannot-steer", None),
             RequestErrorKind::NotEnded => (StatusCode::CONFLICT, "not-ended", None),
         };
         Self { retry_after_seconds, ..Self::new(status, kind, &error.message) }

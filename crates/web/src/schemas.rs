@@ -12,6 +12,7 @@ pub(crate) fn schemas() -> Map<String, Value> {
         submission(),
         named("Accepted", "A test that runs.", [("job", job_id())]),
         cancellation(),
+        steering(),
         job_view(),
         job_state(),
         end_status(),
@@ -37,6 +38,7 @@ pub(crate) fn schemas() -> Map<String, Value> {
         event_record(),
         live_view(),
         live_step(),
+        scale_view(),
         example_view(),
     ]
     .into_iter()
@@ -172,6 +174,19 @@ fn cancellation() -> Named {
     strict(optional(named("Cancellation", "What shall stop, and how.", all), &["workflow", "now"]))
 }
 
+fn steering() -> Named {
+    let amount = text("Users such as `50`, a rate such as `200/s`, or a share such as `40%`.");
+    let scale = json!({
+        "type": "object",
+        "additionalProperties": amount,
+        "description": "Workflows, each with how much of its load is sent. Never more than planned.",
+    });
+    let pause = or_null(flag("Whether the load stands still; as before if absent."));
+    let all = [("pause", pause), ("scale", scale)];
+    let doc = "How a job is steered from now on.";
+    strict(optional(named("Steering", doc, all), &["pause", "scale"]))
+}
+
 fn job_view() -> Named {
     named(
         "JobView",
@@ -187,6 +202,7 @@ fn job_view() -> Named {
             ("verdict", or_null(verdict())),
             ("partial", flag("Whether load or statistics are missing.")),
             ("datacenters", list(text("A name."), "Where it runs.")),
+            ("paused", flag("Whether its load was paused by command.")),
         ],
     )
 }
@@ -591,6 +607,22 @@ fn live_view() -> Named {
             ("lag_p99_us", number("Lag of starts at the 99th percentile.")),
             ("busy_share", number("The busiest core of the last second, from 0 to 1.")),
             ("examples", list(reference("ExampleView"), "Some exchanges that failed.")),
+            ("paused", flag("Whether its load was paused by command.")),
+            ("scales", list(reference("ScaleView"), "How much of each workflow's load is sent.")),
+        ],
+    )
+}
+
+fn scale_view() -> Named {
+    let amount = count("Users, or per cent of the plan's starts; null if it cannot be scaled.");
+    named(
+        "ScaleView",
+        "How much of a workflow's load is sent.",
+        [
+            ("workflow", text("The workflow.")),
+            ("amount", or_null(amount)),
+            ("most", count("The most that it takes.")),
+            ("is_users", flag("Whether both are users.")),
         ],
     )
 }

@@ -196,6 +196,7 @@ fn job_view(state: JobState) -> JobView {
         verdict: Some(Verdict::Passed),
         partial: false,
         datacenters: vec![DatacenterId::from("eu")],
+        paused: false,
     }
 }
 
@@ -476,6 +477,7 @@ async fn sec_02_each_operation_wants_the_role_of_its_row() {
         ("list_jobs", [false, true, true, true]),
         ("get_job", [false, true, true, true]),
         ("cancel_job", [false, false, true, true]),
+        ("steer_job", [false, false, true, true]),
         ("get_results", [false, true, true, true]),
         ("follow_events", [false, true, true, true]),
         ("list_datacenters", [false, true, true, true]),

@@ -8,7 +8,7 @@ use hyperscale_model::{
     Pressure, ProgressSeq, ProposalId, Role, ShardId, Time, Version, WallTime, WorkflowIndex,
 };
 use hyperscale_plan::expr::Value;
-use hyperscale_plan::{Context, Secrets, Slice};
+use hyperscale_plan::{Context, LoadSteering, Pauses, Secrets, Slice, Steering};
 use hyperscale_stats::Delta;
 use serde::{Deserialize, Serialize};
 
@@ -51,6 +51,15 @@ pub enum Message {
         workflow: WorkflowIndex,
         /// Who asked.
         by: String,
+    },
+    /// Steer the part's loads so, unless something newer is known.
+    SteerPart {
+        /// The part.
+        part: PartId,
+        /// The owner's fence.
+        fence: Fence,
+        /// All that is decided of the job's steering.
+        steering: Steering,
     },
     /// Answer at once: only that proves that the datacenter is reached.
     Probe {
@@ -120,6 +129,9 @@ pub enum Message {
         stop: Vec<(AttemptId, StopMode)>,
         /// Attempts that the leader knows nothing of any more: end and forget them.
         forget: Vec<AttemptId>,
+        /// Attempts that have not heard how they are steered.
+        #[serde(default)]
+        steer: Vec<(AttemptId, LoadSteering)>,
     },
     /// This manager leads: report yourself to it.
     Lead {
@@ -160,7 +172,7 @@ pub enum Message {
         start_in: Duration,
         /// The job's time at the start.
         job_elapsed: Duration,
-        /// Where in the workflow's load it starts.
+        /// Where in the workflow's load it starts, pauses included.
         load_elapsed: Duration,
     },
     /// Stop an attempt.
@@ -171,6 +183,16 @@ pub enum Message {
         fence: Fence,
         /// How.
         mode: StopMode,
+    },
+    /// Steer an attempt's load so, unless something newer is known. The answers to renewals repeat
+    /// it.
+    SteerAttempt {
+        /// The attempt.
+        attempt: AttemptId,
+        /// The leader's fence.
+        fence: Fence,
+        /// All that is decided of it.
+        steering: LoadSteering,
     },
     /// The attempt is over; repeated until acknowledged.
     AttemptEnded {
@@ -353,6 +375,8 @@ impl Message {
         match self {
             Self::StopPart { .. }
             | Self::StopWorkflow { .. }
+            | Self::SteerPart { .. }
+            | Self::SteerAttempt { .. }
             | Self::PartEndedAck { .. }
             | Self::OrphanPart { .. }
             | Self::PartEnded(_)
@@ -407,6 +431,7 @@ impl Message {
             | Self::StartPart { .. }
             | Self::StopPart { .. }
             | Self::StopWorkflow { .. }
+            | Self::SteerPart { .. }
             | Self::PartEndedAck { .. }
             | Self::OrphanPart { .. }
             | Self::Probe { .. } => matches!((from, to), (Role::Gate, Role::Manager)),
@@ -426,6 +451,7 @@ impl Message {
             | Self::OfferAttempt(_)
             | Self::StartAttempt { .. }
             | Self::StopAttempt { .. }
+            | Self::SteerAttempt { .. }
             | Self::AttemptEndedAck { .. } => matches!((from, to), (Role::Manager, Role::Worker)),
             Self::Ledger { .. }
             | Self::PeerStatus { .. }
@@ -469,6 +495,8 @@ impl Message {
             Self::StartPart { .. } => "start_part",
             Self::StopPart { .. } => "stop_part",
             Self::StopWorkflow { .. } => "stop_workflow",
+            Self::SteerPart { .. } => "steer_part",
+            Self::SteerAttempt { .. } => "steer_attempt",
             Self::PartEndedAck { .. } => "part_ended_ack",
             Self::OrphanPart { .. } => "orphan_part",
             Self::Probe { .. } => "probe",
@@ -687,6 +715,12 @@ pub struct PartReport {
     pub started: Option<WallTime>,
     /// Attempts of which the leader must hear what was counted, since it leads only now.
     pub inquire: Vec<AttemptId>,
+    /// The version of the job's steering that is decided here.
+    #[serde(default)]
+    pub steered: u64,
+    /// When its loads stood still.
+    #[serde(default)]
+    pub pauses: Pauses,
 }
 
 /// How a workflow is doing.
@@ -784,6 +818,9 @@ pub struct AttemptReport {
     pub phase: AttemptPhase,
     /// The cores that it holds.
     pub cores: u32,
+    /// The version of its steering that it has heard of.
+    #[serde(default)]
+    pub steered: u64,
 }
 
 /// What an attempt does.
@@ -819,6 +856,13 @@ pub struct Assignment {
     pub seat: AttemptId,
     /// Iterations of the slice that earlier attempts have done.
     pub iterations_done: u64,
+    /// The load's time up to which earlier attempts may have sent its starts, if they may be ahead
+    /// of it: they heard of a pause late, or never.
+    #[serde(default)]
+    pub load_sent: Duration,
+    /// How its load is steered.
+    #[serde(default)]
+    pub steering: LoadSteering,
     /// Values published by other workflows.
     pub context: Context,
     /// The values of the plan's secrets.

@@ -29,8 +29,8 @@ use std::time::Duration;
 
 use hyperscale_blobs::Blobs;
 use hyperscale_model::{AttemptId, BlobHash, DeltaSeq, Fence, NodeId, Pressure, Time, Version};
-use hyperscale_plan::Plan;
 use hyperscale_plan::expr::Value;
+use hyperscale_plan::{LoadSteering, Plan};
 use hyperscale_stats::WindowFigures;
 use hyperscale_wire::{
     Assignment, AttemptEnd, AttemptPhase, AttemptReport, AttemptSummary, Message, RefuseAttempt,
@@ -135,7 +135,7 @@ pub enum EngineCommand {
         start_in: Duration,
         /// The job's time at the start.
         job_elapsed: Duration,
-        /// Where in the workflow's load it starts.
+        /// Where in the workflow's load it starts, pauses included.
         load_elapsed: Duration,
     },
     /// Load may be sent before this time, and at no later one: the engine looks itself before each
@@ -144,6 +144,13 @@ pub enum EngineCommand {
     Lease {
         /// Until when.
         until: Time,
+    },
+    /// Steer its load so from now on.
+    Steer {
+        /// The attempt.
+        attempt: AttemptId,
+        /// All of it.
+        steering: LoadSteering,
     },
     /// Stop it; its end is told.
     Stop {
@@ -432,6 +439,7 @@ impl Worker {
                         Phase::Ended { .. } => AttemptPhase::Ended,
                     },
                     cores: state.held_cores(),
+                    steered: state.assignment.steering.version,
                 })
                 .collect(),
         };
@@ -458,7 +466,7 @@ impl Worker {
 
     fn on_message(&mut self, now: Time, from: NodeId, message: Message) {
         match message {
-            Message::LeaseGranted { sent_at, fence, lease, stop, forget } => {
+            Message::LeaseGranted { sent_at, fence, lease, stop, forget, steer } => {
                 if self.accepts(from, fence) {
                     self.last_granted = now;
                     let until = sent_at + lease;
@@ -469,6 +477,7 @@ impl Worker {
                     stop.into_iter()
                         .for_each(|(attempt, mode)| self.stop_for_leader(attempt, mode));
                     forget.into_iter().for_each(|attempt| self.forget(attempt));
+                    steer.into_iter().for_each(|(attempt, steering)| self.steer(attempt, steering));
                 }
             }
             Message::NotLeader { leader } => {
@@ -499,6 +508,11 @@ impl Worker {
                     self.on_stop(from, attempt, mode);
                 }
             }
+            Message::SteerAttempt { attempt, fence, steering } => {
+                if self.accepts(from, fence) {
+                    self.steer(attempt, steering);
+                }
+            }
             Message::DeltaAck { attempt, through, pressure, .. } => {
                 self.pressure = pressure;
                 if let Some(state) = self.attempts.get_mut(&attempt) {
@@ -524,6 +538,7 @@ impl Worker {
             | Message::StartPart { .. }
             | Message::StopPart { .. }
             | Message::StopWorkflow { .. }
+            | Message::SteerPart { .. }
             | Message::PartEndedAck { .. }
             | Message::DatacenterStatus(_)
             | Message::PartAccepted { .. }
@@ -561,6 +576,8 @@ impl Worker {
         if let Some(known) = self.attempts.get_mut(&attempt) {
             known.assignment.fence = fence; // A repeated offer, perhaps of the next leader.
             known.offered_by = from;
+            self.steer(attempt, assignment.steering);
+            let Some(known) = self.attempts.get(&attempt) else { return };
             match known.phase {
                 Phase::Prepared | Phase::Running { .. } => {
                     self.send(from, Message::AttemptAccepted { attempt, fence });
@@ -711,6 +728,23 @@ impl Worker {
             job_elapsed,
             load_elapsed,
         }));
+    }
+
+    /// The newest version counts, whichever way and in whichever order they come.
+    fn steer(&mut self, id: AttemptId, steering: LoadSteering) {
+        let Some(attempt) = self.attempts.get_mut(&id) else { return };
+        if steering.version <= attempt.assignment.steering.version {
+            return;
+        }
+        attempt.assignment.steering = steering.clone();
+        match attempt.phase {
+            Phase::Preparing | Phase::Prepared | Phase::Running { .. } => {
+                let command = EngineCommand::Steer { attempt: id, steering };
+                self.outputs.push(Output::Engine(command));
+            }
+            // Comes with the preparation, or too late.
+            Phase::Fetching | Phase::Ended { .. } => {}
+        }
     }
 
     fn on_stop(&mut self, from: NodeId, attempt: AttemptId, mode: StopMode) {

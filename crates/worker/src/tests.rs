@@ -68,6 +68,8 @@ fn assignment(number: u32, cores: u32) -> Assignment {
         cores,
         seat: attempt(number),
         iterations_done: 0,
+        load_sent: Duration::ZERO,
+        steering: Default::default(),
         context: Context::default(),
         secrets: Secrets::default(),
         window: Duration::from_secs(1),
@@ -106,6 +108,7 @@ impl Bench {
             lease: LEASE,
             stop: Vec::new(),
             forget: Vec::new(),
+            steer: Vec::new(),
         })
     }
 
@@ -203,6 +206,7 @@ fn a_late_answer_stretches_no_lease() {
         lease: LEASE,
         stop: Vec::new(),
         forget: Vec::new(),
+        steer: Vec::new(),
     });
 
     assert!(bench.worker.holds_lease(Time::from_millis(10_999)));
@@ -386,4 +390,41 @@ fn orp_04_an_attempt_beside_another_of_its_workflow_has_the_same_cores() {
             if *known == why)
     };
     assert!(refused.iter().any(is_refusal), "{refused:?}");
+}
+
+fn steering(version: u64) -> hyperscale_plan::LoadSteering {
+    hyperscale_plan::LoadSteering { version, ..Default::default() }
+}
+
+fn steered(outputs: &[Output]) -> Vec<u64> {
+    let commands = outputs.iter().filter_map(|output| match output {
+        Output::Engine(EngineCommand::Steer { steering, .. }) => Some(steering.version),
+        _ => None,
+    });
+    commands.collect()
+}
+
+#[test]
+fn dat_02_a_worker_follows_the_newest_value_by_whichever_way_it_comes() {
+    let mut bench = Bench::new();
+    bench.run(2);
+    let attempt = attempt(1);
+    let message =
+        |version| Message::SteerAttempt { attempt, fence: FENCE, steering: steering(version) };
+    let lease = |now, version| Message::LeaseGranted {
+        sent_at: now,
+        fence: FENCE,
+        lease: LEASE,
+        stop: Vec::new(),
+        forget: Vec::new(),
+        steer: vec![(attempt, steering(version))],
+    };
+
+    assert_eq!(steered(&bench.hear(message(2))), [2]);
+    assert_eq!(steered(&bench.hear(message(2))), [0; 0], "a copy changes nothing");
+    assert_eq!(steered(&bench.hear(message(1))), [0; 0], "an older value is late");
+    assert_eq!(steered(&bench.hear(lease(bench.now, 1))), [0; 0]);
+    assert_eq!(steered(&bench.hear(lease(bench.now, 3))), [3], "the message was lost");
+    let below = Message::SteerAttempt { attempt, fence: Fence(0), steering: steering(9) };
+    assert_eq!(steered(&bench.hear(below)), [0; 0], "a deposed leader steers nothing");
 }

@@ -98,6 +98,7 @@ fn headline(view: &LiveView, state: &State, width: usize) -> Line<'static> {
     let (word, style) = match &view.state {
         JobState::Accepted => ("accepted".to_owned(), WARN),
         JobState::Queued => ("waits for cores".to_owned(), WARN),
+        JobState::Running if view.paused => ("load paused".to_owned(), WARN),
         JobState::Running => ("running".to_owned(), GOOD),
         JobState::Stopping { why } => (format!("stopping: {}", plain(why)), WARN),
         JobState::Ended(status) => (status.as_str().to_owned(), STRONG),
@@ -496,6 +497,8 @@ fn help() -> Vec<Line<'static>> {
         " d        workflows, datacenters, gaps, events",
         " e        what failed, with an example each",
         " p        pauses the display; the test goes on",
+        " P        pauses the load: nothing new starts; P again goes on",
+        " + -      more or less load, by a tenth of what the test says at most",
         " ?        this; Esc goes back to the steps",
         "",
         " Latency counts from the planned start of a request, so waiting for a free",

@@ -23,10 +23,14 @@ pub(crate) enum Panel {
 }
 
 /// What a person wants of the job.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Command {
     /// Stop: gracefully, or at once.
     Stop { now: bool },
+    /// Let the load stand still, or go on.
+    Pause(bool),
+    /// Send another amount of workflows' load.
+    Scale(Vec<(String, String)>),
 }
 
 /// How far a stop has come.
@@ -84,6 +88,13 @@ impl State {
             (KeyCode::Char('e'), _) => self.toggle(Panel::Errors),
             (KeyCode::Char('?' | 'h'), _) => self.toggle(Panel::Help),
             (KeyCode::Esc, _) => self.panel = Panel::Steps,
+            // Shifted: whoever only wants to read does not stop the load by mistake.
+            (KeyCode::Char('P'), Stopping::No) => {
+                let view = self.held.as_ref().or(self.view.as_ref())?;
+                return Some(Command::Pause(!view.paused));
+            }
+            (KeyCode::Char('+'), Stopping::No) => return self.scale(1),
+            (KeyCode::Char('-'), Stopping::No) => return self.scale(-1),
             (KeyCode::Char('p'), _) => {
                 self.is_paused = !self.is_paused;
                 if let Some(held) = self.held.take() {
@@ -100,6 +111,20 @@ impl State {
         let now = matches!(self.stopping, Stopping::Gracefully | Stopping::AtOnce);
         self.stopping = if now { Stopping::AtOnce } else { Stopping::Gracefully };
         Command::Stop { now }
+    }
+
+    /// A tenth more or less of the most of each load that can be scaled.
+    fn scale(&self, tenths: i64) -> Option<Command> {
+        let view = self.held.as_ref().or(self.view.as_ref())?;
+        let scaled = view.scales.iter().filter_map(|scale| {
+            let (amount, most) = (i64::from(scale.amount?), i64::from(scale.most));
+            let step = (most / 10).max(1);
+            let next = (amount + tenths * step).clamp(0, most);
+            let unit = if scale.is_users { "" } else { "%" };
+            (next != amount).then(|| (scale.workflow.clone(), format!("{next}{unit}")))
+        });
+        let scaled: Vec<(String, String)> = scaled.collect();
+        (!scaled.is_empty()).then_some(Command::Scale(scaled))
     }
 
     fn toggle(&mut self, panel: Panel) {
@@ -145,5 +170,55 @@ mod tests {
 
         assert_eq!(press(&mut state, KeyCode::Char('q'), KeyModifiers::NONE), None);
         assert_eq!(state.stopping, Stopping::Gracefully);
+    }
+
+    fn watching(paused: bool, amount: u32) -> State {
+        let mut view: LiveView = serde_json::from_value(serde_json::json!({
+            "job": hyperscale_model::JobId::from_parts(1, 1), "name": "shop",
+            "state": { "state": "running" }, "elapsed_ms": 0, "planned_ms": null, "workflows": [],
+            "vus": 0, "vus_max": 0, "planned_rate": 0.0, "request_rate": 0.0,
+            "iteration_rate": 0.0, "requests": 0, "failed": 0, "iterations": 0, "dropped": 0,
+            "latency_us": hyperscale_report::Latency::default(), "recent": [], "steps": [],
+            "thresholds": [], "gaps": [], "datacenters": [], "lag_p99_us": 0.0, "busy_share": 0.0,
+        }))
+        .unwrap();
+        let scale = |workflow: &str, amount, most, is_users| hyperscale_report::ScaleView {
+            workflow: workflow.to_owned(),
+            amount,
+            most,
+            is_users,
+        };
+        view.paused = paused;
+        view.scales = vec![
+            scale("users", Some(amount), 40, true),
+            scale("rate", Some(amount.min(100)), 100, false),
+            scale("fixed", None, 100, false),
+        ];
+        State { view: Some(view), ..State::default() }
+    }
+
+    #[test]
+    fn dat_02_a_capital_p_turns_the_load_off_and_on() {
+        let pressed =
+            |paused| press(&mut watching(paused, 0), KeyCode::Char('P'), KeyModifiers::SHIFT);
+
+        assert_eq!(pressed(false), Some(Command::Pause(true)));
+        assert_eq!(pressed(true), Some(Command::Pause(false)));
+        assert_eq!(press(&mut State::default(), KeyCode::Char('P'), KeyModifiers::SHIFT), None);
+    }
+
+    #[test]
+    fn dat_02_plus_and_minus_scale_by_a_tenth_within_the_plan() {
+        let pressed = |key, amount| {
+            press(&mut watching(false, amount), KeyCode::Char(key), KeyModifiers::NONE)
+        };
+        let scaled = |users: &str, rate: &str| {
+            let pair = |name: &str, amount: &str| (name.to_owned(), amount.to_owned());
+            Some(Command::Scale(vec![pair("users", users), pair("rate", rate)]))
+        };
+
+        assert_eq!(pressed('+', 20), scaled("24", "30%"));
+        assert_eq!(pressed('-', 20), scaled("16", "10%"));
+        assert_eq!(pressed('-', 0), None, "there is nothing less");
     }
 }

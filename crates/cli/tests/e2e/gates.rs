@@ -288,3 +288,60 @@ fn ldr_05_a_gate_whose_others_hang_refuses_in_time() {
         (submit(&system.gates[2], "together").0 == 201).then_some(())
     });
 }
+
+impl System {
+    /// Steers a job by way of a gate; gives the answer's line.
+    #[track_caller]
+    fn steer(&self, world: &World, place: usize, words: &[&str]) -> String {
+        let words = ["jobs"].iter().chain(words).chain(&["--gate"]);
+        let words: Vec<&str> = words.copied().chain([self.gates[place].api.as_str()]).collect();
+        let ended = world.run(&words);
+        ended.expect(0);
+        ended.stdout
+    }
+}
+
+#[test]
+fn dat_02_a_job_is_paused_resumed_and_scaled_while_its_owner_dies() {
+    let world = World::new();
+    let target = world.target();
+    let mut system = System::start(&world);
+    let file = world.write("test.yaml", test_of(&target.url(""), 20));
+    let watched = system.submit(&world, &file);
+    target.until_counted(200);
+    let first = system.owner("job accepted", &[]);
+    let other = (first + 1) % GATES;
+    let jobs = get_json(&system.gates[other].api, "/api/v1/jobs").unwrap();
+    let job = jobs[0]["job"].as_str().unwrap().to_owned();
+
+    // Through a gate that does not own it.
+    let line = system.steer(&world, other, &["pause", &job]);
+    assert!(line.contains("paused"), "{line}");
+    target.counts_within(Duration::from_secs(2));
+    let while_paused = target.counts_within(Duration::from_secs(2));
+    system.gates[first].process.kill();
+    let second = system.owner("job taken over", &[first]);
+    let after_takeover = target.counts_within(Duration::from_secs(3));
+    system.steer(&world, other, &["resume", &job]);
+    target.counts_within(Duration::from_secs(2));
+    let resumed = target.counts_within(Duration::from_secs(3));
+    let third = (0..GATES).find(|place| *place != first && *place != second).unwrap();
+    system.steer(&world, third, &["scale", &job, "main=40/s"]);
+    target.counts_within(Duration::from_secs(2));
+    let scaled = target.counts_within(Duration::from_secs(3));
+    let too_much = ["jobs", "scale", &job, "main=101/s", "--gate", &system.gates[third].api];
+    world.run(too_much).refuses(112, &["at most its rate 100/s"]);
+
+    assert_eq!((while_paused, after_takeover), (0, 0), "the load stands still");
+    assert!((240..=360).contains(&resumed), "{resumed} requests in 3 s of 100/s");
+    assert!((80..=160).contains(&scaled), "{scaled} requests in 3 s of 40/s");
+    watched.end(2 * WITHIN).expect(0);
+    is_whole(&world, target.counted().requests);
+    let result =
+        get_json(&system.gates[third].api, &format!("/api/v1/jobs/{job}/results")).unwrap();
+    let events = result["events"].as_array().unwrap();
+    for kind in ["paused", "resumed", "scaled"] {
+        let count = events.iter().filter(|event| event["kind"] == kind).count();
+        assert_eq!(count, 1, "{kind}: {events:#?}");
+    }
+}

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::system::{Control, Process, WITHIN, World, free_addresses, is_whole, until};
 
@@ -117,4 +118,47 @@ fn orp_02_the_leading_manager_is_killed_and_nothing_restarts() {
 
     job.end(2 * WITHIN).expect(0);
     is_whole(&world, target.counted().requests - before);
+}
+
+#[test]
+fn dat_02_a_paused_job_stays_so_while_its_leading_manager_dies() {
+    let world = World::new();
+    let target = world.target();
+    let mut datacenter = Datacenter::start(&world);
+    let text = format!(
+        "target: {}\nworkflows:\n  main:\n    load: {{ executor: externally-controlled, vus: 2, \
+         max_vus: 4, duration: 15s }}\n    cores: {WORKERS}\n    steps: [ {{ get: / }}, {{ pause: 50ms }} ]\n",
+        target.url("")
+    );
+    let file = world.write("test.yaml", text);
+    let watched = datacenter.submit(&world, &file);
+    target.until_counted(100);
+    let job = datacenter.control.get("/jobs")[0]["job"].as_str().unwrap().to_owned();
+    let steer = |words: &[&str]| {
+        let words = ["jobs"].iter().chain(words).map(OsStr::new);
+        world.run(words.chain([OsStr::new("--gate"), datacenter.control.gate()])).expect(0);
+    };
+
+    let of_two = target.counts_within(Duration::from_secs(2));
+    steer(&["pause", &job]);
+    target.counts_within(Duration::from_secs(2));
+    let first = datacenter.leader(&[]);
+    let paused = target.counts_within(Duration::from_secs(1));
+    datacenter.managers[first].kill();
+    datacenter.leader(&[first]);
+    let after_takeover = target.counts_within(Duration::from_secs(3));
+    let steer = |words: &[&str]| {
+        let words = ["jobs"].iter().chain(words).map(OsStr::new);
+        world.run(words.chain([OsStr::new("--gate"), datacenter.control.gate()])).expect(0);
+    };
+    steer(&["scale", &job, "main=4"]);
+    let scaled_while_paused = target.counts_within(Duration::from_secs(2));
+    steer(&["resume", &job]);
+    target.counts_within(Duration::from_secs(2));
+    let of_four = target.counts_within(Duration::from_secs(2));
+
+    assert_eq!((paused, after_takeover, scaled_while_paused), (0, 0, 0), "the load stands still");
+    assert!(of_four * 2 > of_two * 3, "{of_four} requests of 4 users, {of_two} of 2");
+    watched.end(2 * WITHIN).expect(0);
+    is_whole(&world, target.counted().requests);
 }

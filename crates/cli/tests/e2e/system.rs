@@ -513,6 +513,12 @@ impl Target {
     }
 
     #[track_caller]
+    pub(crate) fn counts_within(&self, length: Duration) -> u64 {
+        let (before, since) = (self.counted().requests, now());
+        until("the end of a stretch of time", WITHIN, || (since.elapsed() >= length).then_some(()));
+        self.counted().requests - before
+    }
+
     pub(crate) fn until_counted(&self, requests: u64) {
         until(&format!("{requests} requests at the target"), WITHIN, || {
             (self.counted().requests >= requests).then_some(())

@@ -90,6 +90,8 @@ fn view() -> LiveView {
             at_ms: 133_000,
             error: "HTTP/1.1 503 Service Unavailable".to_owned(),
         }],
+        paused: false,
+        scales: Vec::new(),
     }
 }
 
