@@ -193,10 +193,10 @@ impl Run {
         }
     }
 
-    /// Whether the load stands still at an instant.
+    /// Whether the load stands still at an instant, or is about to.
     pub(crate) fn stands_still(&self, at: Instant) -> bool {
         let (job_time, steering) = (self.job_time(at), self.steering.borrow());
-        job_time.is_some_and(|at| steering.pauses.is_paused(at))
+        steering.pauses.is_open() || job_time.is_some_and(|at| steering.pauses.is_paused(at))
     }
 
     /// The next instant at which the load stops or goes on.

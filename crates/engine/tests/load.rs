@@ -625,9 +625,14 @@ fn dat_02_a_paused_load_stops_when_it_is_told_to() {
     let load = Load::ConstantVus { vus: 5, duration: 60 * SECOND };
     let mut work = work(plan(load, vec![world.get(0, "/")]), 2);
     let attempt = work.attempt;
-    work.steering.pauses.pause(Duration::ZERO);
+    // Its clock may be a little behind that of whoever paused it.
+    work.steering.pauses.pause(Duration::from_millis(50));
 
-    let seen = world.run_with(work, |engine| assert!(engine.stop(attempt, Stop::Graceful)));
+    let seen = world.run_with(work, |engine| {
+        #[expect(clippy::disallowed_methods, reason = "its cores have time to send something")]
+        std::thread::sleep(Duration::from_millis(150));
+        assert!(engine.stop(attempt, Stop::Graceful));
+    });
 
     assert_eq!((seen.end, seen.figures.requests()), (RunEnd::Stopped, 0));
 }

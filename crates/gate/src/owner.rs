@@ -267,7 +267,6 @@ impl Gate {
             live.note(Duration::ZERO, "accepted", format!("accepted for {}", names.join(", ")));
         }
         self.live.insert(job, live);
-        self.note_steers(job);
         if !is_new {
             self.taken_over(job, fence);
         }

@@ -228,6 +228,13 @@ impl Pauses {
         self.iter().any(|(from, to)| from <= at && to.is_none_or(|to| at < to))
     }
 
+    /// Whether the last one has no end yet. Where the job's time is told a little late, it may not
+    /// have begun: whoever sends load waits for it rather than begin something new.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.0.last().is_some_and(|(_, to)| to.is_none())
+    }
+
     /// The next time after `at` at which loads stop or go on.
     #[must_use]
     pub fn next_turn(&self, at: Duration) -> Option<Duration> {

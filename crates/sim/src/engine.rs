@@ -286,7 +286,10 @@ impl Engine {
                     users = slice.count(u64::from(load.vus_max())).min(count);
                 }
                 (None, LoadKind::Iterations | LoadKind::Looping | LoadKind::Arrivals) => {
-                    let planned = load.scaled_vus_at(from, amount).unwrap_or(0);
+                    // Users start nothing any more, although the pause may only be about to begin.
+                    let is_open = run.steering.pauses.is_open();
+                    let planned = load.scaled_vus_at(from, amount).filter(|_| !is_open);
+                    let planned = planned.unwrap_or(0);
                     users = slice.count(u64::from(planned));
                     let (wanted, rest) =
                         whole(users, self.habits.pace * (to - from).as_secs_f64(), run.carry);

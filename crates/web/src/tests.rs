@@ -509,6 +509,22 @@ async fn sec_02_each_operation_wants_the_role_of_its_row() {
 }
 
 #[tokio::test]
+async fn dat_02_a_change_that_says_nothing_or_something_unknown_is_refused() {
+    let served = Served::with(Tokens(Vec::new()), Limits { rate: None, ..Limits::DEFAULT }).await;
+    let path = format!("/api/v1/jobs/{}/steer", JobId::from_parts(1, 2));
+
+    for (body, status, kind) in [
+        ("{}", 422, "bad-body"),
+        (r#"{"pause": "yes"}"#, 422, "bad-body"),
+        (r#"{"speed": 2}"#, 422, "bad-body"),
+        (r#"{"pause": true, "scale": {"a": "5"}}"#, 404, "not-found"),
+    ] {
+        let got = served.send("POST", &path, None, body).await;
+        assert_eq!((got.status, got.kind().as_ref()), (status, kind), "{body}");
+    }
+}
+
+#[tokio::test]
 async fn lim_02_too_many_requests_hear_when_to_come_again_and_a_stop_always_passes() {
     let rate = Some(Rate { burst: 3, per_second: 1 });
     let served = Served::with(Tokens::default(), Limits { rate, ..Limits::DEFAULT }).await;
