@@ -97,8 +97,12 @@ fn mutations(arguments: &Arguments) -> ExitCode {
     let mut unseen = 0u8;
     for &mutation in Mutation::ALL {
         let found = arguments.seeds.clone().zip(1u64..).find_map(|(seed, count)| {
-            let options =
-                Options { mutation: Some(mutation), kind: mutation.kind(), ..arguments.options };
+            let options = Options {
+                mutation: Some(mutation),
+                kind: mutation.kind(),
+                falls: mutation.needs_takeovers(),
+                ..arguments.options
+            };
             run(seed, &options).violation.map(|violation| (count, violation))
         });
         match found {

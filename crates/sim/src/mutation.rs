@@ -115,6 +115,14 @@ impl Mutation {
     }
 }
 
+impl Mutation {
+    /// Whether it shows where leaders and owners die again and again.
+    #[must_use]
+    pub const fn needs_takeovers(self) -> bool {
+        matches!(self, Self::LoseCancel | Self::ForgetCopies)
+    }
+}
+
 impl fmt::Display for Mutation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())

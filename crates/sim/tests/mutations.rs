@@ -5,7 +5,9 @@ use hyperscale_sim::{Mutation, Options, run};
 /// Whether one of these seeds shows the mutation.
 fn is_found(mutation: Mutation, mut seeds: impl Iterator<Item = u64>) -> bool {
     let kind = mutation.kind();
-    let options = Options { kind, faults: true, mutation: Some(mutation), ..Options::default() };
+    let falls = mutation.needs_takeovers();
+    let mutation = Some(mutation);
+    let options = Options { kind, faults: true, falls, mutation, ..Options::default() };
     seeds.any(|seed| run(seed, &options).violation.is_some())
 }
 
