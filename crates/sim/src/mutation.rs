@@ -9,7 +9,7 @@ use std::str::FromStr;
 
 use hyperscale_model::{AttemptId, DeltaSeq, EndStatus, Fence, JobId, NodeId, ProgressSeq, Time};
 use hyperscale_stats::WindowFigures;
-use hyperscale_wire::{CopyMark, DatacenterStatus, Message, PartResult, StopReason};
+use hyperscale_wire::{DatacenterStatus, Message, PartResult, StopReason};
 
 use crate::Kind;
 
@@ -79,8 +79,6 @@ mutations! {
     ForgetCopies = "forget-copies",
     /// A gate says that it holds a blob, and does not.
     ForgetBlobs = "forget-blobs",
-    /// A gate goes on with a job without asking others for what was counted.
-    SkipRecovery = "skip-recovery",
 }
 
 impl Mutation {
@@ -109,8 +107,7 @@ impl Mutation {
             | Self::EarlyCompletion
             | Self::LoseCancel
             | Self::ForgetCopies
-            | Self::ForgetBlobs
-            | Self::SkipRecovery => Kind::Cluster,
+            | Self::ForgetBlobs => Kind::Cluster,
         }
     }
 }
@@ -232,10 +229,6 @@ impl Tampering {
             }
             (Mutation::ForgetBlobs, Message::KeepBlob { hash }) => {
                 Some((Message::BlobKept { hash: *hash }, true))
-            }
-            (Mutation::SkipRecovery, Message::CopyAsked { job, fence }) => {
-                let (job, fence, mark) = (*job, *fence, CopyMark::default());
-                Some((Message::CopyHeld { job, fence, mark }, true))
             }
             (Mutation::DropResult, Message::PartEnded(result)) => {
                 Some((Message::PartEndedAck { part: result.report.part }, false))

@@ -14,25 +14,21 @@ fn is_found(mutation: Mutation, mut seeds: impl Iterator<Item = u64>) -> bool {
 /// A seed that showed the mutation once, to begin with; 0 where nearly every seed does.
 const fn hint(mutation: Mutation) -> u64 {
     match mutation {
-        Mutation::StretchLease => 3,
-        Mutation::ServeUnconfirmed | Mutation::IgnoreLeadershipLoss => 3,
-        Mutation::EarlyCompletion => 4,
-        Mutation::AcceptLowerFence | Mutation::LoseWrites => 5,
-        Mutation::LoseCheckpoints | Mutation::DropResult => 6,
-        Mutation::SentProbeIsLife => 8,
-        Mutation::IgnoreLease | Mutation::RecomputeContext => 17,
-        Mutation::ForgetAbort => 19,
+        Mutation::ForgetBlobs => 0,
         Mutation::EarlyRedispatch
         | Mutation::CountDuplicates
         | Mutation::ReleaseTwice
         | Mutation::SkipBarrier
-        | Mutation::ForgetSteering
         | Mutation::OldSteering
         | Mutation::ProgressByFence => 1,
-        Mutation::ForgetBlobs => 0,
-        Mutation::ForgetCopies => 19,
-        Mutation::SkipRecovery => 138,
-        Mutation::LoseCancel => 159,
+        Mutation::StretchLease | Mutation::ForgetSteering | Mutation::ForgetCopies => 2,
+        Mutation::ServeUnconfirmed | Mutation::IgnoreLeadershipLoss => 3,
+        Mutation::EarlyCompletion => 4,
+        Mutation::AcceptLowerFence | Mutation::LoseWrites | Mutation::LoseCancel => 5,
+        Mutation::LoseCheckpoints | Mutation::RecomputeContext | Mutation::DropResult => 6,
+        Mutation::ForgetAbort => 8,
+        Mutation::IgnoreLease => 12,
+        Mutation::SentProbeIsLife => 16,
     }
 }
 
