@@ -28,7 +28,7 @@ fn chs_01_without_faults_everything_is_counted() {
 #[test]
 fn ldr_01_several_managers_break_no_invariant_under_faults() {
     let options = Options { kind: Kind::Cluster, faults: true, ..Options::default() };
-    for seed in 0..6 {
+    for seed in 0..3 {
         if let Some(violation) = run(seed, &options).violation {
             panic!("{violation}");
         }
@@ -38,7 +38,7 @@ fn ldr_01_several_managers_break_no_invariant_under_faults() {
 #[test]
 fn orp_02_sta_05_nothing_restarts_and_all_is_counted_when_leaders_die() {
     let options = Options { kind: Kind::Cluster, falls: true, ..Options::default() };
-    for seed in 0..6 {
+    for seed in 0..3 {
         if let Some(violation) = run(seed, &options).violation {
             panic!("{violation}");
         }
