@@ -1,6 +1,6 @@
 //! Settings of a member.
 
-use std::net::{IpAddr, SocketAddr};
+use core::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use hyperscale_model::{Incarnation, NodeId};

@@ -6,7 +6,7 @@
 //!
 //! Numbers are big-endian. Decoding refuses what it does not know and never reads past the end.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use hyperscale_model::{Incarnation, NodeId, Version};
 

@@ -15,7 +15,8 @@
 //! - Of each (node, incarnation) a state is told once, whether it was seen or heard of.
 //! - What a dead incarnation says is refused; the node has to raise it, and is then new.
 //!
-//! It knows nothing of roles, links, ledgers or what is done about a death.
+//! It knows nothing of roles, links, ledgers or what is done about a death. Addresses are those of
+//! `core::net`, in which there are no sockets: they are read, told and compared, never opened.
 //!
 //! The algorithm is that of Das, Gupta, Motivala ("SWIM", 2002) with suspicion, and with Lifeguard
 //! (2017) for the waits. It differs in how views are mended: each probe and its answer carry a few
@@ -25,7 +26,7 @@
 //! use hyperscale_membership::{Config, Input, MemberState, Membership, Output};
 //! use hyperscale_model::{Incarnation, NodeId, Time};
 //!
-//! let address = |last| std::net::SocketAddr::from(([10, 0, 0, last], 7400));
+//! let address = |last| core::net::SocketAddr::from(([10, 0, 0, last], 7400));
 //! let member = |n: u8| {
 //!     let config = Config::new(NodeId(n.into()), address(n), Incarnation::NONE);
 //!     Membership::new(config, Time::ZERO, n.into())

@@ -4,8 +4,8 @@
 //! Alarms say when to look again; what is due stands in the state, so an alarm that has been
 //! overtaken does nothing.
 
+use core::net::SocketAddr;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use hyperscale_model::{Incarnation, NodeId, SplitMix, Time, Version};

@@ -1,7 +1,7 @@
 //! Members, a network between them and their disks, all from one seed.
 
+use core::net::SocketAddr;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use hyperscale_membership::{
