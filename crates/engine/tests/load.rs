@@ -629,8 +629,17 @@ fn dat_02_a_paused_load_stops_when_it_is_told_to() {
     work.steering.pauses.pause(Duration::from_millis(50));
 
     let seen = world.run_with(work, |engine| {
-        #[expect(clippy::disallowed_methods, reason = "its cores have time to send something")]
-        std::thread::sleep(Duration::from_millis(150));
+        // Its cores could have sent much while another load goes from its start to its end.
+        let other = || {
+            let (load, other) = (
+                Load::SharedIterations { vus: 1, total: 8, max_duration: 60 * SECOND },
+                World::new(),
+            );
+            let step = other.get(0, "/delay/20");
+            other.run(load, vec![step], 1).figures.iterations
+        };
+        let done = std::thread::scope(|scope| scope.spawn(other).join().unwrap());
+        assert_eq!(done, 8);
         assert!(engine.stop(attempt, Stop::Graceful));
     });
 
