@@ -213,9 +213,9 @@ impl World {
                 self.stimulate(hearer, Stimulus::Gone { node });
             }
             Kind::CutDatacenter => {
-                let places = self.scenario.datacenters.len() as u64;
-                let place = usize::try_from(self.random.below(places)).ok();
-                let managers = self.managers_at(place);
+                let places: Vec<usize> = (0..self.scenario.datacenters.len()).collect();
+                let Some(&place) = self.one_of(&places) else { return };
+                let managers = self.managers_at(Some(place));
                 let is_between = |(a, b): &(NodeId, NodeId)| {
                     let far = [(a, b), (b, a)].into_iter().find(|(m, _)| managers.contains(m));
                     far.is_some_and(|(_, other)| self.role(*other) == Some(Role::Gate))

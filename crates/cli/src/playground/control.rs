@@ -138,8 +138,19 @@ pub(super) async fn is_answered(directory: &Path) -> bool {
 
 /// The nodes, with their process ids, that a playground has left which was killed itself.
 pub(super) fn left_over(directory: &Path) -> Vec<String> {
-    let read = std::fs::read(state_file(directory)).ok();
-    let seen: Option<Seen> = read.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let path = state_file(directory);
+    let seen: Option<Seen> = match std::fs::read(&path) {
+        Ok(bytes) => serde_json::from_slice(&bytes)
+            .inspect_err(|error| {
+                tracing::warn!(%error, path = %path.display(), "this file names no playground");
+            })
+            .ok(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(error) => {
+            tracing::warn!(%error, path = %path.display(), "this file cannot be read");
+            None
+        }
+    };
     let lives = |pid: u32| {
         let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
         pid.is_some_and(|pid| test_kill_process(pid).is_ok())
