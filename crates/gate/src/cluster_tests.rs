@@ -649,6 +649,22 @@ fn prg_01_an_older_report_changes_nothing() {
 }
 
 #[test]
+fn reports_of_a_load_that_stands_still_do_not_pile_up() {
+    let mut cluster = Cluster::new();
+    let id = cluster.submit(A, "k", &both());
+    let job = cluster.accepted(id);
+    cluster.accept_all(job);
+    for seq in 1..=50 {
+        cluster.report(part(job, 0), seq, WorkflowState::Running);
+        cluster.report(part(job, 1), seq, WorkflowState::Running);
+    }
+
+    let owner = cluster.owner(job);
+    let kept = cluster.gates[&owner].live[&job].kept_reports();
+    assert!(kept <= 2, "{kept} reports wait for a checkpoint");
+}
+
+#[test]
 fn orp_07_news_come_through_any_gate() {
     let mut cluster = Cluster::new();
     let id = cluster.submit(A, "k", &both());

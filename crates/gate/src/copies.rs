@@ -528,13 +528,12 @@ impl Gate {
 
     /// Stores what was counted, and sends it to the other gates.
     pub(crate) fn checkpoint(&mut self, now: Time, job: JobId) {
-        let is_alone = self.config.gates == 1;
         if self.state.jobs.get(&job).is_none_or(|job| job.ended.is_some()) {
             return; // Its result holds everything.
         }
         let every = self.config.checkpoint;
         let Some(live) = self.live.get_mut(&job) else { return };
-        let Some(changes) = live.take_changes(now, every, is_alone) else { return };
+        let Some(changes) = live.take_changes(now, every) else { return };
         let changes = match pack(changes) {
             Ok(changes) => changes,
             Err(error) => return self.malformed("copy", &error),

@@ -437,11 +437,11 @@ pub struct Gate {
     config: GateConfig,
     random: SplitMix,
     state: State,
-    /// Who leads the ledger, and since when this gate knows.
+    /// Who leads the ledger, as far as this gate knows, and whether it is this one.
     leader: Option<NodeId>,
     leads: bool,
     peers: Peers,
-    /// When each gate was heard of last, or lost its link, while this one leads.
+    /// When each gate was heard of last, or lost its link; from the last change of leadership on.
     heard: BTreeMap<NodeId, Time>,
     managers: BTreeSet<NodeId>,
     datacenters: BTreeMap<DatacenterId, Place>,
@@ -449,6 +449,8 @@ pub struct Gate {
     router: Router,
     next_probe: Time,
     blobs: Blobs,
+    /// What the plans of jobs name, each read once.
+    named: BTreeMap<BlobHash, BTreeSet<BlobHash>>,
     /// Copies of the statistics of jobs that others own, or that this gate is about to own.
     copies: BTreeMap<JobId, Checkpoint<'static>>,
     /// The highest fence that each job's copy obeys.
@@ -501,6 +503,7 @@ impl Gate {
             router: Router::default(),
             next_probe: Time::ZERO,
             blobs: Blobs::new(),
+            named: BTreeMap::new(),
             copies: BTreeMap::new(),
             obeyed: BTreeMap::new(),
             whole: BTreeMap::new(),
@@ -828,21 +831,31 @@ impl Gate {
         if !self.takes_part() {
             return; // What is named later in the log is not known yet.
         }
-        let named = self.state.jobs.values().flat_map(|job| {
-            let result = job.ended.as_ref().map(|end| end.result);
-            self.blobs_of(job.plan).into_iter().chain(result)
-        });
-        let mut needed: BTreeSet<BlobHash> = named.collect();
+        let mut needed: BTreeSet<BlobHash> =
+            self.named_by_jobs().into_iter().map(|(hash, _)| hash).collect();
+        self.named.retain(|plan, _| needed.contains(plan));
         needed.extend(self.peers.kept(now));
         self.blobs.retain(|hash| needed.contains(&hash));
         self.outputs.push(Output::DropBlobs { needed });
     }
 
-    fn blobs_of(&self, plan: BlobHash) -> BTreeSet<BlobHash> {
-        let read = self.blobs.get(plan).and_then(|bytes| Plan::from_bytes(bytes).ok());
-        let mut blobs = read.map(|plan| plan.blobs()).unwrap_or_default();
-        blobs.insert(plan);
-        blobs
+    /// A job's plan, what that names, and its result, each with the job's owner.
+    fn named_by_jobs(&mut self) -> Vec<(BlobHash, NodeId)> {
+        let mut all = Vec::new();
+        for job in self.state.jobs.values() {
+            if !self.named.contains_key(&job.plan)
+                && let Some(bytes) = self.blobs.get(job.plan)
+            {
+                // A plan that cannot be read names nothing; whoever owns the job says so.
+                let named = Plan::from_bytes(bytes).map(|plan| plan.blobs()).unwrap_or_default();
+                self.named.insert(job.plan, named);
+            }
+            let named = self.named.get(&job.plan).into_iter().flatten().copied();
+            let result = job.ended.as_ref().map(|end| end.result);
+            let hashes = std::iter::once(job.plan).chain(named).chain(result);
+            all.extend(hashes.map(|hash| (hash, job.gate)));
+        }
+        all
     }
 }
 

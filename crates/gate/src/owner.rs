@@ -44,8 +44,9 @@ pub(crate) struct Live {
     plan: Arc<Plan>,
     secrets: Secrets,
     statistics: Statistics,
-    /// What was added to statistics, events and reports since the last checkpoint.
-    changes: Vec<Change>,
+    /// What was added to statistics, events and reports since the last checkpoint; nothing where
+    /// there is no other gate to copy it to.
+    changes: Option<Vec<Change>>,
     pub(crate) copies: Copies,
     parts: Vec<LivePart>,
     /// Since when each threshold has been broken.
@@ -125,21 +126,41 @@ impl Live {
         (checkpoint, self.watchers.into_iter().map(|(asker, _)| asker).collect())
     }
 
+    /// Keeps what was added for the other gates.
+    fn change(&mut self, change: impl FnOnce() -> Change) {
+        if let Some(changes) = &mut self.changes {
+            changes.push(change());
+        }
+    }
+
+    /// Keeps a part's newest report for the other gates. Those before it are of no use: a load that
+    /// stands still for hours is reported each second, and nothing else asks for a checkpoint.
+    fn change_report(&mut self, report: &PartReport) {
+        if let Some(changes) = &mut self.changes {
+            changes.retain(|change| match change {
+                Change::Report(known) => known.part != report.part,
+                Change::Delta(_) | Change::Event(_) | Change::Steers(_) => true,
+            });
+        }
+        self.change(|| Change::Report(Box::new(report.clone())));
+    }
+
     /// The changes since the last checkpoint, if it is time for the next.
-    pub(crate) fn take_changes(
-        &mut self,
-        now: Time,
-        every: Duration,
-        is_alone: bool,
-    ) -> Option<Vec<Change>> {
+    pub(crate) fn take_changes(&mut self, now: Time, every: Duration) -> Option<Vec<Change>> {
         let is_ending = self.parts.iter().any(|part| part.told_end.is_some());
         if !self.statistics.is_dirty || (now < self.next_checkpoint && !is_ending) {
             return None;
         }
         self.next_checkpoint = now + every;
         self.statistics.is_dirty = false;
-        let changes = std::mem::take(&mut self.changes);
-        Some(if is_alone { Vec::new() } else { changes })
+        Some(self.changes.as_mut().map(std::mem::take).unwrap_or_default())
+    }
+
+    /// Reports that wait for the next checkpoint.
+    #[cfg(test)]
+    pub(crate) fn kept_reports(&self) -> usize {
+        let changes = self.changes.iter().flatten();
+        changes.filter(|change| matches!(change, Change::Report(_))).count()
     }
 
     pub(crate) fn take_counted(&mut self) -> Vec<Acknowledgement> {
@@ -180,7 +201,7 @@ impl Live {
         self.last_event += 1;
         let event =
             EventRecord { id: self.last_event, at_ms: millis(at), kind: kind.to_owned(), text };
-        self.changes.push(Change::Event(event.clone()));
+        self.change(|| Change::Event(event.clone()));
         keep_event(&mut self.events, event);
     }
 
@@ -230,7 +251,7 @@ impl Gate {
         let mut live = Live {
             fence,
             statistics,
-            changes: Vec::new(),
+            changes: (self.config.gates > 1).then(Vec::new),
             copies: Copies::new(is_new),
             parts: (state.parts.iter())
                 // Whoever leads there may have heard of the part, and not of its secrets, and
@@ -298,7 +319,8 @@ impl Gate {
         }
         if live.steers < state.steers.len() {
             live.steers = state.steers.len();
-            live.changes.push(Change::Steers(live.steers));
+            let steers = live.steers;
+            live.change(|| Change::Steers(steers));
         }
     }
 
@@ -396,11 +418,11 @@ impl Gate {
         }
         known.mark = (fence, report.seq);
         known.is_accepted = true;
-        live.changes.push(Change::Report(Box::new(report.clone())));
         let before = known.report.replace(report.clone());
         if before.as_ref().map(|before| before.steered) != Some(report.steered) {
             known.commanded_at = None; // There may be something newer.
         }
+        live.change_report(&report);
         let news = changes(&live.plan, before.as_ref(), &report);
         news.into_iter().for_each(|(kind, text)| live.note(elapsed, kind, text));
         if let Some(at) = report.started
@@ -470,7 +492,7 @@ impl Gate {
             && !is_beyond_end
             && live.statistics.add(delta)
         {
-            live.changes.push(Change::Delta(Box::new(delta.clone())));
+            live.change(|| Change::Delta(Box::new(delta.clone())));
         }
     }
 

@@ -199,13 +199,8 @@ impl Gate {
 
     /// Fetches what the state names and this gate does not hold, from whoever holds it.
     pub(crate) fn fetch_what_is_needed(&mut self, now: Time) {
-        let mut missing: Vec<(BlobHash, NodeId)> = Vec::new();
-        for job in self.state.jobs.values() {
-            let result = job.ended.as_ref().map(|end| end.result);
-            let named = self.blobs_of(job.plan).into_iter().chain(result);
-            let absent = named.filter(|&hash| self.blobs.get(hash).is_none());
-            missing.extend(absent.map(|hash| (hash, job.gate)));
-        }
+        let mut missing = self.named_by_jobs();
+        missing.retain(|(hash, _)| self.blobs.get(*hash).is_none());
         for (hash, owner) in missing {
             let owner = Some(owner).filter(|owner| self.peers.is_linked(*owner));
             let sources: Vec<NodeId> = owner.into_iter().chain(self.peers.linked()).collect();
