@@ -16,7 +16,6 @@ use tokio::sync::{mpsc, oneshot};
 use crate::drive::{Host, NodeError, Progress};
 use crate::link::LinkEvent;
 use crate::links::{Change, Links};
-use crate::members::Evidence;
 use crate::observe::{Count, Observer, Part};
 use crate::storage::{Storage, random};
 use crate::talk::Talk;
@@ -95,12 +94,10 @@ pub(crate) struct GateHost {
     gate: Gate,
     ledger: Ledger,
     storage: Storage,
-    links: Links,
+    pub(crate) links: Links,
     talk: Talk,
     waiting: BTreeMap<RequestId, oneshot::Sender<Reply>>,
     observer: Arc<Observer>,
-    /// What gossip is told.
-    pub(crate) evidence: Option<Evidence>,
     /// When it goes, whether or not the others know by then.
     leaves_at: Option<Time>,
 }
@@ -125,17 +122,7 @@ impl GateHost {
         gate.handle(now, if ledger.is_founded() { Input::Founded } else { Input::Tick });
         let (links, waiting) = (Links::new(Arc::clone(&observer)), BTreeMap::new());
         let talk = Talk::default();
-        Ok(Self {
-            gate,
-            ledger,
-            storage,
-            links,
-            talk,
-            waiting,
-            observer,
-            evidence: None,
-            leaves_at: None,
-        })
+        Ok(Self { gate, ledger, storage, links, talk, waiting, observer, leaves_at: None })
     }
 
     fn on_ledger(&mut self, now: Time, output: LedgerOutput) -> Result<(), NodeError> {
@@ -335,12 +322,7 @@ impl Host for GateHost {
                     None => return,
                 }
             }
-            Change::Down(node) => {
-                if let Some(evidence) = &self.evidence {
-                    evidence.link_closed(node);
-                }
-                Input::Disconnected { node }
-            }
+            Change::Down(node) => Input::Disconnected { node },
             Change::Nothing => return,
         };
         self.gate.handle(now, input);
@@ -358,9 +340,7 @@ impl Host for GateHost {
             }
             Ask::Gone { node } => self.gate.handle(now, Input::MemberGone { node }),
             Ask::Leave => {
-                if let Some(evidence) = &self.evidence {
-                    evidence.leave();
-                }
+                self.links.announce_leaving();
                 self.leaves_at.get_or_insert(now + LEAVE_LIMIT);
                 self.gate.handle(now, Input::Leave);
             }

@@ -477,13 +477,13 @@ impl Roles {
                 let asks = handle.asks.clone();
                 let tell = move |node| tell_gone(&asks, gate::Ask::Gone { node });
                 let role = (Role::Gate, *identity);
-                host.evidence = members.join(&config, &storage, role, &observer, tell)?;
+                host.links.evidence = members.join(&config, &storage, role, &observer, tell)?;
             }
             if let Some((host, identity)) = &mut manager {
                 let asks = manager_ask.clone();
                 let tell = move |node| tell_gone(&asks, manager::Ask::Gone { node });
                 let role = (Role::Manager, *identity);
-                host.evidence = members.join(&config, &storage, role, &observer, tell)?;
+                host.links.evidence = members.join(&config, &storage, role, &observer, tell)?;
             }
             if let Some((_, identity, _)) = &worker {
                 // A worker does nothing about the death of others.

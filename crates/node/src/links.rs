@@ -7,6 +7,7 @@ use hyperscale_model::{NodeId, Role};
 use hyperscale_wire::{Hello, Message};
 
 use crate::link::{LinkEvent, Outbox, Pushed};
+use crate::members::Evidence;
 use crate::observe::{Count, Observer, Part};
 
 #[derive(Debug)]
@@ -14,6 +15,8 @@ pub(crate) struct Links {
     /// By node the link that is up, with the role at its other end.
     up: BTreeMap<NodeId, (Role, Outbox)>,
     observer: Arc<Observer>,
+    /// What gossip is told of links that are down.
+    pub(crate) evidence: Option<Evidence>,
 }
 
 /// What a link's event means for a role.
@@ -28,7 +31,7 @@ pub(crate) enum Change {
 
 impl Links {
     pub(crate) const fn new(observer: Arc<Observer>) -> Self {
-        Self { up: BTreeMap::new(), observer }
+        Self { up: BTreeMap::new(), observer, evidence: None }
     }
 
     pub(crate) fn on(&mut self, event: LinkEvent) -> Change {
@@ -49,6 +52,9 @@ impl Links {
                     self.observer.less(Count::linked(*role));
                     self.up.remove(&peer);
                     tracing::info!(%peer, "link down");
+                    if let Some(evidence) = &self.evidence {
+                        evidence.link_closed(peer);
+                    }
                     Change::Down(peer)
                 }
                 Some(_) | None => Change::Nothing,
@@ -78,6 +84,13 @@ impl Links {
                     tracing::error!(%to, message = name, %error, held_back, "a message cannot be sent");
                 }
             }
+        }
+    }
+
+    /// The role is about to leave: gossip says so.
+    pub(crate) fn announce_leaving(&self) {
+        if let Some(evidence) = &self.evidence {
+            evidence.leave();
         }
     }
 

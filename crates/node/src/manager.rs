@@ -10,7 +10,6 @@ use crate::drive::{Host, NodeError, Progress};
 use crate::gate::open_ledger;
 use crate::link::LinkEvent;
 use crate::links::{Change, Links};
-use crate::members::Evidence;
 use crate::observe::{Count, Observer, Part};
 use crate::storage::Storage;
 use crate::talk::Talk;
@@ -30,11 +29,9 @@ pub(crate) struct ManagerHost {
     manager: Manager,
     ledger: Ledger,
     storage: Storage,
-    links: Links,
+    pub(crate) links: Links,
     talk: Talk,
     observer: Arc<Observer>,
-    /// What gossip is told.
-    pub(crate) evidence: Option<Evidence>,
     is_leaving: bool,
 }
 
@@ -55,16 +52,7 @@ impl ManagerHost {
         manager.handle(now, if ledger.is_founded() { Input::Founded } else { Input::Tick });
         let links = Links::new(Arc::clone(&observer));
         let talk = Talk::default();
-        Ok(Self {
-            manager,
-            ledger,
-            storage,
-            links,
-            talk,
-            observer,
-            evidence: None,
-            is_leaving: false,
-        })
+        Ok(Self { manager, ledger, storage, links, talk, observer, is_leaving: false })
     }
 
     fn on_ledger(&mut self, now: Time, output: LedgerOutput) -> Result<(), NodeError> {
@@ -200,12 +188,7 @@ impl Host for ManagerHost {
                     None => return,
                 }
             }
-            Change::Down(node) => {
-                if let Some(evidence) = &self.evidence {
-                    evidence.link_closed(node);
-                }
-                Input::Disconnected { node }
-            }
+            Change::Down(node) => Input::Disconnected { node },
             Change::Nothing => return,
         };
         self.manager.handle(now, input);
@@ -215,9 +198,7 @@ impl Host for ManagerHost {
         match ask {
             Ask::Gone { node } => self.manager.handle(now, Input::MemberGone { node }),
             Ask::Leave => {
-                if let Some(evidence) = &self.evidence {
-                    evidence.leave();
-                }
+                self.links.announce_leaving();
                 self.is_leaving = true;
             }
         }

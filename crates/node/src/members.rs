@@ -145,17 +145,16 @@ impl Members {
         let (mut notices, observer) = (handle.notices, Arc::clone(observer));
         tokio::task::spawn_local(async move {
             while let Some(notice) = notices.recv().await {
-                if let Notice::Member { node, state, .. } = notice {
-                    match state {
-                        MemberState::Dead => {
-                            observer.count(Count::MemberDead);
-                            tell(node);
-                        }
-                        MemberState::Left => tell(node),
-                        MemberState::Suspect => observer.count(Count::MemberSuspected),
-                        MemberState::Alive => observer.count(Count::MemberAlive),
-                        MemberState::Unconfirmed => {}
+                let Notice { node, state, .. } = notice;
+                match state {
+                    MemberState::Dead => {
+                        observer.count(Count::MemberDead);
+                        tell(node);
                     }
+                    MemberState::Left => tell(node),
+                    MemberState::Suspect => observer.count(Count::MemberSuspected),
+                    MemberState::Alive => observer.count(Count::MemberAlive),
+                    MemberState::Unconfirmed => {}
                 }
             }
         });

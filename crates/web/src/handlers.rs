@@ -64,16 +64,21 @@ pub(crate) async fn list(
     }
 }
 
+/// What is asked of a job is answered with how it is then.
+async fn job_after(api: &Api, client: ClientId, ask: Ask) -> Answer {
+    match api.ask(client, ask).await? {
+        Reply::Job(view) => Ok(Json(view).into_response()),
+        _ => Err(unexpected()),
+    }
+}
+
 pub(crate) async fn job(
     State(api): State<Api>,
     Extension(Caller(client)): Extension<Caller>,
     Path(job): Path<String>,
 ) -> Answer {
     let job = parse_job(&job)?;
-    match api.ask(client, Ask::Get { job }).await? {
-        Reply::Job(view) => Ok(Json(view).into_response()),
-        _ => Err(unexpected()),
-    }
+    job_after(&api, client, Ask::Get { job }).await
 }
 
 pub(crate) async fn cancel(
@@ -87,10 +92,7 @@ pub(crate) async fn cancel(
     // No body asks for what most people want.
     let Cancellation { workflow, now } = asked.unwrap_or_default();
     let mode = if now { StopMode::Now } else { StopMode::Graceful };
-    match api.ask(client, Ask::Cancel { job, workflow, mode }).await? {
-        Reply::Job(view) => Ok(Json(view).into_response()),
-        _ => Err(unexpected()),
-    }
+    job_after(&api, client, Ask::Cancel { job, workflow, mode }).await
 }
 
 pub(crate) async fn steer(
@@ -107,10 +109,7 @@ pub(crate) async fn steer(
         return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "bad-body", message));
     }
     let scale = scale.into_iter().collect();
-    match api.ask(client, Ask::Steer { job, pause, scale }).await? {
-        Reply::Job(view) => Ok(Json(view).into_response()),
-        _ => Err(unexpected()),
-    }
+    job_after(&api, client, Ask::Steer { job, pause, scale }).await
 }
 
 pub(crate) async fn results(
