@@ -80,7 +80,10 @@ impl Members {
                 // The address by which this machine reaches others is the one they reach it by.
                 Some(first) => match own_ip(first).await {
                     Some(ip) => address.set_ip(ip),
-                    None => return Ok(None),
+                    None => {
+                        tracing::warn!(peer = %first, "no way to this peer: this node does not gossip");
+                        return Ok(None);
+                    }
                 },
                 None => address.set_ip(IpAddr::from([127, 0, 0, 1])),
             }
@@ -134,8 +137,10 @@ impl Members {
         let (gossip, handle) =
             Gossip::new(settings, &cluster, keys, port, clock, store, Arc::clone(observer))?;
         let inputs = handle.inputs;
-        let said = encode_value(&(role, config.datacenter.as_str(), SOFTWARE));
-        let metadata = said.ok().and_then(|bytes| Metadata::new(bytes).ok());
+        let said = |error: &dyn std::error::Error| NodeError::Config(crate::gate::chain(error));
+        let metadata = encode_value(&(role, config.datacenter.as_str(), SOFTWARE));
+        let metadata = metadata.map_err(|error| said(&error))?;
+        let metadata = Metadata::new(metadata).map_err(|error| said(&error))?;
         tokio::task::spawn_local(resolve(seeds, inputs.clone(), metadata));
         tokio::task::spawn_local(async move {
             if let Err(error) = gossip.run().await {
@@ -186,10 +191,8 @@ impl Members {
 }
 
 /// Resolves the names of peers, again and again: they may move.
-async fn resolve(seeds: Vec<String>, inputs: mpsc::Sender<Input>, metadata: Option<Metadata>) {
-    if let Some(metadata) = metadata
-        && inputs.send(Input::SetMetadata(metadata)).await.is_err()
-    {
+async fn resolve(seeds: Vec<String>, inputs: mpsc::Sender<Input>, metadata: Metadata) {
+    if inputs.send(Input::SetMetadata(metadata)).await.is_err() {
         return;
     }
     loop {
