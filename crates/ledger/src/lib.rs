@@ -244,8 +244,10 @@ impl Ledger {
         let settings = Config {
             cluster_name: "ledger".to_owned(),
             heartbeat_interval: millis(config.heartbeat),
-            election_timeout_min: millis(config.election),
-            election_timeout_max: millis(config.election * 2),
+            // The library lets a follower wait for the longest of these and, on top of that, for one
+            // between them: in all from one and a half to two times the setting.
+            election_timeout_min: millis(config.election / 2),
+            election_timeout_max: millis(config.election),
             snapshot_policy: SnapshotPolicy::LogsSinceLast(config.snapshot_after),
             max_in_snapshot_log_to_keep: 0,
             enable_pre_vote: Some(true),

@@ -289,9 +289,8 @@ fn replay(seed: u64) -> String {
     )
 }
 
-/// One world: growth from one voter, faults, calm. Returns the trace's hash and what was dropped.
-fn trial(seed: u64) -> (u64, u64) {
-    let nodes = 3 + seed % 2 * 2;
+/// A world that has grown from one voter.
+fn grown(seed: u64, nodes: u64) -> World {
     let mut world = World::new(seed, nodes);
     world.run_until(Time::from_millis(200));
     for learner in 2..=nodes {
@@ -300,6 +299,13 @@ fn trial(seed: u64) -> (u64, u64) {
         world.run_until(later);
     }
     world.input(1, Input::ChangeVoters { voters: (1..=nodes).map(NodeId).collect() });
+    world
+}
+
+/// One world: growth, faults, calm. Returns the trace's hash and what was dropped.
+fn trial(seed: u64) -> (u64, u64) {
+    let nodes = 3 + seed % 2 * 2;
+    let mut world = grown(seed, nodes);
     world.run_until(Time::from_secs(3));
     world.is_faulty = true;
     for step in 0..120u64 {
@@ -353,6 +359,40 @@ fn ldr_01_ledgers_agree_under_faults() {
     assert!(dropped > 0, "the faults must have happened");
     let speed = 22.0 * count as f64 / start.elapsed().as_secs_f64();
     println!("seeds={count} violations=0 virtual_seconds_per_second={speed:.0}");
+}
+
+/// The leader is killed again and again; each time, somebody leads within the longest silence that
+/// the settings allow, and nobody stands up before the shortest.
+#[test]
+fn ldr_02_a_killed_leader_has_a_successor_within_the_settings() {
+    let config = LedgerConfig::new(NodeId(1));
+    for seed in 0..10 {
+        let mut world = grown(seed, 3);
+        world.run_until(Time::from_secs(3));
+        for _ in 0..5 {
+            let leader = world.leader().unwrap();
+            world.members.get_mut(&leader).unwrap().ledger = None;
+            let killed = world.now;
+            let successor = loop {
+                let next = world.now + Duration::from_millis(10);
+                world.run_until(next);
+                if let Some(next) = world.leader() {
+                    break next;
+                }
+            };
+            let silence = world.now.since(killed);
+            // Its last word may be a heartbeat old, and votes take their way there and back.
+            assert!(silence + config.heartbeat >= config.election, "{silence:?}; seed {seed}");
+            assert!(
+                silence <= config.election * 2 + config.heartbeat,
+                "{silence:?} from {leader} to {successor}; seed {seed}"
+            );
+            world.start(leader);
+            let calm = world.now + Duration::from_secs(3);
+            world.run_until(calm);
+            assert_eq!(world.leader(), Some(successor), "who comes back deposes nobody");
+        }
+    }
 }
 
 #[test]

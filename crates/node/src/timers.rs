@@ -69,8 +69,8 @@ impl Timers {
                 format!("renewal must be at least 100ms, and is {renewal:?}"),
             ),
             (
-                2 * HEARTBEAT <= election,
-                format!("election ≥ 2 × heartbeat does not hold: {election:?} < 2 × {HEARTBEAT:?}"),
+                3 * HEARTBEAT <= election,
+                format!("election ≥ 3 × heartbeat does not hold: {election:?} < 3 × {HEARTBEAT:?}"),
             ),
             (
                 2 * HEARTBEAT <= leader_lease,
