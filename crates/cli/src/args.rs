@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use hyperscale_model::NodeId;
 
 use crate::follow::Display;
 use crate::terminal;
@@ -482,6 +483,21 @@ pub(crate) struct ListArgs {
 pub(crate) enum ClusterCommand {
     /// Show who takes part, whether anything can be decided, and if not why
     Status(ListArgs),
+    /// Have a gate or a manager that is lost for good vote no more, so that a spare takes its place
+    Remove(RemoveArgs),
+}
+
+/// Flags of `cluster remove`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+EXAMPLES:
+  hyperscale cluster remove node_51f0c2a9be8d7763
+  hyperscale cluster remove node_51f0c2a9be8d7763 --gate 10.0.0.5:7780")]
+pub(crate) struct RemoveArgs {
+    /// The node, as `cluster status` and `nodes` name it
+    pub(crate) node: NodeId,
+    #[command(flatten)]
+    pub(crate) list: ListArgs,
 }
 
 /// Flags of `jobs`.

@@ -1,10 +1,14 @@
-//! `hyperscale cluster status`.
+//! `hyperscale cluster`: how it is, and what is done about nodes that are lost.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
 
 use hyperscale_gate::{ClusterView, GateView, LedDatacenterView};
-use hyperscale_model::Fence;
+use hyperscale_model::{Fence, NodeId};
 use hyperscale_report::count;
+use hyperscale_web::NodeRef;
 
-use crate::args::ListArgs;
+use crate::args::{ListArgs, RemoveArgs};
 use crate::exit::{Exit, Failure};
 use crate::jobs::{api, print, print_json};
 use crate::run::refused;
@@ -21,6 +25,58 @@ pub(crate) async fn status(args: ListArgs) -> Result<Exit, Failure> {
         print(&text(&view))?;
     }
     Ok(Exit::Passed)
+}
+
+/// How long the removal of a node may take once it is decided.
+const REMOVAL_WITHIN: Duration = Duration::from_secs(30);
+/// How often somebody looks whether it has happened.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// Removes a node, and waits until it votes no more.
+pub(crate) async fn remove(args: RemoveArgs) -> Result<Exit, Failure> {
+    let RemoveArgs { node, list } = args;
+    let api = api(&list.gate);
+    let asked: Result<NodeRef, _> = api.post("/cluster/remove", &NodeRef { node }).await;
+    asked.map_err(|error| refused(&error))?;
+    let until = tokio::time::Instant::now() + REMOVAL_WITHIN;
+    loop {
+        let view: ClusterView = api.get("/cluster").await.map_err(|error| refused(&error))?;
+        let is_out = !voters(&view).any(|(_, voter)| voter == node);
+        if is_out || tokio::time::Instant::now() >= until {
+            if list.output == "json" {
+                print_json(&view)?;
+            } else if is_out {
+                print(&format!("{node} is removed; these vote: {}", electorates(&view)))?;
+            } else {
+                print(&format!(
+                    "{node} is to vote no more, and still does: whoever leads where it votes acts \
+                     on it once a majority of the others is there; `hyperscale cluster status` \
+                     shows who is"
+                ))?;
+            }
+            return Ok(if is_out { Exit::Passed } else { Exit::Refused });
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// All that vote: gates, and the managers of each datacenter.
+fn voters(view: &ClusterView) -> impl Iterator<Item = (&str, NodeId)> {
+    let gates = view.gates.iter().filter(|gate| gate.votes).map(|gate| ("gates", gate.node));
+    let managers = view.datacenters.iter().flat_map(|datacenter| {
+        let name = datacenter.view.datacenter.as_str();
+        datacenter.voters.iter().map(move |manager| (name, *manager))
+    });
+    gates.chain(managers)
+}
+
+fn electorates(view: &ClusterView) -> String {
+    let mut all: BTreeMap<&str, usize> = BTreeMap::new();
+    for (electorate, _) in voters(view) {
+        *all.entry(electorate).or_default() += 1;
+    }
+    let all: Vec<String> = all.iter().map(|(name, count)| format!("{name} {count}")).collect();
+    all.join(", ")
 }
 
 /// What matters first: whether anything can be decided, then who is there, then who does what.
@@ -62,16 +118,17 @@ fn gate_line(gate: &GateView, view: &ClusterView) -> String {
         (false, true) => "reached",
         (false, false) => "out of reach",
     };
-    let part = match (gate.has_session, gate.leads) {
-        (true, true) => "takes part, leads",
-        (true, false) => "takes part",
-        (false, _) => "takes no part",
+    let part = match (gate.has_session, gate.leads, gate.votes) {
+        (true, true, _) => "takes part, leads",
+        (true, false, _) => "takes part",
+        (false, _, true) => "takes no part",
+        (false, _, false) => "follows, a spare",
     };
     format!("{}  gate  {reached:<13} {part:<18} {}", gate.node, gate.software).trim_end().to_owned()
 }
 
 fn datacenter_line(known: &LedDatacenterView) -> String {
-    let LedDatacenterView { view, leader, fence, heard_ms_ago } = known;
+    let LedDatacenterView { view, leader, fence, heard_ms_ago, voters } = known;
     let leader = match (leader, fence) {
         (Some(leader), Some(Fence(fence))) => format!("led by {leader} (fence {fence})"),
         _ => "led by nobody".to_owned(),
@@ -82,8 +139,9 @@ fn datacenter_line(known: &LedDatacenterView) -> String {
     };
     let stale = if view.is_fresh { "" } else { "  GETS NO LOAD" };
     format!(
-        "{:<16} {leader}  {} workers, {} of {} cores free  {heard}{stale}",
+        "{:<16} {leader}  {} managers vote, {} workers, {} of {} cores free  {heard}{stale}",
         view.datacenter.as_str(),
+        voters.len(),
         view.workers,
         view.free_cores,
         view.cores,
@@ -92,6 +150,8 @@ fn datacenter_line(known: &LedDatacenterView) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use hyperscale_gate::{DatacenterView, OwnerView, QuorumView};
     use hyperscale_model::{DatacenterId, JobId, NodeId};
 
@@ -101,6 +161,7 @@ mod tests {
         let gate = |node, is_reached| GateView {
             node: NodeId(node),
             has_session: true,
+            votes: true,
             leads: node == 1,
             is_reached,
             software: "0.1.0".to_owned(),
@@ -126,12 +187,14 @@ mod tests {
                 leader: Some(NodeId(9)),
                 fence: Some(Fence(7)),
                 heard_ms_ago: 12_345,
+                voters: BTreeSet::from([NodeId(9)]),
             }],
             owners: vec![OwnerView {
                 gate: NodeId(2),
                 live: (0..7).map(|n| JobId::from_parts(n, 0)).collect(),
                 ended: 3,
             }],
+            removed: Vec::new(),
         }
     }
 

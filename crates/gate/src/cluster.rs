@@ -25,6 +25,8 @@ pub struct ClusterView {
     pub datacenters: Vec<LedDatacenterView>,
     /// Who owns the jobs that run or ended lately.
     pub owners: Vec<OwnerView>,
+    /// Nodes that were removed for good, the last at the end.
+    pub removed: Vec<NodeId>,
 }
 
 /// A gate as another knows of it.
@@ -34,6 +36,8 @@ pub struct GateView {
     pub node: NodeId,
     /// Whether it takes part: it may own jobs.
     pub has_session: bool,
+    /// Whether it votes in the gates' ledger; one that does not follows, as a spare.
+    pub votes: bool,
     /// Whether it leads the gates' ledger, as far as is known.
     pub leads: bool,
     /// Whether there is a link to it.
@@ -69,6 +73,8 @@ pub struct LedDatacenterView {
     pub fence: Option<Fence>,
     /// How long ago its leader was heard of.
     pub heard_ms_ago: u64,
+    /// The managers that vote in its ledger, by the leader's last word.
+    pub voters: BTreeSet<NodeId>,
 }
 
 /// A gate with its jobs.
@@ -92,8 +98,11 @@ impl Gate {
                 .map(|view| {
                     let (leader, heard) = self.last_word(&view.datacenter);
                     let ago = now.since(heard).as_millis();
+                    let status = self.status_of(&view.datacenter);
+                    let voters = status.map(|status| status.voters.clone()).unwrap_or_default();
                     LedDatacenterView {
                         view,
+                        voters,
                         leader: leader.map(|(node, _)| node),
                         fence: leader.map(|(_, fence)| fence),
                         heard_ms_ago: u64::try_from(ago).unwrap_or(u64::MAX),
@@ -101,6 +110,7 @@ impl Gate {
                 })
                 .collect(),
             owners: self.owner_views(),
+            removed: self.state.removed.iter().map(|(node, _)| *node).collect(),
         }
     }
 
@@ -110,11 +120,13 @@ impl Gate {
         let told: BTreeMap<NodeId, &str> = self.peers.told().collect();
         let mut others: BTreeSet<NodeId> = self.state.sessions.keys().copied().collect();
         others.extend(self.peers.linked());
-        others.extend(self.heard.keys());
+        others.extend(self.heard.keys().filter(|gate| !self.state.is_removed(**gate)));
+        others.extend(&self.peers.electorate().voters);
         others.remove(&own);
         let view = |node: NodeId| GateView {
             node,
             has_session: self.state.sessions.contains_key(&node),
+            votes: self.peers.votes(node),
             leads: if node == own { self.leads } else { self.leader == Some(node) },
             is_reached: node == own || self.peers.is_linked(node),
             software: match node == own {
@@ -131,7 +143,8 @@ impl Gate {
             let heard = self.heard.get(gate);
             heard.is_some_and(|&heard| now < heard + self.config.decision_wait)
         };
-        1 + self.peers.linked().filter(is_heard).count() >= self.majority()
+        let own = usize::from(self.peers.votes(self.config.node));
+        own + self.peers.linked_voters().filter(is_heard).count() >= self.peers.majority()
     }
 
     /// Whether this gate hears neither of the others nor of a job: another may own it by now, and has
@@ -149,8 +162,8 @@ impl Gate {
     }
 
     fn quorum_view(&self) -> QuorumView {
-        let (voters, needed) = (self.config.gates, self.majority());
-        let reached = 1 + self.peers.linked().count();
+        let (voters, needed) = (self.peers.voters(), self.peers.majority());
+        let reached = self.peers.reached();
         let why = match needed.checked_sub(reached).filter(|missing| *missing > 0) {
             Some(missing) => Some(format!(
                 "{} of {voters} gates are out of reach, and nothing is decided before {missing} of \

@@ -8,8 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyperscale_model::{
-    AttemptId, AttemptNumber, ClientId, DatacenterId, DeltaSeq, EndStatus, Fence, Incarnation,
-    JobId, NodeId, PartId, PartIndex, ProgressSeq, Role, ShardId, Time, Version, WallTime,
+    AttemptId, AttemptNumber, ClientId, DatacenterId, DeltaSeq, Electorate, ElectorateChange,
+    EndStatus, Fence, Incarnation, JobId, NodeId, PartId, PartIndex, ProgressSeq, Role, ShardId,
+    Time, Version, WallTime,
 };
 use hyperscale_plan::{Datacenters, Plan, RunSettings, Secrets};
 use hyperscale_stats::{Delta, Figures, WindowFigures};
@@ -45,6 +46,13 @@ struct Cluster {
     version: u64,
     /// Managers that answer.
     answering: BTreeSet<NodeId>,
+    /// Nodes of which datacenters were told that they are removed.
+    removed: BTreeSet<NodeId>,
+    electorate: Electorate,
+    /// What the leader wants changed of who votes.
+    changes: Vec<ElectorateChange>,
+    /// Gates that were told that they are removed.
+    stopped: BTreeSet<NodeId>,
 }
 
 impl Cluster {
@@ -63,6 +71,10 @@ impl Cluster {
             requests: 0,
             version: 0,
             answering: [EU, US].into(),
+            removed: BTreeSet::new(),
+            electorate: Electorate::default(),
+            changes: Vec::new(),
+            stopped: BTreeSet::new(),
         };
         [A, B, C].into_iter().for_each(|gate| cluster.start(gate));
         cluster.wait(1);
@@ -82,6 +94,8 @@ impl Cluster {
             self.input(id, Input::GateConnected { gate: other });
             self.input(other, Input::GateConnected { gate: id });
         }
+        let electorate = self.electorate.clone();
+        self.input(id, Input::Electorate(electorate));
         self.catch_up(id);
         let (leads, leader) = (self.leader == id, Some(self.leader));
         self.input(id, Input::Leadership { leads, leader });
@@ -157,6 +171,7 @@ impl Cluster {
             leading: Some(Fence(1)),
             version: Version(self.version),
             managers: 1,
+            voters: [manager, NodeId(manager.0 + 2)].into(),
             queue: 0,
             workers: 1,
             cores: 4,
@@ -186,6 +201,10 @@ impl Cluster {
                         self.input(id, Input::Refused { proposal });
                     }
                 }
+                Output::ChangeElectorate(change) => self.changes.push(change),
+                Output::Removed => {
+                    self.stopped.insert(id);
+                }
                 _ => {}
             }
         }
@@ -210,7 +229,8 @@ impl Cluster {
                 continue;
             }
             match message {
-                Message::Probe { number } => {
+                Message::Probe { number, removed } => {
+                    self.removed.extend(removed);
                     if self.answering.contains(&to) {
                         let message = Message::ProbeAck { number, status: self.status(to) };
                         self.input(from, Input::Message { from: to, message });
@@ -688,4 +708,89 @@ fn orp_07_news_come_through_any_gate() {
     let is_retryable =
         matches!(reply, Some(Reply::Error(e)) if e.kind == RequestErrorKind::NotReady);
     assert!(is_retryable, "whoever waited is told to ask again: {reply:?}");
+}
+
+impl Cluster {
+    fn electorate(&mut self, voters: &[NodeId], learners: &[NodeId]) {
+        let electorate = Electorate {
+            voters: voters.iter().copied().collect(),
+            learners: learners.iter().map(|learner| (*learner, true)).collect(),
+        };
+        self.electorate = electorate.clone();
+        let gates: Vec<NodeId> = self.gates.keys().copied().collect();
+        for gate in gates {
+            self.input(gate, Input::Electorate(electorate.clone()));
+        }
+        self.run();
+    }
+}
+
+#[test]
+fn a_gate_that_is_lost_for_good_is_removed_and_a_spare_owns_jobs_in_its_place() {
+    const D: NodeId = NodeId(4);
+    let mut cluster = Cluster::new();
+    cluster.electorate(&[A, B, C], &[]);
+    cluster.kill(C);
+    cluster.wait(5);
+    cluster.start(D);
+    cluster.wait(2);
+    assert_eq!(cluster.changes.pop(), Some(ElectorateChange::Learn(D)));
+    cluster.electorate(&[A, B, C], &[D]);
+    cluster.wait(2);
+    let spare = cluster.gates[&D].state().sessions.clone();
+    assert_eq!(spare.keys().copied().collect::<Vec<_>>(), [A, B], "a spare owns nothing");
+    let asked = cluster.submit(D, "spare", &plan(vec![workflow("a")]));
+    assert!(
+        matches!(&cluster.replies[&asked], Reply::Error(error) if error.message.contains("spare")),
+        "{:?}",
+        cluster.replies[&asked]
+    );
+
+    let removed = cluster.ask(B, Request::Remove { node: C });
+
+    assert_eq!(cluster.replies[&removed], Reply::Removed { node: C });
+    cluster.wait(1);
+    assert_eq!(cluster.changes.pop(), Some(ElectorateChange::Vote([A, B, D].into())));
+    cluster.electorate(&[A, B, D], &[]);
+    cluster.wait(2);
+    assert!(cluster.gates[&A].state().sessions.contains_key(&D), "it takes part now");
+    let asked = cluster.submit(D, "voter", &plan(vec![workflow("a")]));
+    cluster.wait(1);
+    cluster.accepted(asked);
+
+    // It was only cut off, and comes back: it is told, and can own nothing.
+    cluster.start(C);
+    cluster.wait(2);
+    assert!(cluster.stopped.contains(&C));
+    assert!(!cluster.gates[&A].state().sessions.contains_key(&C));
+}
+
+#[test]
+fn a_manager_that_is_removed_is_told_to_its_datacenter_with_every_probe() {
+    let mut cluster = Cluster::new();
+    let gone = NodeId(EU.0 + 2);
+
+    let removed = cluster.ask(A, Request::Remove { node: gone });
+
+    assert_eq!(cluster.replies[&removed], Reply::Removed { node: gone });
+    cluster.wait(4);
+    assert_eq!(cluster.removed, [gone].into(), "by gates that own nothing, too");
+    assert_eq!(cluster.gates[&B].removed_of(&DatacenterId::from("us")), []);
+}
+
+#[test]
+fn what_cannot_be_removed_is_refused_with_the_reason() {
+    let mut cluster = Cluster::new();
+    for (node, kind, words) in [
+        (NodeId(999), RequestErrorKind::NotFound, "no node"),
+        (NodeId(EU.0 + 1), RequestErrorKind::CannotRemove, "is a worker"),
+    ] {
+        let asked = cluster.ask(A, Request::Remove { node });
+        let Reply::Error(error) = &cluster.replies[&asked] else { panic!("{node} was removed") };
+        assert!(error.kind == kind && error.message.contains(words), "{error:?}");
+    }
+    cluster.electorate(&[A], &[]);
+    let asked = cluster.ask(A, Request::Remove { node: A });
+    let Reply::Error(error) = &cluster.replies[&asked] else { panic!("the last was removed") };
+    assert!(error.message.contains("the only one that votes"), "{error:?}");
 }

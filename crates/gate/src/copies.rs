@@ -154,6 +154,11 @@ impl Copies {
         self.gates.entry(gate).or_default().sent = None;
     }
 
+    /// Forgets the copies of gates that vote no more: they are no majority of anything.
+    fn forget_others(&mut self, votes: impl Fn(NodeId) -> bool) {
+        self.gates.retain(|gate, _| votes(*gate));
+    }
+
     pub(crate) const fn position(&self) -> u64 {
         self.position
     }
@@ -260,8 +265,8 @@ impl Gate {
 
     /// Goes on towards owning what this gate is about to own.
     pub(crate) fn recover(&mut self, now: Time) {
-        let peers: BTreeSet<NodeId> = self.peers.linked().collect();
-        let (resend, others) = (self.config.resend, self.majority() - 1);
+        let peers: BTreeSet<NodeId> = self.peers.linked_voters().collect();
+        let (resend, others) = (self.config.resend, self.peers.majority() - 1);
         let mut ready = Vec::new();
         let mut messages = Vec::new();
         for (&job, recovery) in &mut self.recovering {
@@ -322,10 +327,11 @@ impl Gate {
 
     /// Tells managers what a majority holds, and other gates what they have not got yet.
     pub(crate) fn review_copies(&mut self, now: Time, job: JobId) {
-        let others = self.majority() - 1;
+        let others = self.peers.majority() - 1;
         let (resend, linked): (_, Vec<NodeId>) =
-            (self.config.resend, self.peers.linked().collect());
+            (self.config.resend, self.peers.linked_voters().collect());
         let Some(live) = self.live.get_mut(&job) else { return };
+        live.copies.forget_others(|gate| self.peers.votes(gate));
         let pressure = live.copies.pressure(now);
         let acknowledgements = live.copies.take_acknowledgements(others);
         let fence = live.fence();

@@ -16,6 +16,7 @@ mod federation;
 mod owner;
 mod peers;
 mod places;
+mod removal;
 mod request;
 mod ring;
 mod router;
@@ -30,8 +31,8 @@ use std::time::Duration;
 
 use hyperscale_blobs::{Blobs, Peers};
 use hyperscale_model::{
-    BlobHash, ClientId, DatacenterId, EndStatus, Fence, Incarnation, JobId, NodeId, ProposalId,
-    SplitMix, Time, WallTime,
+    BlobHash, ClientId, DatacenterId, Electorate, ElectorateChange, EndStatus, Fence, Incarnation,
+    JobId, NodeId, ProposalId, SplitMix, Time, WallTime,
 };
 use hyperscale_plan::Plan;
 use hyperscale_report::JobResult;
@@ -44,6 +45,7 @@ use crate::federation::{Change, Federation};
 pub use crate::federation::{Change as DatacenterChange, FederationConfig};
 use crate::owner::Live;
 use crate::places::Place;
+use crate::removal::WaitingRemoval;
 pub use crate::request::{
     DatacenterView, JobView, NodeView, Reply, Request, RequestError, RequestErrorKind, RequestId,
 };
@@ -213,6 +215,8 @@ pub enum Input {
         /// Who does, if it is known.
         leader: Option<NodeId>,
     },
+    /// Who takes part in the ledger has changed.
+    Electorate(Electorate),
     /// The ledger wants a snapshot of the state.
     TakeSnapshot {
         /// The index of the last applied entry.
@@ -247,6 +251,10 @@ pub enum Output {
         /// Its voters.
         voters: Vec<NodeId>,
     },
+    /// Change who takes part in the gates' ledger.
+    ChangeElectorate(ElectorateChange),
+    /// Stop for good: this gate was removed from the cluster.
+    Removed,
     /// Send to a manager or another gate.
     Send {
         /// Which.
@@ -327,6 +335,15 @@ pub enum Event {
         /// Whether it said so itself.
         has_left: bool,
     },
+    /// A node was removed for good.
+    NodeRemoved {
+        /// Which.
+        node: NodeId,
+        /// Who wanted it.
+        by: String,
+    },
+    /// Who takes part in the gates' ledger has changed.
+    Electorate(Electorate),
     /// This gate owns a job that another, or an earlier life of it, has owned.
     JobTakenOver {
         /// The job.
@@ -413,6 +430,7 @@ enum About {
     Submission(IdempotencyKey),
     /// The session of a gate.
     Session(NodeId),
+    Removal(NodeId),
     Job(Step, JobId, u64),
 }
 
@@ -468,6 +486,8 @@ pub struct Gate {
     cancels: Vec<WaitingCancel>,
     /// Changes of jobs that are not decided yet.
     steers: Vec<WaitingSteer>,
+    /// Removals of nodes that are not decided yet.
+    removals: Vec<WaitingRemoval>,
     unknown: Vec<Unknown>,
     questions: Questions,
     proposed: BTreeMap<ProposalId, (About, Time)>,
@@ -514,6 +534,7 @@ impl Gate {
             pending: BTreeMap::new(),
             cancels: Vec::new(),
             steers: Vec::new(),
+            removals: Vec::new(),
             unknown: Vec::new(),
             questions: Questions::default(),
             proposed: BTreeMap::new(),
@@ -548,6 +569,12 @@ impl Gate {
             }
             Input::Refused { proposal } => self.on_refused(now, proposal),
             Input::Leadership { leads, leader } => self.on_leadership(now, leads, leader),
+            Input::Electorate(electorate) => {
+                if electorate.voters != self.peers.electorate().voters {
+                    self.event(Event::Electorate(electorate.clone()));
+                }
+                self.peers.set_electorate(electorate);
+            }
             Input::TakeSnapshot { index } => match encode_value(&self.state) {
                 Ok(snapshot) => self.outputs.push(Output::Snapshot { index, snapshot }),
                 Err(error) => self.malformed("snapshot", &error),
@@ -557,6 +584,7 @@ impl Gate {
                     self.state = state;
                     self.peers.note_founded();
                     self.forget_steers();
+                    self.note_removed();
                     self.reconcile(now);
                 }
                 Err(error) => self.malformed("snapshot", &error),
@@ -582,7 +610,9 @@ impl Gate {
         let review = self.has_work().then_some(self.next_review);
         let probe = (!self.datacenters.is_empty()).then_some(self.next_probe);
         let watch = self.federation.next_deadline();
-        [beat, review, probe, watch, self.blobs.next_deadline()].into_iter().flatten().min()
+        let electorate = self.peers.next_review().filter(|_| self.leads);
+        let blobs = self.blobs.next_deadline();
+        [beat, review, probe, watch, electorate, blobs].into_iter().flatten().min()
     }
 
     /// What is to be done, in order.
@@ -678,8 +708,11 @@ impl Gate {
                 }
             }
             Message::BlobKept { hash } => self.on_blob_kept(now, from, hash),
-            Message::PeerStatus { is_founded, lost, software } => {
+            Message::PeerStatus { is_founded, lost, software, is_removed } => {
                 self.peers.on_status(from, is_founded, lost, software);
+                if is_removed {
+                    self.outputs.push(Output::Removed);
+                }
             }
             Message::Propose { proposal, entry } => self.on_propose(from, proposal, entry),
             Message::ProposalRefused { proposal } => self.on_proposal_refused(now, proposal),
@@ -809,6 +842,13 @@ impl Gate {
                 self.obeyed.remove(job);
                 self.stored.remove(job);
                 self.drop_blobs(now);
+            }
+            Entry::NodeRemoved { node, by, .. } => {
+                if applied == Applied::Changed {
+                    self.event(Event::NodeRemoved { node: *node, by: by.clone() });
+                    self.take_up_jobs(now);
+                }
+                self.note_removed();
             }
             Entry::SessionOpened { .. }
             | Entry::SessionEnded { .. }

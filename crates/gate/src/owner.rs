@@ -515,6 +515,7 @@ impl Gate {
             || !self.state.jobs.is_empty()
             || !self.pending.is_empty()
             || !self.cancels.is_empty()
+            || !self.removals.is_empty()
             || !self.unknown.is_empty()
             || !self.questions.is_empty()
             || (self.leader.is_some() && !self.takes_part())
@@ -526,6 +527,7 @@ impl Gate {
         self.beat(now);
         self.review_places(now);
         self.review_sessions(now);
+        self.review_electorate(now);
         self.recover(now);
         let jobs: Vec<JobId> = self.live.keys().copied().collect();
         for job in &jobs {
@@ -535,6 +537,7 @@ impl Gate {
         }
         self.review_pending(now);
         self.review_waiting(now);
+        self.review_removals(now);
         self.review_unknown(now);
         self.keep_results();
         self.forget_old_jobs(now);

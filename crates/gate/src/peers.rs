@@ -53,11 +53,6 @@ impl Gate {
         }
     }
 
-    /// How many gates hold what must survive any minority of them.
-    pub(crate) const fn majority(&self) -> usize {
-        self.config.gates / 2 + 1
-    }
-
     pub(crate) fn on_leadership(&mut self, now: Time, leads: bool, leader: Option<NodeId>) {
         if leader.is_some() {
             self.peers.note_founded();
@@ -133,7 +128,7 @@ impl Gate {
             Some((About::Job(Step::Cancel | Step::CancelWorkflow, job, _), _)) => {
                 self.fail_cancels(job, why);
             }
-            Some((About::Job(..) | About::Session(_), _)) | None => {}
+            Some((About::Job(..) | About::Session(_) | About::Removal(_), _)) | None => {}
         }
     }
 
@@ -150,6 +145,9 @@ impl Gate {
             return;
         }
         if !self.takes_part() {
+            if !self.peers.votes(gate) {
+                return; // It follows, and owns nothing before it votes.
+            }
             self.propose(now, About::Session(gate), &Entry::SessionOpened { gate, incarnation });
             return;
         }
@@ -191,7 +189,7 @@ impl Gate {
         self.next_beat = now + self.config.beat;
         let peers: Vec<NodeId> = self.peers.linked().collect();
         for peer in peers {
-            let status = self.peers.status();
+            let status = self.peers.status(peer);
             self.send(peer, status);
         }
         self.fetch_what_is_needed(now);
@@ -234,16 +232,17 @@ impl Gate {
     /// Asks others to keep blobs that an entry is about to name. True once a majority holds them.
     pub(crate) fn is_spread(&mut self, now: Time, spread: &mut Spread) -> bool {
         spread.hashes.iter().for_each(|&hash| self.peers.keep(now, hash));
-        let wanted = self.majority() - 1;
+        let wanted = self.peers.majority() - 1;
         let has_enough = |hash: &BlobHash| {
-            spread.holders.iter().filter(|(_, known)| known == hash).count() >= wanted
+            let holders = spread.holders.iter().filter(|(_, known)| known == hash);
+            holders.filter(|(gate, _)| self.peers.votes(*gate)).count() >= wanted
         };
         if spread.hashes.iter().all(has_enough) {
             return true;
         }
         if spread.asked_at.is_none_or(|asked| now >= asked + self.config.resend) {
             spread.asked_at = Some(now);
-            let peers: Vec<NodeId> = self.peers.linked().collect();
+            let peers: Vec<NodeId> = self.peers.linked_voters().collect();
             for (&hash, &peer) in
                 spread.hashes.iter().flat_map(|h| peers.iter().map(move |p| (h, p)))
             {

@@ -155,7 +155,8 @@ impl Gate {
         }
         for manager in asked {
             let ProbeSeq(number) = self.federation.probe(now, datacenter);
-            self.send(manager, Message::Probe { number });
+            let removed = self.removed_of(datacenter);
+            self.send(manager, Message::Probe { number, removed });
         }
     }
 
@@ -188,7 +189,7 @@ impl Gate {
     /// Whether most gates have lost a datacenter, this one among them.
     pub(crate) fn is_lost(&self, now: Time, datacenter: &DatacenterId) -> bool {
         let is_lost_here = self.federation.may_evict(now, datacenter);
-        is_lost_here && 1 + self.peers.lost_by(datacenter) >= self.majority()
+        is_lost_here && 1 + self.peers.lost_by(datacenter) >= self.peers.majority()
     }
 
     /// A part was accepted so long after its offer.
@@ -349,6 +350,11 @@ impl Gate {
         let leader = self.leader_known(datacenter).map(|leader| (leader.node, leader.fence));
         let place = self.datacenters.get(datacenter);
         (leader, place.map_or(Time::ZERO, |place| place.last_heard))
+    }
+
+    /// The last word of a datacenter's leader, however long ago.
+    pub(crate) fn status_of(&self, datacenter: &DatacenterId) -> Option<&DatacenterStatus> {
+        self.datacenters.get(datacenter)?.status.as_ref()
     }
 
     /// What the leader of each datacenter says of its nodes.

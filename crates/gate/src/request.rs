@@ -83,6 +83,11 @@ pub enum Request {
     Nodes,
     /// Who takes part, and can anything be decided?
     Cluster,
+    /// Have a gate or a manager take no part any more.
+    Remove {
+        /// Which.
+        node: NodeId,
+    },
 }
 
 impl Request {
@@ -94,9 +99,12 @@ impl Request {
             | Self::Get { job }
             | Self::Results { job }
             | Self::Watch { job, .. } => Some(*job),
-            Self::Submit { .. } | Self::List | Self::Datacenters | Self::Nodes | Self::Cluster => {
-                None
-            }
+            Self::Submit { .. }
+            | Self::List
+            | Self::Datacenters
+            | Self::Nodes
+            | Self::Cluster
+            | Self::Remove { .. } => None,
         }
     }
 }
@@ -135,6 +143,11 @@ pub enum Reply {
     Nodes(Vec<NodeView>),
     /// The cluster.
     Cluster(Box<ClusterView>),
+    /// The node takes no part any more.
+    Removed {
+        /// Which.
+        node: NodeId,
+    },
     /// No.
     Error(RequestError),
 }
@@ -169,6 +182,8 @@ pub enum RequestErrorKind {
     NotEnded,
     /// The job cannot be steered so.
     CannotSteer,
+    /// The node cannot be removed.
+    CannotRemove,
 }
 
 /// A job in a list.
@@ -457,6 +472,7 @@ impl Gate {
                 let view = Box::new(self.cluster_view(now));
                 self.reply(id, Reply::Cluster(view));
             }
+            Request::Remove { node } => self.remove_node(now, id, client.as_str(), node),
         }
     }
 
@@ -543,13 +559,18 @@ impl Gate {
 
     /// Why nothing can be decided just now, if so.
     pub(crate) fn why_not_ready(&self) -> Option<String> {
-        let gates = self.config.gates;
-        let reached = 1 + self.peers.linked().count();
-        if reached < self.majority() {
+        let (voters, reached) = (self.peers.voters(), self.peers.reached());
+        let majority = self.peers.majority();
+        if reached < majority {
             return Some(format!(
-                "this gate reaches {reached} of {gates} gates, itself included, and nothing is \
-                 decided without {}; try again, or ask another gate",
-                self.majority()
+                "this gate reaches {reached} of {voters} gates, itself included, and nothing is \
+                 decided without {majority}; try again, or ask another gate"
+            ));
+        }
+        if !self.peers.votes(self.config.node) {
+            return Some(format!(
+                "this gate is a spare: it follows {voters} others that decide, and takes part once \
+                 one of them is removed; ask another gate"
             ));
         }
         if !self.takes_part() {
@@ -867,6 +888,7 @@ impl Gate {
         }
         self.cancels.retain(|cancel| cancel.id != id);
         self.steers.retain(|asked| asked.id != id);
+        self.removals.retain(|asked| asked.id != id);
         self.unknown.retain(|asked| asked.id != id);
         for (owner, number) in self.questions.drop_of(id) {
             self.send(owner, Message::AskDropped { number });

@@ -151,7 +151,19 @@ pub enum Entry {
         /// The job.
         job: JobId,
     },
+    /// A node takes no part any more, whatever becomes of it.
+    NodeRemoved {
+        /// Which: a gate, or a manager of a datacenter.
+        node: NodeId,
+        /// Its datacenter, if it is a manager.
+        datacenter: Option<DatacenterId>,
+        /// Who wants it.
+        by: String,
+    },
 }
+
+/// Nodes that are remembered as removed.
+const REMOVED_MAX: usize = 100;
 
 /// What makes a repeated submission the same.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -193,6 +205,8 @@ pub struct State {
     pub sessions: BTreeMap<NodeId, Incarnation>,
     /// Jobs that run or are retained.
     pub jobs: BTreeMap<JobId, Job>,
+    /// Nodes that were removed, each with its datacenter if it was a manager; the last at the end.
+    pub removed: Vec<(NodeId, Option<DatacenterId>)>,
     /// The jobs of known keys.
     keys: Vec<(IdempotencyKey, JobId)>,
 }
@@ -283,6 +297,12 @@ impl State {
         self.keys.binary_search_by(|(known, _)| known.cmp(key)).ok().map(|at| self.keys[at].1)
     }
 
+    /// Whether a node was removed.
+    #[must_use]
+    pub fn is_removed(&self, node: NodeId) -> bool {
+        self.removed.iter().any(|(known, _)| *known == node)
+    }
+
     /// Applies a decided entry.
     pub fn apply(&mut self, index: u64, entry: &Entry) -> Applied {
         match self.try_apply(Fence(index), entry) {
@@ -296,7 +316,7 @@ impl State {
         match entry {
             Entry::SessionOpened { gate, incarnation } => {
                 let is_newer = self.sessions.get(gate).is_none_or(|known| known < incarnation);
-                is_newer.then_some(())?;
+                (is_newer && !self.is_removed(*gate)).then_some(())?;
                 self.sessions.insert(*gate, *incarnation);
                 self.assign(fence, |owner, sessions| {
                     owner == *gate || !sessions.contains_key(&owner)
@@ -406,6 +426,16 @@ impl State {
                     self.keys.remove(place);
                 }
                 self.jobs.remove(job);
+            }
+            Entry::NodeRemoved { node, datacenter, .. } => {
+                (!self.is_removed(*node)).then_some(())?;
+                if self.removed.len() >= REMOVED_MAX {
+                    self.removed.remove(0);
+                }
+                self.removed.push((*node, datacenter.clone()));
+                if self.sessions.remove(node).is_some() {
+                    self.assign(fence, |owner, _| owner == *node);
+                }
             }
         }
         Some(())

@@ -126,7 +126,7 @@ impl Desk {
             }
             for output in outputs {
                 match output {
-                    Output::Send { message: Message::Probe { number }, .. } => {
+                    Output::Send { message: Message::Probe { number, .. }, .. } => {
                         if let Some(status) = self.status.clone() {
                             let message = Message::ProbeAck { number, status };
                             self.gate.handle(self.now, Input::Message { from: MANAGER, message });
@@ -162,6 +162,7 @@ impl Desk {
             leading: Some(Fence(leader_fence)),
             version: hyperscale_model::Version(self.version),
             managers: 1,
+            voters: BTreeSet::new(),
             queue: 0,
             workers: 1,
             cores: 2,

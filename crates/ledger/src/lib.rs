@@ -32,9 +32,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyperscale_model::{NodeId, ProposalId, Time};
+use hyperscale_model::{Electorate, ElectorateChange, NodeId, ProposalId, Time};
 use openraft::alias::SnapshotOf;
-use openraft::{Config, EmptyNode, Raft, ServerState, Snapshot, SnapshotPolicy};
+use openraft::{ChangeMembers, Config, EmptyNode, Raft, ServerState, Snapshot, SnapshotPolicy};
 
 use crate::raft::{Log, Machine, Network, Node, Payload, Rpc, Types, decode};
 use crate::runtime::{Executor, spawn};
@@ -111,16 +111,9 @@ pub enum Input {
         /// The role's state.
         snapshot: Vec<u8>,
     },
-    /// Let a node take part, first without a vote until it has caught up.
-    AddLearner {
-        /// Which.
-        node: NodeId,
-    },
-    /// Have these nodes vote, and no others.
-    ChangeVoters {
-        /// The voters.
-        voters: Vec<NodeId>,
-    },
+    /// Change who takes part. What came of it is told by [`Output::Electorate`], and by nothing if
+    /// nothing came of it.
+    Change(ElectorateChange),
     /// Take a snapshot now.
     Compact,
     /// The deadline has come.
@@ -164,6 +157,8 @@ pub enum Output {
         /// Until when.
         until: Time,
     },
+    /// Who takes part has changed, or who of them has caught up.
+    Electorate(Electorate),
     /// Take a snapshot of the role's state as it is after all entries before this output.
     TakeSnapshot {
         /// The index of the last of them.
@@ -205,6 +200,9 @@ pub const fn quorum(voters: usize) -> usize {
 /// How long a follower may take to receive a snapshot and to answer.
 const SNAPSHOT: Duration = Duration::from_secs(3);
 
+/// How many entries a node may be behind that has caught up: those that are on their way.
+const CAUGHT_UP_WITHIN: u64 = 100;
+
 type Consensus = Raft<Types, Machine>;
 
 /// One node of a ledger.
@@ -216,6 +214,8 @@ pub struct Ledger {
     /// The election in which this node leads, if it does, and who leads.
     leadership: (Option<u64>, Option<NodeId>),
     confirmed: Time,
+    /// As it was told last.
+    electorate: Electorate,
     has_failed: bool,
 }
 
@@ -280,6 +280,7 @@ impl Ledger {
             raft,
             leadership: (None, None),
             confirmed: Time::ZERO,
+            electorate: Electorate::default(),
             has_failed: false,
         };
         ledger.elect_if_alone(now);
@@ -314,11 +315,15 @@ impl Ledger {
                     drop(waiter.send(snapshot)); // Its builder may have given up.
                 }
             }
-            Input::AddLearner { node: learner } => spawn(async move {
-                // Refused where we do not lead: whoever asked sees it in the status.
+            // Refused where we do not lead: whoever asked sees that nothing changes.
+            Input::Change(ElectorateChange::Learn(learner)) => spawn(async move {
                 drop(raft.add_learner(learner.0, EmptyNode {}, false).await);
             }),
-            Input::ChangeVoters { voters } => spawn(async move {
+            Input::Change(ElectorateChange::Forget(learner)) => spawn(async move {
+                let change = ChangeMembers::RemoveNodes(BTreeSet::from([learner.0]));
+                drop(raft.change_membership(change, false).await);
+            }),
+            Input::Change(ElectorateChange::Vote(voters)) => spawn(async move {
                 let voters: BTreeSet<u64> = voters.into_iter().map(|voter| voter.0).collect();
                 drop(raft.change_membership(voters, false).await);
             }),
@@ -397,6 +402,11 @@ impl Ledger {
             self.node.output(Output::Failed { error });
         }
         let (metrics, voters) = self.metrics();
+        let electorate = electorate(&metrics);
+        if self.electorate != electorate {
+            self.electorate = electorate.clone();
+            self.node.output(Output::Electorate(electorate));
+        }
         let leads = metrics.state == ServerState::Leader;
         let leader = metrics.current_leader.map(NodeId);
         let leads_in = leads.then_some(metrics.current_term);
@@ -421,6 +431,24 @@ impl Ledger {
                 self.node.output(Output::Confirmed { until });
             }
         }
+    }
+}
+
+/// Who takes part, as one node has it from the log.
+fn electorate(metrics: &openraft::RaftMetrics<Types>) -> Electorate {
+    let members = &metrics.membership_config;
+    let last = metrics.last_log_index.unwrap_or(0);
+    let has_caught_up = |id: u64| {
+        let replicated = metrics.replication.as_ref().and_then(|all| all.get(&id)?.clone());
+        replicated.is_some_and(|log| log.index + CAUGHT_UP_WITHIN >= last)
+    };
+    Electorate {
+        voters: members.voter_ids().map(NodeId).collect(),
+        learners: members
+            .membership()
+            .learner_ids()
+            .map(|id| (NodeId(id), has_caught_up(id)))
+            .collect(),
     }
 }
 

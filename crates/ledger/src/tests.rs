@@ -18,6 +18,7 @@ fn decided(ledger: &mut Ledger) -> Vec<(Vec<u8>, Option<u64>)> {
         | Output::Refused { .. }
         | Output::Leadership { .. }
         | Output::Confirmed { .. }
+        | Output::Electorate(_)
         | Output::TakeSnapshot { .. }
         | Output::Restored { .. }
         | Output::Failed { .. } => None,

@@ -20,7 +20,7 @@ use std::time::Duration;
 use hyperscale_ledger::{
     Input, Ledger, LedgerConfig, MemoryStore, Output, Recovered, Store, Write,
 };
-use hyperscale_model::{NodeId, ProposalId, SplitMix, Time};
+use hyperscale_model::{Electorate, ElectorateChange, NodeId, ProposalId, SplitMix, Time};
 
 /// A disk that outlives its node.
 #[derive(Clone, Default)]
@@ -58,6 +58,8 @@ struct World {
     /// The one log that all must agree with.
     truth: BTreeMap<u64, Vec<u8>>,
     acknowledged: BTreeSet<Vec<u8>>,
+    /// Who takes part, by the last word of each node.
+    electorates: BTreeMap<u64, Electorate>,
     proposed: u64,
     dropped: u64,
     trace: DefaultHasher,
@@ -76,6 +78,7 @@ impl World {
             is_faulty: false,
             truth: BTreeMap::new(),
             acknowledged: BTreeSet::new(),
+            electorates: BTreeMap::new(),
             proposed: 0,
             dropped: 0,
             trace: DefaultHasher::new(),
@@ -182,6 +185,9 @@ impl World {
                 member.told = told;
             }
             Output::Refused { .. } | Output::Leadership { .. } | Output::Confirmed { .. } => {}
+            Output::Electorate(electorate) => {
+                self.electorates.insert(id, electorate);
+            }
             Output::Failed { error } => panic!("the store cannot fail here: {error}"),
         }
     }
@@ -294,11 +300,11 @@ fn grown(seed: u64, nodes: u64) -> World {
     let mut world = World::new(seed, nodes);
     world.run_until(Time::from_millis(200));
     for learner in 2..=nodes {
-        world.input(1, Input::AddLearner { node: NodeId(learner) });
+        world.input(1, Input::Change(ElectorateChange::Learn(NodeId(learner))));
         let later = world.now + Duration::from_millis(300);
         world.run_until(later);
     }
-    world.input(1, Input::ChangeVoters { voters: (1..=nodes).map(NodeId).collect() });
+    world.input(1, Input::Change(ElectorateChange::Vote((1..=nodes).map(NodeId).collect())));
     world
 }
 
@@ -392,6 +398,52 @@ fn ldr_02_a_killed_leader_has_a_successor_within_the_settings() {
             world.run_until(calm);
             assert_eq!(world.leader(), Some(successor), "who comes back deposes nobody");
         }
+    }
+}
+
+/// A node's disk is lost with it: a new one follows, catches up by a snapshot, votes in its place,
+/// and then decides with the only one that is left of the others.
+#[test]
+fn a_node_with_an_empty_disk_takes_the_place_of_one_that_is_lost() {
+    for seed in 0..5 {
+        let mut world = grown(seed, 3);
+        world.run_until(Time::from_secs(3));
+        // Enough for a snapshot.
+        for step in 0..300 {
+            world.propose();
+            world.run_until(Time::from_millis(3_000 + step * 10));
+        }
+        let leader = world.leader().unwrap();
+        let [lost, kept] = [1, 2, 3].into_iter().filter(|id| *id != leader).collect::<Vec<_>>()[..]
+        else {
+            panic!("three nodes")
+        };
+        world.members.get_mut(&lost).unwrap().ledger = None;
+        let disk = Disk::default();
+        let fresh = Member { disk, ledger: None, told: BTreeMap::new(), last_told: 0 };
+        world.members.insert(4, fresh);
+        world.start(4);
+        world.input(leader, Input::Change(ElectorateChange::Learn(NodeId(4))));
+        world.run_until(Time::from_secs(8));
+        let electorate = world.electorates[&leader].clone();
+        assert_eq!(electorate.learners, BTreeMap::from([(NodeId(4), true)]), "seed {seed}");
+
+        let voters = [leader, kept, 4].map(NodeId).into();
+        world.input(leader, Input::Change(ElectorateChange::Vote(voters)));
+        world.run_until(Time::from_secs(10));
+        world.members.get_mut(&leader).unwrap().ledger = None;
+        world.run_until(Time::from_secs(14));
+        let before = world.truth.len();
+        for step in 0..10 {
+            world.propose();
+            world.run_until(Time::from_millis(14_000 + step * 100));
+        }
+        world.run_until(Time::from_secs(16));
+
+        assert_eq!(world.truth.len(), before + 10, "two of three decide; seed {seed}");
+        let decided: BTreeSet<&Vec<u8>> = world.truth.values().collect();
+        assert!(world.acknowledged.iter().all(|entry| decided.contains(entry)));
+        assert_eq!(world.members[&4].told, world.truth, "the new one has everything; seed {seed}");
     }
 }
 

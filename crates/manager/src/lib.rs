@@ -26,8 +26,8 @@ use std::time::Duration;
 
 use hyperscale_blobs::{Blobs, Peers};
 use hyperscale_model::{
-    AttemptId, BlobHash, DatacenterId, EndStatus, Fence, Incarnation, NodeId, PartId, ProposalId,
-    Role, Time, Version, WallTime, WorkflowIndex,
+    AttemptId, BlobHash, DatacenterId, Electorate, ElectorateChange, EndStatus, Fence, Incarnation,
+    NodeId, PartId, ProposalId, Role, Time, Version, WallTime, WorkflowIndex,
 };
 use hyperscale_plan::{Plan, Secrets};
 use hyperscale_wire::{
@@ -161,6 +161,8 @@ pub enum Input {
         /// Until when.
         until: Time,
     },
+    /// Who takes part in the ledger has changed.
+    Electorate(Electorate),
     /// The ledger wants a snapshot of the state.
     TakeSnapshot {
         /// The index of the last applied entry.
@@ -188,6 +190,10 @@ pub enum Output {
         /// The voters.
         voters: Vec<NodeId>,
     },
+    /// Change who takes part in the datacenter's ledger.
+    ChangeElectorate(ElectorateChange),
+    /// Stop for good: this manager was removed from the cluster.
+    Removed,
     /// Send to a gate, a worker or another manager.
     Send {
         /// Which.
@@ -235,6 +241,8 @@ pub enum Event {
     },
     /// This manager leads no more.
     LeadershipLost,
+    /// Who takes part in the datacenter's ledger has changed.
+    Electorate(Electorate),
     /// A part runs here.
     PartAccepted {
         /// The part.
@@ -434,6 +442,12 @@ impl Manager {
                 Leadership::Leading(leading) => leading.confirmed_until = until,
                 Leadership::Follower { .. } => {}
             },
+            Input::Electorate(electorate) => {
+                if electorate.voters != self.peers.electorate().voters {
+                    self.event(Event::Electorate(electorate.clone()));
+                }
+                self.peers.set_electorate(electorate);
+            }
             Input::TakeSnapshot { index } => self.on_take_snapshot(index),
             Input::Restored { snapshot } => self.on_restored(now, &snapshot),
             Input::Blob { bytes } => {
@@ -447,6 +461,7 @@ impl Manager {
         self.found();
         self.lead(now);
         self.beat(now);
+        self.review_electorate(now);
         let requests = self.blobs.drain();
         self.outputs.extend(requests.map(|(to, message)| Output::Send { to, message }));
     }
@@ -454,7 +469,8 @@ impl Manager {
     /// When [`Input::Tick`] is due.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Time> {
-        [self.next_of_leader(), self.next_beat(), self.blobs.next_deadline()]
+        let electorate = self.peers.next_review().filter(|_| self.leading().is_some());
+        [self.next_of_leader(), self.next_beat(), electorate, self.blobs.next_deadline()]
             .into_iter()
             .flatten()
             .min()
@@ -640,10 +656,17 @@ impl Manager {
                 self.event(Event::Malformed { what: "blob", error: format!("{hash} is missing") });
                 self.on_blob_missing(now, from, hash);
             }
-            Message::PeerStatus { is_founded, lost, software } => {
+            Message::PeerStatus { is_founded, lost, software, is_removed } => {
                 self.peers.on_status(from, is_founded, lost, software);
+                if is_removed {
+                    self.outputs.push(Output::Removed);
+                }
             }
-            Message::Probe { number } => {
+            Message::Probe { number, removed } => {
+                if removed.contains(&self.config.node) {
+                    self.outputs.push(Output::Removed);
+                }
+                self.peers.set_removed(removed);
                 let status = self.datacenter_status(now);
                 self.send(from, Message::ProbeAck { number, status });
             }
@@ -916,7 +939,8 @@ impl Manager {
             datacenter: self.config.datacenter.clone(),
             leading: self.leading_at(now),
             version: self.version,
-            managers: u32::try_from(self.config.managers).unwrap_or(u32::MAX),
+            managers: u32::try_from(self.peers.voters()).unwrap_or(u32::MAX),
+            voters: self.peers.electorate().voters.clone(),
             queue: self.waiting_parts(),
             workers: u32::try_from(workers.len()).unwrap_or(u32::MAX),
             cores: workers.iter().filter_map(|view| view.report.as_ref()).map(|r| r.cores).sum(),

@@ -32,7 +32,7 @@ impl Manager {
         self.next_beat = now + self.config.report;
         let peers: Vec<NodeId> = self.peers.linked().collect();
         for peer in peers {
-            let status = self.peers.status();
+            let status = self.peers.status(peer);
             self.send(peer, status);
         }
         self.fetch_what_is_needed(now);
@@ -48,6 +48,16 @@ impl Manager {
             for gate in self.gates.clone() {
                 self.send(gate, Message::DatacenterStatus(status.clone()));
             }
+        }
+    }
+
+    /// The leader has who is there vote instead of who is out.
+    pub(crate) fn review_electorate(&mut self, now: Time) {
+        if self.leading_at(now).is_none() {
+            return;
+        }
+        if let Some(change) = self.peers.review_electorate(now) {
+            self.outputs.push(Output::ChangeElectorate(change));
         }
     }
 
@@ -86,15 +96,18 @@ impl Manager {
         let Leadership::Leading(leading) = &self.leadership else { return false };
         // What it names must not be dropped while its entry is on its way.
         hashes.iter().for_each(|&hash| self.peers.keep(now, hash));
-        let majority = self.config.managers / 2 + 1;
-        let holders = |hash| leading.kept.get(hash).map_or(0, BTreeSet::len) + 1;
+        let majority = self.peers.majority();
+        let holders = |hash| {
+            let others = leading.kept.get(hash).into_iter().flatten();
+            1 + others.filter(|manager| self.peers.votes(**manager)).count()
+        };
         if hashes.iter().all(|hash| holders(hash) >= majority) {
             return true;
         }
         let Some(offered) = self.offers.get_mut(&part) else { return false };
         if offered.asked_at.is_none_or(|asked| now >= asked + self.config.resend) {
             offered.asked_at = Some(now);
-            let peers: Vec<NodeId> = self.peers.linked().collect();
+            let peers: Vec<NodeId> = self.peers.linked_voters().collect();
             for (&hash, peer) in
                 hashes.iter().flat_map(|hash| peers.iter().map(move |p| (hash, *p)))
             {

@@ -216,6 +216,7 @@ fn one_of_three(node: NodeId, are_founded: bool) -> Manager {
             is_founded: are_founded,
             lost: Vec::new(),
             software: SOFTWARE.to_owned(),
+            is_removed: false,
         };
         manager.handle(Time::ZERO, Input::Message { from: peer, message });
     }

@@ -14,6 +14,7 @@
 //! ```
 
 mod blob;
+mod electorate;
 mod health;
 mod id;
 mod load;
@@ -23,6 +24,7 @@ mod status;
 mod time;
 
 pub use blob::{BlobHash, ParseBlobHashError};
+pub use electorate::{Electorate, ElectorateChange};
 pub use health::{
     DatacenterCounts, DatacenterHealth, NodeDecision, NodeHealth, NodeSignals, Progress,
 };

@@ -55,6 +55,12 @@ pub enum NodeError {
     /// The node has stopped.
     #[error("the node has stopped")]
     Stopped,
+    /// The cluster goes on without this node.
+    #[error(
+        "this node was removed from its cluster, which goes on without it; to have this machine \
+         take part again, start it with an empty data directory: it is then a new node"
+    )]
+    Removed,
     /// Settings contradict each other.
     #[error("{0}")]
     Config(String),

@@ -10,7 +10,7 @@ use hyperscale_gate::{
     RequestErrorKind, RequestId,
 };
 use hyperscale_ledger::{Input as LedgerInput, Ledger, LedgerConfig, Output as LedgerOutput};
-use hyperscale_model::{ClientId, EndStatus, NodeId, Role, Time};
+use hyperscale_model::{ClientId, Electorate, EndStatus, NodeId, Role, Time};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::drive::{Host, NodeError, Progress};
@@ -132,6 +132,7 @@ impl GateHost {
             }
             LedgerOutput::Refused { proposal } => Input::Refused { proposal },
             LedgerOutput::Leadership { leads, leader } => Input::Leadership { leads, leader },
+            LedgerOutput::Electorate(electorate) => Input::Electorate(electorate),
             LedgerOutput::TakeSnapshot { index } => Input::TakeSnapshot { index },
             LedgerOutput::Restored { snapshot } => Input::Restored { snapshot },
             LedgerOutput::Failed { error } => return Err(NodeError::LedgerFailed(error)),
@@ -153,6 +154,10 @@ impl GateHost {
                 tracing::info!(voters = count, "this gate founds the gates' ledger");
                 self.ledger.handle(now, LedgerInput::Bootstrap { voters });
             }
+            Output::ChangeElectorate(change) => {
+                self.ledger.handle(now, LedgerInput::Change(change));
+            }
+            Output::Removed => return Err(NodeError::Removed),
             Output::Send { to, message } => self.links.send(to, &message),
             Output::Propose { proposal, entry } => {
                 self.ledger.handle(now, LedgerInput::Propose { proposal, entry });
@@ -221,6 +226,12 @@ fn no(kind: RequestErrorKind, message: &str) -> Reply {
     Reply::Error(RequestError { kind, message: message.to_owned() })
 }
 
+/// Says who decides from now on.
+pub(crate) fn tell_electorate(electorate: &Electorate) {
+    let voters: Vec<String> = electorate.voters.iter().map(NodeId::to_string).collect();
+    tracing::info!(voters = voters.join(" "), "who votes in the ledger has changed");
+}
+
 /// An error with its causes, for a log.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -249,6 +260,8 @@ fn log(observer: &Observer, event: &Event) {
             observer.count(Count::GateLost);
             tracing::warn!(%gate, "a gate is gone, its jobs have other owners");
         }
+        Event::NodeRemoved { node, by } => tracing::warn!(%node, by, "a node was removed"),
+        Event::Electorate(electorate) => tell_electorate(electorate),
         Event::Datacenter { datacenter, change } => match change {
             DatacenterChange::Reached => tracing::info!(%datacenter, "datacenter reached"),
             DatacenterChange::Healed => tracing::info!(%datacenter, "datacenter is stable again"),

@@ -7,7 +7,7 @@ use hyperscale_manager::{Event, Input, Manager, ManagerConfig, Output};
 use hyperscale_model::{NodeId, Role, Time};
 
 use crate::drive::{Host, NodeError, Progress};
-use crate::gate::open_ledger;
+use crate::gate::{open_ledger, tell_electorate};
 use crate::link::LinkEvent;
 use crate::links::{Change, Links};
 use crate::observe::{Count, Observer, Part};
@@ -63,6 +63,7 @@ impl ManagerHost {
             LedgerOutput::Refused { proposal } => Input::Refused { proposal },
             LedgerOutput::Leadership { leads, leader } => Input::Leadership { leads, leader },
             LedgerOutput::Confirmed { until } => Input::Confirmed { until },
+            LedgerOutput::Electorate(electorate) => Input::Electorate(electorate),
             LedgerOutput::TakeSnapshot { index } => Input::TakeSnapshot { index },
             LedgerOutput::Restored { snapshot } => Input::Restored { snapshot },
             LedgerOutput::Failed { error } => return Err(NodeError::LedgerFailed(error)),
@@ -82,6 +83,10 @@ impl ManagerHost {
                 tracing::info!(voters = count, "this manager founds the datacenter's ledger");
                 self.ledger.handle(now, LedgerInput::Bootstrap { voters });
             }
+            Output::ChangeElectorate(change) => {
+                self.ledger.handle(now, LedgerInput::Change(change));
+            }
+            Output::Removed => return Err(NodeError::Removed),
             Output::Send { to, message } => self.links.send(to, &message),
             Output::Propose { proposal, entry } => {
                 self.ledger.handle(now, LedgerInput::Propose { proposal, entry });
@@ -109,6 +114,7 @@ fn log(observer: &Observer, event: &Event) {
             observer.count(Count::LeadershipLost);
             tracing::warn!("this manager leads no more");
         }
+        Event::Electorate(electorate) => tell_electorate(electorate),
         Event::PartAccepted { part } => {
             observer.count(Count::PartAccepted);
             tracing::info!(job = %part.job, %part, "part accepted");

@@ -503,6 +503,7 @@ impl Host {
                 L::Leadership { leads, leader } => {
                     gate.handle(now, I::Leadership { leads, leader });
                 }
+                L::Electorate(electorate) => gate.handle(now, I::Electorate(electorate)),
                 L::TakeSnapshot { index } => gate.handle(now, I::TakeSnapshot { index }),
                 L::Restored { snapshot } => gate.handle(now, I::Restored { snapshot }),
                 L::Failed { .. } => return Pumped::Stopped,
@@ -520,6 +521,10 @@ impl Host {
                 O::Found { voters } => {
                     ledger.handle(now, hyperscale_ledger::Input::Bootstrap { voters });
                 }
+                O::ChangeElectorate(change) => {
+                    ledger.handle(now, hyperscale_ledger::Input::Change(change));
+                }
+                O::Removed => return Pumped::Stopped,
                 O::Send { to, message } => effects.push(Effect::Send { to, message }),
                 O::Propose { proposal, entry } => {
                     ledger.handle(now, hyperscale_ledger::Input::Propose { proposal, entry });
@@ -602,6 +607,7 @@ impl Host {
                     let until = if is_endless { Time::from_nanos(u64::MAX) } else { until };
                     manager.handle(now, I::Confirmed { until });
                 }
+                L::Electorate(electorate) => manager.handle(now, I::Electorate(electorate)),
                 L::TakeSnapshot { index } => manager.handle(now, I::TakeSnapshot { index }),
                 L::Restored { snapshot } => manager.handle(now, I::Restored { snapshot }),
                 L::Failed { .. } => return Pumped::Stopped,
@@ -620,6 +626,10 @@ impl Host {
                 O::Found { voters } => {
                     ledger.handle(now, hyperscale_ledger::Input::Bootstrap { voters });
                 }
+                O::ChangeElectorate(change) => {
+                    ledger.handle(now, hyperscale_ledger::Input::Change(change));
+                }
+                O::Removed => return Pumped::Stopped,
                 O::Send { to, message } => effects.push(Effect::Send { to, message }),
                 O::Propose { proposal, entry } => {
                     if self.has(Mutation::SkipBarrier) && is_barrier(&entry) {

@@ -219,7 +219,7 @@ impl Tampering {
     /// What the world answers in a node's place, and whether the message is swallowed.
     pub(crate) fn answer(&mut self, to: NodeId, message: &Message) -> Option<(Message, bool)> {
         match (self.mutation?, message) {
-            (Mutation::SentProbeIsLife, Message::Probe { number }) => {
+            (Mutation::SentProbeIsLife, Message::Probe { number, .. }) => {
                 let status = self.statuses.get(&to)?.clone();
                 Some((Message::ProbeAck { number: *number, status }, false))
             }

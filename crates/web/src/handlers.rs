@@ -13,7 +13,7 @@ use hyperscale_node::Part;
 use hyperscale_wire::StopMode;
 
 use crate::problem::Problem;
-use crate::{Accepted, Api, Caller, Cancellation, Steering, Submission, as_metrics, body};
+use crate::{Accepted, Api, Caller, Cancellation, NodeRef, Steering, Submission, as_metrics, body};
 
 type Answer = Result<Response, Problem>;
 
@@ -150,6 +150,22 @@ pub(crate) async fn cluster(
 ) -> Answer {
     match api.ask(client, Ask::Cluster).await? {
         Reply::Cluster(view) => Ok(Json(view).into_response()),
+        _ => Err(unexpected()),
+    }
+}
+
+pub(crate) async fn remove_node(
+    State(api): State<Api>,
+    Extension(Caller(client)): Extension<Caller>,
+    request: Request,
+) -> Answer {
+    let asked = body::read::<NodeRef>(request, &api.front.limits).await?;
+    let Some(NodeRef { node }) = asked else {
+        let message = "nothing is named; this wants `node`";
+        return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "bad-body", message));
+    };
+    match api.ask(client, Ask::Remove { node }).await? {
+        Reply::Removed { node } => Ok(Json(NodeRef { node }).into_response()),
         _ => Err(unexpected()),
     }
 }

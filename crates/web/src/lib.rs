@@ -31,7 +31,7 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use hyperscale_gate::{Reply, Request as Ask};
-use hyperscale_model::{ClientId, JobId};
+use hyperscale_model::{ClientId, JobId, NodeId};
 use hyperscale_node::{GateHandle, Observer};
 use hyperscale_plan::{Plan, Secrets};
 use serde::{Deserialize, Serialize};
@@ -96,6 +96,14 @@ pub struct Steering {
     /// `200/s`, or a share of the plan such as `40%`.
     #[serde(default)]
     pub scale: BTreeMap<String, String>,
+}
+
+/// A node, by its id.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeRef {
+    /// Which.
+    pub node: NodeId,
 }
 
 /// What the handlers share.

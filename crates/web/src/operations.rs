@@ -189,6 +189,23 @@ pub(crate) const OPERATIONS: &[Operation] = &[
         handler: || get(handlers::cluster),
     },
     Operation {
+        id: "remove_node",
+        method: "post",
+        path: "/api/v1/cluster/remove",
+        needs: Some(Access::Admin),
+        is_limited: true,
+        summary: "Have a gate or a manager take no part any more: one that is lost for good, so \
+                  that a spare votes in its place. It is not welcome back; started with an empty \
+                  data directory it is a new node.",
+        body: Some("NodeRef"),
+        answer: Answer {
+            status: 200,
+            content: Content::Json("NodeRef"),
+            text: "The node, once its removal is decided.",
+        },
+        handler: || post(handlers::remove_node),
+    },
+    Operation {
         id: "health",
         method: "get",
         path: "/api/v1/health",

@@ -15,12 +15,13 @@ pub(crate) const KINDS: &[(&str, u16, &str)] = &[
     ("bad-token", 401, "the token is not known"),
     ("forbidden", 403, "the token does not allow this"),
     ("no-such-path", 404, "there is nothing at this path"),
-    ("not-found", 404, "there is no such job or workflow"),
+    ("not-found", 404, "there is no such job, workflow or node"),
     ("wrong-method", 405, "the path does not take this method; `allow` has those that it takes"),
     ("too-slow", 408, "the body was not there in time"),
     ("key-conflict", 409, "the key of a submission was used for another test"),
     ("not-ended", 409, "the job is still running"),
     ("cannot-steer", 409, "the job takes no such change: it ends, or its load is of another kind"),
+    ("cannot-remove", 409, "the node is a worker, or the only one that votes"),
     ("too-large", 413, "the body is larger than allowed"),
     ("bad-content-type", 415, "the body is not said to be JSON"),
     ("bad-body", 422, "the body is JSON and not what is wanted; the place is told"),
@@ -84,6 +85,7 @@ impl From<RequestError> for Problem {
             RequestErrorKind::NotReady => (StatusCode::SERVICE_UNAVAILABLE, "not-ready", Some(1)),
             RequestErrorKind::NotFound => (StatusCode::NOT_FOUND, "not-found", None),
             RequestErrorKind::CannotSteer => (StatusCode::CONFLICT, "cannot-steer", None),
+            RequestErrorKind::CannotRemove => (StatusCode::CONFLICT, "cannot-remove", None),
             RequestErrorKind::NotEnded => (StatusCode::CONFLICT, "not-ended", None),
         };
         Self { retry_after_seconds, ..Self::new(status, kind, &error.message) }

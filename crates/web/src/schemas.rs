@@ -13,6 +13,7 @@ pub(crate) fn schemas() -> Map<String, Value> {
         named("Accepted", "A test that runs.", [("job", job_id())]),
         cancellation(),
         steering(),
+        strict(named("NodeRef", "A node, by its id.", [("node", node_id("Which"))])),
         job_view(),
         job_state(),
         end_status(),
@@ -278,6 +279,7 @@ fn cluster_view() -> Named {
             ("quorum", reference("QuorumView")),
             ("datacenters", datacenters),
             ("owners", owners),
+            ("removed", list(node_id("A node"), "Nodes that were removed, the last at the end.")),
         ],
     )
 }
@@ -289,6 +291,7 @@ fn gate_view() -> Named {
         [
             ("node", node_id("Which")),
             ("has_session", flag("Whether it takes part: it may own jobs.")),
+            ("votes", flag("Whether it votes in the gates' ledger; else it follows, as a spare.")),
             ("leads", flag("Whether it leads the gates' ledger, as far as is known.")),
             ("is_reached", flag("Whether there is a link to it.")),
             ("software", text("The version of its software; empty if it does not say.")),
@@ -323,6 +326,7 @@ fn led_datacenter_view() -> Named {
             ("leader", or_null(node_id("The manager that leads it"))),
             ("fence", or_null(count("That leader's fence: a higher one is newer."))),
             ("heard_ms_ago", count("How long ago its leader was heard of.")),
+            ("voters", list(node_id("A manager"), "The managers that vote in its ledger.")),
         ],
     )
 }

@@ -1,6 +1,6 @@
 //! Everything that nodes say to each other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use hyperscale_model::{
@@ -65,6 +65,9 @@ pub enum Message {
     Probe {
         /// The gate's number for it, which comes back.
         number: u64,
+        /// Nodes that were removed from the datacenter.
+        #[serde(default)]
+        removed: Vec<NodeId>,
     },
     /// The gates know nothing of this part's job any more: it stops, whatever it does.
     OrphanPart {
@@ -229,6 +232,9 @@ pub enum Message {
         lost: Vec<DatacenterId>,
         /// The version of its software.
         software: String,
+        /// Whether the receiver was removed from the cluster: then it is to stop.
+        #[serde(default)]
+        is_removed: bool,
     },
     /// Keep this blob: an entry that names it is about to be proposed.
     KeepBlob {
@@ -639,6 +645,9 @@ pub struct DatacenterStatus {
     /// Managers that belong to it, alive or not; 0 if the sender is too old to say.
     #[serde(default)]
     pub managers: u32,
+    /// Those that vote in its ledger, as far as the sender knows.
+    #[serde(default)]
+    pub voters: BTreeSet<NodeId>,
     /// Parts that wait for cores.
     #[serde(default)]
     pub queue: u32,
@@ -957,6 +966,7 @@ mod tests {
                 is_founded: true,
                 lost: Vec::new(),
                 software: SOFTWARE.to_owned(),
+                is_removed: false,
             },
             Message::KeepBlob { hash },
             Message::BlobKept { hash },

@@ -214,6 +214,44 @@ fn shd_01_a_gate_that_leaves_hands_its_jobs_over() {
     is_whole(&world, target.counted().requests);
 }
 
+#[test]
+fn a_gate_that_lost_its_disk_is_replaced_by_what_comes_up_in_its_place() {
+    let world = World::new();
+    let target = world.target();
+    let mut system = System::start(&world);
+    let lost = get_json(&system.gates[0].api, "/api/v1/cluster").unwrap()["gate"].clone();
+    let lost = lost.as_str().unwrap();
+    system.gates[0].process.kill();
+    std::fs::remove_dir_all(world.path("gate-0")).unwrap();
+    let System { addresses, managers, certificates, .. } = &system;
+    let fresh = gate(&world, certificates, addresses, managers, 0);
+    let votes = |gate: &Gate, wanted: usize| {
+        let cluster = get_json(&gate.api, "/api/v1/cluster")?;
+        let gates = cluster["gates"].as_array()?.iter();
+        let voting = gates.filter(|g| g["votes"] == true && g["has_session"] == true);
+        (voting.count() == wanted).then_some(())
+    };
+    until("a spare in place of the dead", WITHIN, || {
+        let cluster = get_json(&fresh.api, "/api/v1/cluster")?;
+        (cluster["gates"][0]["votes"] == false && cluster["quorum"]["can_decide"] == false)
+            .then_some(())
+    });
+
+    let removed = world.run(["cluster", "remove", lost, "--gate", &system.gates[1].api]);
+
+    removed.expect(0);
+    assert!(removed.stdout.contains("gates 3"), "{removed}");
+    until("three gates that decide", WITHIN, || votes(&system.gates[1], GATES));
+    // It decides with one of the others: so one of them may die, although one was lost for good.
+    system.gates[0] = fresh;
+    let file = world.write("test.yaml", test_of(&target.url(""), 10));
+    let job = system.submit(&world, &file);
+    target.until_counted(100);
+    system.gates[1].process.kill();
+    job.end(2 * WITHIN).expect(0);
+    is_whole(&world, target.counted().requests);
+}
+
 /// What a gate says to a submission, and after how long.
 #[track_caller]
 fn submit(gate: &Gate, key: &str) -> (u16, Value, Duration) {

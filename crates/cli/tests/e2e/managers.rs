@@ -121,6 +121,49 @@ fn orp_02_the_leading_manager_is_killed_and_nothing_restarts() {
 }
 
 #[test]
+fn a_manager_that_lost_its_disk_is_replaced_while_a_job_runs() {
+    let world = World::new();
+    let target = world.target();
+    let mut datacenter = Datacenter::start(&world);
+    let text = format!(
+        "target: {}\nworkflows:\n  main:\n    load: {{ rate: 100/s, duration: 25s, max_vus: 100 }}\n    \
+         cores: {WORKERS}\n    steps: [ {{ get: / }} ]\n",
+        target.url("")
+    );
+    let file = world.write("test.yaml", text);
+    let job = datacenter.submit(&world, &file);
+    target.until_counted(200);
+    let first = datacenter.leader(&[]);
+    let cluster = datacenter.control.get("/cluster");
+    let lost = cluster["datacenters"][0]["leader"].as_str().unwrap().to_owned();
+
+    datacenter.managers[first].kill();
+    std::fs::remove_dir_all(world.path(&format!("manager-{first}"))).unwrap();
+    let Datacenter { certificates, addresses, .. } = &datacenter;
+    datacenter.managers[first] = manager(&world, certificates, addresses, first);
+    let second = datacenter.leader(&[first]);
+    // The gate has to have heard of the new leader before it can tell it anything.
+    until("a datacenter that is led again", WITHIN, || {
+        let cluster = datacenter.control.get("/cluster");
+        let leader = cluster["datacenters"][0]["leader"].as_str()?.to_owned();
+        (leader != lost).then_some(())
+    });
+    let mut words: Vec<&OsStr> = ["cluster", "remove", &lost, "--gate"].map(OsStr::new).into();
+    words.push(datacenter.control.gate());
+    let removed = world.run(words);
+    removed.expect(0);
+    until("three managers that decide", WITHIN, || {
+        let cluster = datacenter.control.get("/cluster");
+        let voters = cluster["datacenters"][0]["voters"].as_array()?.clone();
+        (voters.len() == MANAGERS && !voters.contains(&lost.as_str().into())).then_some(())
+    });
+
+    datacenter.managers[second].kill();
+    job.end(2 * WITHIN).expect(0);
+    is_whole(&world, target.counted().requests);
+}
+
+#[test]
 fn dat_02_a_paused_job_stays_so_while_its_leading_manager_dies() {
     let world = World::new();
     let target = world.target();
