@@ -485,6 +485,24 @@ pub(crate) enum ClusterCommand {
     Status(ListArgs),
     /// Have a gate or a manager that is lost for good vote no more, so that a spare takes its place
     Remove(RemoveArgs),
+    /// Have a node leave once it has handed over what it does, and wait until it is gone
+    Drain(DrainArgs),
+}
+
+/// Flags of `cluster drain`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+EXAMPLES:
+  hyperscale cluster drain node_51f0c2a9be8d7763
+  hyperscale cluster drain node_51f0c2a9be8d7763 --within 5m --gate 10.0.0.5:7780")]
+pub(crate) struct DrainArgs {
+    /// The node, as `cluster status` and `nodes` name it
+    pub(crate) node: NodeId,
+    /// How long it may take
+    #[arg(long, value_name = "DURATION", default_value = "90s", value_parser = duration)]
+    pub(crate) within: Duration,
+    #[command(flatten)]
+    pub(crate) list: ListArgs,
 }
 
 /// Flags of `cluster remove`.

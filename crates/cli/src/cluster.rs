@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use hyperscale_gate::{ClusterView, GateView, LedDatacenterView};
+use hyperscale_gate::{ClusterView, GateView, LedDatacenterView, NodeView};
 use hyperscale_model::{Fence, NodeId};
 use hyperscale_report::count;
 use hyperscale_web::NodeRef;
 
-use crate::args::{ListArgs, RemoveArgs};
+use crate::args::{DrainArgs, ListArgs, RemoveArgs};
 use crate::exit::{Exit, Failure};
 use crate::jobs::{api, print, print_json};
 use crate::run::refused;
@@ -55,6 +55,45 @@ pub(crate) async fn remove(args: RemoveArgs) -> Result<Exit, Failure> {
                 ))?;
             }
             return Ok(if is_out { Exit::Passed } else { Exit::Refused });
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// How often a node is asked to leave that is still there: the word may be lost.
+const ASK_EVERY: Duration = Duration::from_secs(5);
+
+/// Asks a node to leave, and waits until nobody sees it any more.
+pub(crate) async fn drain(args: DrainArgs) -> Result<Exit, Failure> {
+    let DrainArgs { node, within, list } = args;
+    let api = api(&list.gate);
+    let until = tokio::time::Instant::now() + within;
+    let mut next_ask = tokio::time::Instant::now();
+    let mut was_asked = false;
+    loop {
+        let now = tokio::time::Instant::now();
+        let nodes: Result<Vec<NodeView>, _> = api.get("/nodes").await;
+        let is_there = match &nodes {
+            Ok(nodes) => nodes.iter().any(|view| view.node == node),
+            // The gate that answered may be the one that has left.
+            Err(_) if was_asked => false,
+            Err(error) => return Err(refused(error)),
+        };
+        if was_asked && !is_there {
+            print(&format!("{node} has left"))?;
+            return Ok(Exit::Passed);
+        }
+        if now >= until {
+            print(&format!("{node} was asked to leave, and is still there"))?;
+            return Ok(Exit::Refused);
+        }
+        if now >= next_ask {
+            let asked: Result<NodeRef, _> = api.post("/cluster/drain", &NodeRef { node }).await;
+            match asked {
+                Ok(NodeRef { .. }) => (was_asked, next_ask) = (true, now + ASK_EVERY),
+                Err(_) if was_asked => next_ask = now + ASK_EVERY,
+                Err(error) => return Err(refused(&error)),
+            }
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }

@@ -61,6 +61,7 @@ fn main() -> ExitCode {
         Command::Watch(args) => block_on(jobs::watch(args)),
         Command::Cluster(ClusterCommand::Status(args)) => block_on(cluster::status(args)),
         Command::Cluster(ClusterCommand::Remove(args)) => block_on(cluster::remove(args)),
+        Command::Cluster(ClusterCommand::Drain(args)) => block_on(cluster::drain(args)),
         Command::Nodes(args) => block_on(jobs::nodes(args)),
         Command::Cancel(args) => block_on(jobs::cancel(args)),
         Command::Results(args) => block_on(jobs::results(args)),

@@ -255,6 +255,8 @@ pub enum Output {
     ChangeElectorate(ElectorateChange),
     /// Stop for good: this gate was removed from the cluster.
     Removed,
+    /// Leave: somebody asks this gate to.
+    Leave,
     /// Send to a manager or another gate.
     Send {
         /// Which.
@@ -712,6 +714,11 @@ impl Gate {
                 self.peers.on_status(from, is_founded, lost, software);
                 if is_removed {
                     self.outputs.push(Output::Removed);
+                }
+            }
+            Message::Drain { node } => {
+                if node == self.config.node {
+                    self.outputs.push(Output::Leave);
                 }
             }
             Message::Propose { proposal, entry } => self.on_propose(from, proposal, entry),

@@ -1,10 +1,12 @@
-//! Nodes that are removed from the cluster for good: gates, and managers of datacenters.
+//! Nodes that leave because somebody wants it: those that are removed for good, gates and managers of
+//! datacenters, and those that are asked to leave.
 //!
 //! The entry is the memory: the leader of the gates' ledger has a removed gate vote no more, and
 //! each datacenter is told with every probe which managers it has lost. Whoever has caught up votes
 //! instead. A removed node that comes back hears of it, and stops.
 
 use hyperscale_model::{DatacenterId, NodeId, Role, Time};
+use hyperscale_wire::Message;
 
 use crate::request::{RequestError, RequestErrorKind, RequestId};
 use crate::state::Entry;
@@ -38,9 +40,7 @@ impl Gate {
     fn may_remove(&self, now: Time, node: NodeId) -> Result<Option<DatacenterId>, RequestError> {
         let refuse = |kind, message: String| Err(RequestError { kind, message });
         let Some((role, datacenter)) = self.place_of(now, node) else {
-            let message =
-                format!("no node {node} is known here; `hyperscale nodes` lists those that are");
-            return refuse(RequestErrorKind::NotFound, message);
+            return refuse(RequestErrorKind::NotFound, unknown(node));
         };
         if role == Role::Worker {
             let message = format!("{node} is a worker, which has no vote: stop it, and it is gone");
@@ -58,6 +58,30 @@ impl Gate {
             Some(why) => refuse(RequestErrorKind::NotReady, why),
             None => Ok(datacenter),
         }
+    }
+
+    /// Asks a node to leave. Nothing remembers it: who sees that the node stays asks again.
+    pub(crate) fn drain_node(&mut self, now: Time, id: RequestId, node: NodeId) {
+        let place = self.place_of(now, node);
+        let way = match &place {
+            Some((Role::Gate, _)) if node == self.config.node => None,
+            Some((Role::Gate, _)) => Some(node).filter(|gate| self.peers.is_linked(*gate)),
+            Some((_, Some(datacenter))) => self.leader_of(datacenter),
+            Some((_, None)) | None => None,
+        };
+        match (place, way) {
+            (None, _) => {
+                self.reply_error(id, RequestErrorKind::NotFound, &unknown(node));
+                return;
+            }
+            (Some(_), Some(way)) => self.send(way, Message::Drain { node }),
+            (Some(_), None) if node == self.config.node => self.outputs.push(Output::Leave),
+            (Some(_), None) => {
+                let message = format!("there is no way to {node} just now; try again");
+                return self.reply_error(id, RequestErrorKind::NotReady, &message);
+            }
+        }
+        self.reply(id, Reply::Draining { node });
     }
 
     /// What a node is and where, as far as this gate has heard.
@@ -122,4 +146,8 @@ impl Gate {
         let here = removed.filter(|(_, place)| place.as_ref() == Some(datacenter));
         here.map(|(node, _)| *node).collect()
     }
+}
+
+fn unknown(node: NodeId) -> String {
+    format!("no node {node} is known here; `hyperscale nodes` lists those that are")
 }

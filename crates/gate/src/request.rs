@@ -88,6 +88,11 @@ pub enum Request {
         /// Which.
         node: NodeId,
     },
+    /// Have a node leave, once it has handed over what it does.
+    Drain {
+        /// Which.
+        node: NodeId,
+    },
 }
 
 impl Request {
@@ -104,7 +109,8 @@ impl Request {
             | Self::Datacenters
             | Self::Nodes
             | Self::Cluster
-            | Self::Remove { .. } => None,
+            | Self::Remove { .. }
+            | Self::Drain { .. } => None,
         }
     }
 }
@@ -145,6 +151,11 @@ pub enum Reply {
     Cluster(Box<ClusterView>),
     /// The node takes no part any more.
     Removed {
+        /// Which.
+        node: NodeId,
+    },
+    /// The node was asked to leave.
+    Draining {
         /// Which.
         node: NodeId,
     },
@@ -473,6 +484,7 @@ impl Gate {
                 self.reply(id, Reply::Cluster(view));
             }
             Request::Remove { node } => self.remove_node(now, id, client.as_str(), node),
+            Request::Drain { node } => self.drain_node(now, id, node),
         }
     }
 

@@ -114,6 +114,8 @@ pub enum Input {
     /// Change who takes part. What came of it is told by [`Output::Electorate`], and by nothing if
     /// nothing came of it.
     Change(ElectorateChange),
+    /// Have the voter lead that is nearest, if this node does: it is about to leave.
+    HandOver,
     /// Take a snapshot now.
     Compact,
     /// The deadline has come.
@@ -327,6 +329,12 @@ impl Ledger {
                 let voters: BTreeSet<u64> = voters.into_iter().map(|voter| voter.0).collect();
                 drop(raft.change_membership(voters, false).await);
             }),
+            Input::HandOver => {
+                let Some(successor) = successor(&self.metrics().0) else { return };
+                spawn(async move {
+                    drop(raft.trigger().transfer_leader(successor).await);
+                });
+            }
             Input::Compact => spawn(async move {
                 drop(raft.trigger().snapshot().await);
             }),
@@ -434,6 +442,14 @@ impl Ledger {
     }
 }
 
+/// The voter that has the most of the leader's log, if there is another.
+fn successor(metrics: &openraft::RaftMetrics<Types>) -> Option<u64> {
+    let others = metrics.membership_config.voter_ids().filter(|id| *id != metrics.id);
+    let replicated =
+        |id: &u64| metrics.replication.as_ref()?.get(id)?.as_ref().map(|log| log.index);
+    others.max_by_key(replicated)
+}
+
 /// Who takes part, as one node has it from the log.
 fn electorate(metrics: &openraft::RaftMetrics<Types>) -> Electorate {
     let members = &metrics.membership_config;
@@ -473,7 +489,13 @@ fn receive(node: &Rc<Node>, raft: &Consensus, from: u64, rpc: Rpc) {
                 node.send(from, &Rpc::Snapshotted { number, response });
             }
         }),
+        Rpc::HandOver { number, request } => spawn(async move {
+            if let Ok(response) = raft.handle_transfer_leader(request).await {
+                node.send(from, &Rpc::HandedOver { number, response });
+            }
+        }),
         Rpc::Appended { number, .. }
+        | Rpc::HandedOver { number, .. }
         | Rpc::Voted { number, .. }
         | Rpc::Snapshotted { number, .. } => {
             node.answer(number, rpc);

@@ -19,7 +19,8 @@ use openraft::entry::RaftEntry;
 use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::RPCOption;
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::storage::{EntryResponder, IOFlushed, RaftLogStorage, RaftStateMachine};
 use openraft::{
@@ -70,6 +71,8 @@ pub(crate) enum Rpc {
     Voted { number: u64, response: VoteResponse<Types> },
     Snapshot { number: u64, vote: VoteOf<Types>, meta: SnapshotMetaOf<Types>, state: Vec<u8> },
     Snapshotted { number: u64, response: SnapshotResponse<Types> },
+    HandOver { number: u64, request: TransferLeaderRequest<Types> },
+    HandedOver { number: u64, response: TransferLeaderResponse<Types> },
 }
 
 /// What the parts of one node share. One thread drives them; nothing is held across an `await`.
@@ -435,6 +438,18 @@ impl RaftNetworkV2<Types> for Peer {
         let make = |number| Rpc::Vote { number, request, is_pre_vote: true };
         match self.node.ask(self.to, option.hard_ttl(), make).await {
             Some(Rpc::Voted { response, .. }) => Ok(response),
+            Some(_) | None => Err(unreachable().into()),
+        }
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<Types>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<Types>, RPCError<Types>> {
+        let make = |number| Rpc::HandOver { number, request };
+        match self.node.ask(self.to, option.hard_ttl(), make).await {
+            Some(Rpc::HandedOver { response, .. }) => Ok(response),
             Some(_) | None => Err(unreachable().into()),
         }
     }

@@ -60,6 +60,8 @@ struct World {
     acknowledged: BTreeSet<Vec<u8>>,
     /// Who takes part, by the last word of each node.
     electorates: BTreeMap<u64, Electorate>,
+    /// Whether each node leads, by its last word.
+    leads: BTreeMap<u64, bool>,
     proposed: u64,
     dropped: u64,
     trace: DefaultHasher,
@@ -79,6 +81,7 @@ impl World {
             truth: BTreeMap::new(),
             acknowledged: BTreeSet::new(),
             electorates: BTreeMap::new(),
+            leads: BTreeMap::new(),
             proposed: 0,
             dropped: 0,
             trace: DefaultHasher::new(),
@@ -184,7 +187,10 @@ impl World {
                 member.last_told = member.last_told.max(last);
                 member.told = told;
             }
-            Output::Refused { .. } | Output::Leadership { .. } | Output::Confirmed { .. } => {}
+            Output::Leadership { leads, .. } => {
+                self.leads.insert(id, leads);
+            }
+            Output::Refused { .. } | Output::Confirmed { .. } => {}
             Output::Electorate(electorate) => {
                 self.electorates.insert(id, electorate);
             }
@@ -444,6 +450,32 @@ fn a_node_with_an_empty_disk_takes_the_place_of_one_that_is_lost() {
         let decided: BTreeSet<&Vec<u8>> = world.truth.values().collect();
         assert!(world.acknowledged.iter().all(|entry| decided.contains(entry)));
         assert_eq!(world.members[&4].told, world.truth, "the new one has everything; seed {seed}");
+    }
+}
+
+/// A leader that leaves names its successor, which leads without anybody's silence.
+#[test]
+fn shd_02_a_leader_that_leaves_hands_over_at_once() {
+    for seed in 0..10 {
+        let mut world = grown(seed, 3);
+        world.run_until(Time::from_secs(3));
+        let leader = world.leader().unwrap();
+        world.propose();
+
+        world.input(leader, Input::HandOver);
+        let later = world.now + Duration::from_millis(300);
+        world.run_until(later);
+
+        let next = world.leader().unwrap();
+        assert_ne!(next, leader, "seed {seed}");
+        let leads = [leader, next].map(|id| world.leads.get(&id).copied());
+        assert_eq!(leads, [Some(false), Some(true)], "{leader} and {next}; seed {seed}");
+        let before = world.truth.len();
+        world.members.get_mut(&leader).unwrap().ledger = None;
+        world.propose();
+        let later = world.now + Duration::from_millis(300);
+        world.run_until(later);
+        assert_eq!(world.truth.len(), before + 1, "it decides at once; seed {seed}");
     }
 }
 

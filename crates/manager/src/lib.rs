@@ -194,6 +194,8 @@ pub enum Output {
     ChangeElectorate(ElectorateChange),
     /// Stop for good: this manager was removed from the cluster.
     Removed,
+    /// Leave: somebody asks this manager to.
+    Leave,
     /// Send to a gate, a worker or another manager.
     Send {
         /// Which.
@@ -660,6 +662,13 @@ impl Manager {
                 self.peers.on_status(from, is_founded, lost, software);
                 if is_removed {
                     self.outputs.push(Output::Removed);
+                }
+            }
+            Message::Drain { node } => {
+                if node == self.config.node {
+                    self.outputs.push(Output::Leave);
+                } else if self.peers.is_linked(node) || self.workers.contains_key(&node) {
+                    self.send(node, Message::Drain { node });
                 }
             }
             Message::Probe { number, removed } => {

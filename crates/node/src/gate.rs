@@ -100,6 +100,8 @@ pub(crate) struct GateHost {
     observer: Arc<Observer>,
     /// When it goes, whether or not the others know by then.
     leaves_at: Option<Time>,
+    /// Whether another gate was asked to lead instead.
+    has_handed_over: bool,
 }
 
 impl GateHost {
@@ -122,7 +124,17 @@ impl GateHost {
         gate.handle(now, if ledger.is_founded() { Input::Founded } else { Input::Tick });
         let (links, waiting) = (Links::new(Arc::clone(&observer)), BTreeMap::new());
         let talk = Talk::default();
-        Ok(Self { gate, ledger, storage, links, talk, waiting, observer, leaves_at: None })
+        Ok(Self {
+            gate,
+            ledger,
+            storage,
+            links,
+            talk,
+            waiting,
+            observer,
+            leaves_at: None,
+            has_handed_over: false,
+        })
     }
 
     fn on_ledger(&mut self, now: Time, output: LedgerOutput) -> Result<(), NodeError> {
@@ -147,6 +159,15 @@ impl GateHost {
         Ok(())
     }
 
+    /// Goes once others have its jobs and one of them leads.
+    fn leave(&mut self, now: Time) {
+        if self.leaves_at.is_none() {
+            self.links.announce_leaving();
+            self.leaves_at = Some(now + LEAVE_LIMIT);
+            self.gate.handle(now, Input::Leave);
+        }
+    }
+
     fn carry_out(&mut self, now: Time, output: Output) -> Result<(), NodeError> {
         match output {
             Output::Found { voters } => {
@@ -158,6 +179,7 @@ impl GateHost {
                 self.ledger.handle(now, LedgerInput::Change(change));
             }
             Output::Removed => return Err(NodeError::Removed),
+            Output::Leave => self.leave(now),
             Output::Send { to, message } => self.links.send(to, &message),
             Output::Propose { proposal, entry } => {
                 self.ledger.handle(now, LedgerInput::Propose { proposal, entry });
@@ -352,11 +374,7 @@ impl Host for GateHost {
                 self.gate.handle(now, Input::RequestAbandoned { id });
             }
             Ask::Gone { node } => self.gate.handle(now, Input::MemberGone { node }),
-            Ask::Leave => {
-                self.links.announce_leaving();
-                self.leaves_at.get_or_insert(now + LEAVE_LIMIT);
-                self.gate.handle(now, Input::Leave);
-            }
+            Ask::Leave => self.leave(now),
         }
     }
 
@@ -384,7 +402,14 @@ impl Host for GateHost {
                 self.on_ledger(now, output)?;
             }
         }
-        if self.leaves_at.is_some_and(|at| self.gate.has_left() || now >= at) {
+        let Some(leaves_at) = self.leaves_at else { return Ok(Progress::GoOn) };
+        if self.gate.has_left() && !self.has_handed_over {
+            self.has_handed_over = true;
+            self.ledger.handle(now, LedgerInput::HandOver);
+            return self.flush(now);
+        }
+        let is_needed = self.gate.leads() && self.ledger.status().voters.len() > 1;
+        if now >= leaves_at || (self.gate.has_left() && !is_needed) {
             self.links.close();
             return Ok(Progress::Left);
         }

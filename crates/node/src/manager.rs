@@ -1,6 +1,7 @@
 //! A manager on this machine.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use hyperscale_ledger::{Input as LedgerInput, Ledger, Output as LedgerOutput};
 use hyperscale_manager::{Event, Input, Manager, ManagerConfig, Output};
@@ -14,6 +15,9 @@ use crate::observe::{Count, Observer, Part};
 use crate::storage::Storage;
 use crate::talk::Talk;
 use crate::timers::LedgerTimers;
+
+/// How long a leader that leaves waits for another to lead.
+const LEAVE_LIMIT: Duration = Duration::from_secs(2);
 
 /// What comes from outside the cluster.
 #[derive(Debug)]
@@ -32,7 +36,8 @@ pub(crate) struct ManagerHost {
     pub(crate) links: Links,
     talk: Talk,
     observer: Arc<Observer>,
-    is_leaving: bool,
+    /// When it goes, whether or not another leads by then.
+    leaves_at: Option<Time>,
 }
 
 impl ManagerHost {
@@ -52,7 +57,7 @@ impl ManagerHost {
         manager.handle(now, if ledger.is_founded() { Input::Founded } else { Input::Tick });
         let links = Links::new(Arc::clone(&observer));
         let talk = Talk::default();
-        Ok(Self { manager, ledger, storage, links, talk, observer, is_leaving: false })
+        Ok(Self { manager, ledger, storage, links, talk, observer, leaves_at: None })
     }
 
     fn on_ledger(&mut self, now: Time, output: LedgerOutput) -> Result<(), NodeError> {
@@ -76,6 +81,17 @@ impl ManagerHost {
         Ok(())
     }
 
+    /// Goes once another leads, if this one does and there is another.
+    fn leave(&mut self, now: Time) {
+        if self.leaves_at.is_some() {
+            return;
+        }
+        self.links.announce_leaving();
+        let is_alone = self.ledger.status().voters.len() <= 1;
+        self.leaves_at = Some(if is_alone { now } else { now + LEAVE_LIMIT });
+        self.ledger.handle(now, LedgerInput::HandOver);
+    }
+
     fn carry_out(&mut self, now: Time, output: Output) -> Result<(), NodeError> {
         match output {
             Output::Found { voters } => {
@@ -87,6 +103,7 @@ impl ManagerHost {
                 self.ledger.handle(now, LedgerInput::Change(change));
             }
             Output::Removed => return Err(NodeError::Removed),
+            Output::Leave => self.leave(now),
             Output::Send { to, message } => self.links.send(to, &message),
             Output::Propose { proposal, entry } => {
                 self.ledger.handle(now, LedgerInput::Propose { proposal, entry });
@@ -203,10 +220,7 @@ impl Host for ManagerHost {
     fn on_ask(&mut self, now: Time, ask: Ask) {
         match ask {
             Ask::Gone { node } => self.manager.handle(now, Input::MemberGone { node }),
-            Ask::Leave => {
-                self.links.announce_leaving();
-                self.is_leaving = true;
-            }
+            Ask::Leave => self.leave(now),
         }
     }
 
@@ -216,7 +230,8 @@ impl Host for ManagerHost {
     }
 
     fn next_deadline(&self) -> Option<Time> {
-        [self.manager.next_deadline(), self.ledger.next_deadline()].into_iter().flatten().min()
+        let deadlines = [self.manager.next_deadline(), self.ledger.next_deadline(), self.leaves_at];
+        deadlines.into_iter().flatten().min()
     }
 
     fn flush(&mut self, now: Time) -> Result<Progress, NodeError> {
@@ -233,7 +248,7 @@ impl Host for ManagerHost {
                 self.on_ledger(now, output)?;
             }
         }
-        if self.is_leaving {
+        if self.leaves_at.is_some_and(|at| now >= at || self.manager.leading().is_none()) {
             self.links.close();
             return Ok(Progress::Left);
         }

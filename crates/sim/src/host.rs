@@ -524,7 +524,7 @@ impl Host {
                 O::ChangeElectorate(change) => {
                     ledger.handle(now, hyperscale_ledger::Input::Change(change));
                 }
-                O::Removed => return Pumped::Stopped,
+                O::Removed | O::Leave => return Pumped::Stopped,
                 O::Send { to, message } => effects.push(Effect::Send { to, message }),
                 O::Propose { proposal, entry } => {
                     ledger.handle(now, hyperscale_ledger::Input::Propose { proposal, entry });
@@ -629,7 +629,7 @@ impl Host {
                 O::ChangeElectorate(change) => {
                     ledger.handle(now, hyperscale_ledger::Input::Change(change));
                 }
-                O::Removed => return Pumped::Stopped,
+                O::Removed | O::Leave => return Pumped::Stopped,
                 O::Send { to, message } => effects.push(Effect::Send { to, message }),
                 O::Propose { proposal, entry } => {
                     if self.has(Mutation::SkipBarrier) && is_barrier(&entry) {

@@ -8,7 +8,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use hyperscale_gate::{Reply, Request as Ask};
-use hyperscale_model::{ClientId, JobId};
+use hyperscale_model::{ClientId, JobId, NodeId};
 use hyperscale_node::Part;
 use hyperscale_wire::StopMode;
 
@@ -159,15 +159,34 @@ pub(crate) async fn remove_node(
     Extension(Caller(client)): Extension<Caller>,
     request: Request,
 ) -> Answer {
-    let asked = body::read::<NodeRef>(request, &api.front.limits).await?;
-    let Some(NodeRef { node }) = asked else {
-        let message = "nothing is named; this wants `node`";
-        return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "bad-body", message));
-    };
+    let node = named_node(request, &api).await?;
     match api.ask(client, Ask::Remove { node }).await? {
         Reply::Removed { node } => Ok(Json(NodeRef { node }).into_response()),
         _ => Err(unexpected()),
     }
+}
+
+pub(crate) async fn drain_node(
+    State(api): State<Api>,
+    Extension(Caller(client)): Extension<Caller>,
+    request: Request,
+) -> Answer {
+    let node = named_node(request, &api).await?;
+    match api.ask(client, Ask::Drain { node }).await? {
+        Reply::Draining { node } => {
+            Ok((StatusCode::ACCEPTED, Json(NodeRef { node })).into_response())
+        }
+        _ => Err(unexpected()),
+    }
+}
+
+/// The node that a body names.
+async fn named_node(request: Request, api: &Api) -> Result<NodeId, Problem> {
+    let asked = body::read::<NodeRef>(request, &api.front.limits).await?;
+    asked.map(|NodeRef { node }| node).ok_or_else(|| {
+        let message = "nothing is named; this wants `node`";
+        Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "bad-body", message)
+    })
 }
 
 pub(crate) async fn health() -> StatusCode {

@@ -206,6 +206,23 @@ pub(crate) const OPERATIONS: &[Operation] = &[
         handler: || post(handlers::remove_node),
     },
     Operation {
+        id: "drain_node",
+        method: "post",
+        path: "/api/v1/cluster/drain",
+        needs: Some(Access::Admin),
+        is_limited: true,
+        summary: "Have a node leave as if it were told to on its machine: a worker finishes what \
+                  runs or hands it back, a manager or gate hands over what it leads and owns. Ask \
+                  again if it stays: nothing remembers it.",
+        body: Some("NodeRef"),
+        answer: Answer {
+            status: 202,
+            content: Content::Json("NodeRef"),
+            text: "The node, once it was asked.",
+        },
+        handler: || post(handlers::drain_node),
+    },
+    Operation {
         id: "health",
         method: "get",
         path: "/api/v1/health",

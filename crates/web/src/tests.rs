@@ -484,6 +484,7 @@ async fn sec_02_each_operation_wants_the_role_of_its_row() {
         ("list_nodes", [false, true, true, true]),
         ("get_cluster", [false, true, true, true]),
         ("remove_node", [false, false, false, true]),
+        ("drain_node", [false, false, false, true]),
         ("health", [true, true, true, true]),
         ("openapi", [true, true, true, true]),
         ("metrics", [false, true, true, true]),

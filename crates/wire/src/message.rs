@@ -236,6 +236,12 @@ pub enum Message {
         #[serde(default)]
         is_removed: bool,
     },
+    /// A node is to leave, once it has handed over what it does. From gates to each other and to
+    /// managers, and from those to their workers: whoever is not meant passes it on.
+    Drain {
+        /// Which.
+        node: NodeId,
+    },
     /// Keep this blob: an entry that names it is about to be proposed.
     KeepBlob {
         /// Which.
@@ -395,6 +401,7 @@ impl Message {
             | Self::AttemptEndedAck { .. }
             | Self::Ledger { .. }
             | Self::PeerStatus { .. }
+            | Self::Drain { .. }
             | Self::DeltaAck { .. }
             | Self::Probe { .. }
             | Self::ProbeAck { .. }
@@ -459,6 +466,11 @@ impl Message {
             | Self::StopAttempt { .. }
             | Self::SteerAttempt { .. }
             | Self::AttemptEndedAck { .. } => matches!((from, to), (Role::Manager, Role::Worker)),
+            Self::Drain { .. } => matches!(
+                (from, to),
+                (Role::Gate, Role::Gate | Role::Manager)
+                    | (Role::Manager, Role::Manager | Role::Worker)
+            ),
             Self::Ledger { .. }
             | Self::PeerStatus { .. }
             | Self::KeepBlob { .. }
@@ -518,6 +530,7 @@ impl Message {
             Self::NotLeader { .. } => "not_leader",
             Self::Ledger { .. } => "ledger",
             Self::PeerStatus { .. } => "peer_status",
+            Self::Drain { .. } => "drain",
             Self::KeepBlob { .. } => "keep_blob",
             Self::BlobKept { .. } => "blob_kept",
             Self::Propose { .. } => "propose",

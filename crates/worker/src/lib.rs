@@ -532,6 +532,8 @@ impl Worker {
                 }
             }
             Message::BlobMissing { hash } => self.on_blob_missing(from, hash),
+            // A manager passes it to the worker that is meant.
+            Message::Drain { .. } => self.on_drain(now),
             // Nobody may send us these; the link's table of messages refuses them before.
             Message::StaleFence { .. }
             | Message::OfferPart(_)

@@ -121,6 +121,46 @@ fn orp_02_the_leading_manager_is_killed_and_nothing_restarts() {
 }
 
 #[test]
+fn shd_02_a_leading_manager_and_a_worker_are_drained_and_the_load_goes_on() {
+    let world = World::new();
+    let target = world.target();
+    let mut datacenter = Datacenter::start(&world);
+    let text = format!(
+        "target: {}\nworkflows:\n  main:\n    load: {{ rate: 100/s, duration: 15s, max_vus: 100 }}\n    \
+         steps: [ {{ get: / }} ]\n",
+        target.url("")
+    );
+    let file = world.write("test.yaml", text);
+    let job = datacenter.submit(&world, &file);
+    target.until_counted(200);
+    let first = datacenter.leader(&[]);
+    let cluster = datacenter.control.get("/cluster");
+    let leader = cluster["datacenters"][0]["leader"].as_str().unwrap().to_owned();
+    let drain = |node: &str| {
+        let mut words: Vec<&OsStr> = ["cluster", "drain", node, "--gate"].map(OsStr::new).into();
+        words.push(datacenter.control.gate());
+        world.run(words)
+    };
+
+    let drained = drain(&leader);
+
+    drained.expect(0);
+    assert!(drained.stdout.contains("has left"), "{drained}");
+    let left = datacenter.managers.remove(first);
+    assert!(left.stderr.text().contains("this manager leads no more"), "it handed over");
+    left.end(WITHIN).expect(0);
+    let nodes = datacenter.control.get("/nodes");
+    let worker = nodes.as_array().unwrap().iter().find(|node| node["role"] == "worker").unwrap();
+    // It finishes what it runs.
+    let drained = drain(worker["node"].as_str().unwrap());
+    drained.expect(0);
+
+    job.end(2 * WITHIN).expect(0);
+    is_whole(&world, target.counted().requests);
+    drain("node_0000000000000001").refuses(112, &["no node node_0000000000000001"]);
+}
+
+#[test]
 fn a_manager_that_lost_its_disk_is_replaced_while_a_job_runs() {
     let world = World::new();
     let target = world.target();
