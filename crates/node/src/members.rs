@@ -67,8 +67,9 @@ impl Members {
     /// Takes a socket, if this process is to take part in gossip.
     pub(crate) async fn open(config: &NodeConfig) -> Result<Option<Self>, NodeError> {
         let has_key = config.certificates.as_ref().is_some_and(|c| c.gossip_key().is_some());
-        let first = config.join.iter().chain(&config.peers).chain(&config.gates).next();
-        if !has_key || (config.listen.is_none() && first.is_none()) {
+        let peers: Vec<&String> =
+            config.join.iter().chain(&config.peers).chain(&config.gates).collect();
+        if !has_key || (config.listen.is_none() && peers.is_empty()) {
             return Ok(None);
         }
         let bind = config.listen.unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 0)));
@@ -76,17 +77,7 @@ impl Members {
         let socket = socket.map_err(|source| NodeError::Listen { address: bind, source })?;
         let mut address = socket.local_addr().map_err(io("the socket has no address"))?;
         if address.ip().is_unspecified() {
-            match first {
-                // The address by which this machine reaches others is the one they reach it by.
-                Some(first) => match own_ip(first).await {
-                    Some(ip) => address.set_ip(ip),
-                    None => {
-                        tracing::warn!(peer = %first, "no way to this peer: this node does not gossip");
-                        return Ok(None);
-                    }
-                },
-                None => address.set_ip(IpAddr::from([127, 0, 0, 1])),
-            }
+            address.set_ip(own_ip(&peers).await);
         }
         Ok(Some(Self { socket: Arc::new(socket), address, routes: Vec::new() }))
     }
@@ -216,9 +207,40 @@ async fn resolve(seeds: Vec<String>, inputs: mpsc::Sender<Input>, metadata: Meta
     }
 }
 
+/// An address of TEST-NET-1 (RFC 5737), to which every machine with a default route has a way.
+const ANYWHERE: &str = "192.0.2.1:9";
+
+/// The address by which this machine reaches others is the one they reach it by: towards the first
+/// peer that has an address already, else towards anywhere. A machine without a way to anything is
+/// reached from itself only.
+async fn own_ip(peers: &[&String]) -> IpAddr {
+    let others = peers.iter().map(|peer| peer.as_str());
+    for other in others.chain((!peers.is_empty()).then_some(ANYWHERE)) {
+        match way_to(other).await {
+            Ok(ip) => return ip,
+            Err(error) => tracing::debug!(%error, other, "no way there yet"),
+        }
+    }
+    IpAddr::from([127, 0, 0, 1])
+}
+
 /// The address of this machine towards another; nothing is sent.
-async fn own_ip(other: &str) -> Option<IpAddr> {
-    let socket = UdpSocket::bind("0.0.0.0:0").await.ok()?;
-    socket.connect(other).await.ok()?;
-    socket.local_addr().ok().map(|address| address.ip())
+async fn way_to(other: &str) -> std::io::Result<IpAddr> {
+    let socket = UdpSocket::bind("0.0.0.0:0").await?;
+    socket.connect(other).await?;
+    Ok(socket.local_addr()?.ip())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_node_whose_first_peer_has_no_address_yet_gossips_all_the_same() {
+        let (nowhere, here) = ("no-such-host.invalid:1".to_owned(), "127.0.0.1:1".to_owned());
+
+        assert_eq!(own_ip(&[&nowhere, &here]).await, IpAddr::from([127, 0, 0, 1]));
+        assert!(!own_ip(&[&nowhere]).await.is_unspecified(), "by its default route, or itself");
+        assert_eq!(own_ip(&[]).await, IpAddr::from([127, 0, 0, 1]), "nobody is to be reached");
+    }
 }
