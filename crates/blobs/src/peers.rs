@@ -12,7 +12,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use hyperscale_model::{BlobHash, DatacenterId, Electorate, ElectorateChange, NodeId, Time};
+use hyperscale_model::{
+    BlobHash, DatacenterId, Electorate, ElectorateChange, NodeId, OverloadState, Time,
+};
 use hyperscale_wire::{Message, SOFTWARE};
 
 use crate::Blobs;
@@ -47,6 +49,7 @@ pub struct Peers {
     /// Since when the nodes that follow without a vote have no link.
     unlinked: BTreeMap<NodeId, Time>,
     next_review: Time,
+    overload: OverloadState,
     /// Datacenters that this node does not reach, if it is a gate.
     lost: Vec<DatacenterId>,
     /// Blobs that an entry may name soon, with the time until which they are kept.
@@ -60,6 +63,7 @@ struct Status {
     is_founded: bool,
     lost: Vec<DatacenterId>,
     software: String,
+    overload: OverloadState,
 }
 
 impl Peers {
@@ -75,6 +79,7 @@ impl Peers {
             removed: Vec::new(),
             unlinked: BTreeMap::new(),
             next_review: Time::ZERO,
+            overload: OverloadState::Healthy,
             lost: Vec::new(),
             kept: BTreeMap::new(),
             absent: BTreeMap::new(),
@@ -116,7 +121,25 @@ impl Peers {
             lost: self.lost.clone(),
             software: SOFTWARE.to_owned(),
             is_removed: self.removed.contains(&peer),
+            overload: self.overload,
         }
+    }
+
+    /// How overloaded this node is; peers are told with its next status.
+    pub const fn set_overload(&mut self, state: OverloadState) {
+        self.overload = state;
+    }
+
+    /// How overloaded this node is.
+    #[must_use]
+    pub const fn overload(&self) -> OverloadState {
+        self.overload
+    }
+
+    /// How overloaded the peers are that are linked and have said so.
+    pub fn overloads(&self) -> impl Iterator<Item = (NodeId, OverloadState)> {
+        let told = self.linked.iter();
+        told.filter_map(|(&node, status)| Some((node, status.as_ref()?.overload)))
     }
 
     /// What a peer says of itself.
@@ -126,9 +149,10 @@ impl Peers {
         is_founded: bool,
         lost: Vec<DatacenterId>,
         software: String,
+        overload: OverloadState,
     ) {
         if let Some(status) = self.linked.get_mut(&from) {
-            *status = Some(Status { is_founded, lost, software });
+            *status = Some(Status { is_founded, lost, software, overload });
         }
     }
 

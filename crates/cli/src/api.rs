@@ -11,13 +11,16 @@ use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use hyperscale_model::JobId;
 use hyperscale_report::{EventRecord, JobResult, LiveView};
+use hyperscale_resilience::{Backoff, ErrorClass, Retry, RetryDecision};
 use hyperscale_web::Problem;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::TcpStream;
 
 /// How often a request is sent again because the gate said when.
-const TRIES_MAX: u32 = 5;
+const RETRIES_MAX: u32 = 4;
+/// What comes on top of the pause that the gate asked for: it asked others for the same.
+const SPREAD: Duration = Duration::from_millis(200);
 /// A gate that wants to be left alone for longer has refused.
 const WAIT_MAX: Duration = Duration::from_secs(60);
 /// Larger answers than this are refused.
@@ -47,12 +50,28 @@ impl ApiError {
         matches!(self, Self::Refused(problem) if ["not-found", "not-ended"].contains(&&*problem.kind))
     }
 
+    /// What it says of another try at the same gates. Without a word of theirs, the caller decides.
+    fn class(&self) -> ErrorClass {
+        match self {
+            Self::Refused(Problem { retry_after_seconds: Some(seconds), .. })
+                if Duration::from_secs(*seconds) <= WAIT_MAX =>
+            {
+                ErrorClass::Busy { retry_after: Duration::from_secs(*seconds) }
+            }
+            Self::Refused(_) | Self::Unreachable { .. } | Self::Broken(_) | Self::Unreadable(_) => {
+                ErrorClass::Lasting
+            }
+        }
+    }
+
     /// Whether the same request may succeed later or at another gate.
     pub(crate) fn is_transient(&self) -> bool {
         match self {
             Self::Unreachable { .. } | Self::Broken(_) => true,
             Self::Unreadable(_) => false,
-            Self::Refused(problem) => problem.kind == "not-ready" || problem.status == 429,
+            Self::Refused(problem) => {
+                ["not-ready", "overloaded"].contains(&&*problem.kind) || problem.status == 429
+            }
         }
     }
 }
@@ -91,21 +110,19 @@ impl Api {
         body: Option<Vec<u8>>,
     ) -> Result<Response<Incoming>, ApiError> {
         let body = Bytes::from(body.unwrap_or_default());
-        let mut tries = 1;
+        let seed = getrandom::u64().unwrap_or(0); // It only spreads retries.
+        let mut retry = Retry::new(Backoff::seeded(SPREAD, seed), RETRIES_MAX);
         loop {
             let error = match self.ask_each(&method, path, last_event, &body).await {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
-            match &error {
-                ApiError::Refused(Problem { retry_after_seconds: Some(seconds), .. })
-                    if tries < TRIES_MAX && Duration::from_secs(*seconds) <= WAIT_MAX =>
-                {
-                    tracing::debug!(path, seconds, "the gate asks for a pause");
-                    tokio::time::sleep(Duration::from_secs(*seconds)).await;
-                    tries += 1;
+            match retry.decide(error.class()) {
+                RetryDecision::After(pause) => {
+                    tracing::debug!(path, ?pause, %error, "the gate asks for a pause");
+                    tokio::time::sleep(pause).await;
                 }
-                _ => return Err(error),
+                RetryDecision::GiveUp(_) => return Err(error),
             }
         }
     }

@@ -171,6 +171,7 @@ impl Cluster {
             leading: Some(Fence(1)),
             version: Version(self.version),
             managers: 1,
+            managers_healthy: 1,
             voters: [manager, NodeId(manager.0 + 2)].into(),
             queue: 0,
             workers: 1,

@@ -36,6 +36,7 @@ use hyperscale_model::{
 };
 use hyperscale_plan::Plan;
 use hyperscale_report::JobResult;
+use hyperscale_resilience::{BreakerConfig, Breakers};
 use hyperscale_wire::{Message, Subject, decode_value, encode_value};
 use serde::{Deserialize, Serialize};
 
@@ -467,6 +468,8 @@ pub struct Gate {
     datacenters: BTreeMap<DatacenterId, Place>,
     federation: Federation,
     router: Router,
+    /// Of managers, by whether they accepted what they were offered in time.
+    breakers: Breakers<NodeId>,
     next_probe: Time,
     blobs: Blobs,
     /// What the plans of jobs name, each read once.
@@ -523,6 +526,7 @@ impl Gate {
             datacenters: BTreeMap::new(),
             federation,
             router: Router::default(),
+            breakers: Breakers::new(BreakerConfig::DEFAULT),
             next_probe: Time::ZERO,
             blobs: Blobs::new(),
             named: BTreeMap::new(),
@@ -710,8 +714,8 @@ impl Gate {
                 }
             }
             Message::BlobKept { hash } => self.on_blob_kept(now, from, hash),
-            Message::PeerStatus { is_founded, lost, software, is_removed } => {
-                self.peers.on_status(from, is_founded, lost, software);
+            Message::PeerStatus { is_founded, lost, software, is_removed, overload } => {
+                self.peers.on_status(from, is_founded, lost, software, overload);
                 if is_removed {
                     self.outputs.push(Output::Removed);
                 }

@@ -194,6 +194,9 @@ impl Gate {
 
     /// A part was accepted so long after its offer.
     pub(crate) fn on_dispatched(&mut self, now: Time, datacenter: &DatacenterId, took: Duration) {
+        if let Some(leader) = self.leader_of(datacenter) {
+            self.breakers.observe(now, &leader, true);
+        }
         if let Some(place) = self.datacenters.get_mut(datacenter) {
             place.observed = Some(match place.observed {
                 None => (took, 1, now),
@@ -210,7 +213,9 @@ impl Gate {
             .filter_map(|(datacenter, place)| {
                 let status = place.status.as_ref()?;
                 let watch = self.federation.get(datacenter)?;
-                let linked = place.managers.iter().filter(|m| self.managers.contains(m)).count();
+                let linked = place.managers.iter().filter(|m| self.managers.contains(m));
+                let resting = linked.clone().filter(|m| self.breakers.rests(now, m)).count();
+                let linked = linked.count();
                 let distance = watch.rtt().map(|rtt| Distance {
                     upper_bound: rtt.upper_bound(),
                     quality: rtt.quality(now),
@@ -222,7 +227,7 @@ impl Gate {
                     health: health_of(status),
                     is_stale: now >= place.last_heard + self.config.stale_after,
                     managers: u32::try_from(linked).unwrap_or(u32::MAX),
-                    breakers_open: 0,
+                    breakers_open: u32::try_from(resting).unwrap_or(u32::MAX),
                     distance,
                     observed: place.observed.map(|(latency, samples, at)| Observed {
                         latency,
@@ -300,6 +305,9 @@ impl Gate {
         let fence = state.fence;
         if let Some(place) = self.datacenters.get_mut(&failed) {
             place.failed_at = Some(now);
+        }
+        if let Some(leader) = self.leader_of(&failed) {
+            self.breakers.observe(now, &leader, false);
         }
         let ranking = rank(now, &self.candidates(now), &wish_of(run));
         let next = ranking.order.iter().find(|ranked| !used.contains(&ranked.datacenter));
@@ -407,7 +415,7 @@ fn health_of(status: &DatacenterStatus) -> DatacenterHealth {
     DatacenterHealth::of(&DatacenterCounts {
         managers: status.managers.max(managers_alive),
         managers_alive: managers_alive.max(1),
-        managers_healthy: managers_alive.max(1),
+        managers_healthy: status.managers_healthy.min(managers_alive.max(1)),
         workers: status.workers,
         workers_healthy: status.workers.saturating_sub(silent),
         free_cores: status.free_cores,

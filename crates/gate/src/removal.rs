@@ -127,6 +127,7 @@ impl Gate {
             .into_iter()
             .partition(|asked| removed.contains(&asked.node));
         self.removals = waiting;
+        removed.iter().for_each(|node| self.breakers.forget(node));
         self.peers.set_removed(removed);
         for asked in done {
             self.reply(asked.id, Reply::Removed { node: asked.node });

@@ -162,6 +162,7 @@ impl Desk {
             leading: Some(Fence(leader_fence)),
             version: hyperscale_model::Version(self.version),
             managers: 1,
+            managers_healthy: 1,
             voters: BTreeSet::new(),
             queue: 0,
             workers: 1,

@@ -455,7 +455,7 @@ fn electorate(metrics: &openraft::RaftMetrics<Types>) -> Electorate {
     let members = &metrics.membership_config;
     let last = metrics.last_log_index.unwrap_or(0);
     let has_caught_up = |id: u64| {
-        let replicated = metrics.replication.as_ref().and_then(|all| all.get(&id)?.clone());
+        let replicated = metrics.replication.as_ref().and_then(|all| *all.get(&id)?);
         replicated.is_some_and(|log| log.index + CAUGHT_UP_WITHIN >= last)
     };
     Electorate {

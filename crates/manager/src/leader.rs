@@ -14,6 +14,7 @@ use hyperscale_model::{
 };
 use hyperscale_plan::expr::Value;
 use hyperscale_plan::{Plan, Priority};
+use hyperscale_resilience::{Alarm, BreakerConfig, Breakers, ManagersTrouble};
 use hyperscale_stats::{Arrival, Delta, Watermark};
 use hyperscale_wire::{
     Assignment, AttemptEnd, AttemptPhase, AttemptSummary, GapCause, Message, PartReport,
@@ -27,6 +28,9 @@ use crate::state::{
     Applied, Attempt, CloseReason, Closed, Entry, Part, Placement, Shard, State, Workflow, shard_id,
 };
 use crate::{Event, Leadership, Manager, Output};
+
+/// How long the managers must be in trouble before it is told.
+const ALARM_AFTER: Duration = Duration::from_secs(5);
 
 /// How often a new leader calls workers that it does not hear of. Whoever misses that many notices by
 /// itself that its lease is not renewed.
@@ -58,6 +62,10 @@ pub(crate) struct Leading {
     /// When workers that have not been heard of are called next, and how often they were.
     next_call: Time,
     calls: u32,
+    /// Of workers, by whether they take what they are offered.
+    pub(crate) breakers: Breakers<NodeId>,
+    /// What is wrong with the managers, so that it is told once.
+    pub(crate) alarm: Alarm<ManagersTrouble>,
 }
 
 /// What is known of an attempt beyond the ledger.
@@ -152,6 +160,8 @@ impl Leading {
             kept: BTreeMap::new(),
             next_call: since,
             calls: 0,
+            breakers: Breakers::new(BreakerConfig::DEFAULT),
+            alarm: Alarm::new(ALARM_AFTER),
         }
     }
 
@@ -612,7 +622,12 @@ impl Manager {
 
     /// Workers that may be given cores, with how many.
     pub(crate) fn candidates(&self, now: Time) -> Vec<Candidate> {
+        let rests = |worker: &NodeId| match &self.leadership {
+            Leadership::Leading(leading) => leading.breakers.rests(now, worker),
+            Leadership::Follower { .. } | Leadership::Barrier { .. } => false,
+        };
         (self.workers.iter())
+            .filter(|(worker, _)| !rests(worker))
             .filter(|(_, view)| view.is_connected && view.last_granted.is_some())
             .filter(|(_, view)| !view.is_gone)
             .filter(|(_, view)| now < view.last_heard + self.config.stale_after)

@@ -27,12 +27,14 @@ use std::time::Duration;
 use hyperscale_blobs::{Blobs, Peers};
 use hyperscale_model::{
     AttemptId, BlobHash, DatacenterId, Electorate, ElectorateChange, EndStatus, Fence, Incarnation,
-    NodeId, PartId, ProposalId, Role, Time, Version, WallTime, WorkflowIndex,
+    NodeId, OverloadState, PartId, ProposalId, Role, Time, Version, WallTime, WorkflowIndex,
 };
 use hyperscale_plan::{Plan, Secrets};
+use hyperscale_resilience::{Crossing, Managers, ManagersTrouble};
 use hyperscale_wire::{
     DatacenterStatus, GapCause, Message, NODES_TOLD_MAX, NodeState, NodeStatus, PartOffer,
-    RefusePart, SOFTWARE, StopMode, StopReason, Subject, WorkerReport, decode_value, encode_value,
+    RefuseAttempt, RefusePart, SOFTWARE, StopMode, StopReason, Subject, WorkerReport, decode_value,
+    encode_value,
 };
 
 use crate::leader::Leading;
@@ -161,6 +163,8 @@ pub enum Input {
         /// Until when.
         until: Time,
     },
+    /// How overloaded this node's process is now.
+    Overload(OverloadState),
     /// Who takes part in the ledger has changed.
     Electorate(Electorate),
     /// The ledger wants a snapshot of the state.
@@ -245,6 +249,8 @@ pub enum Event {
     LeadershipLost,
     /// Who takes part in the datacenter's ledger has changed.
     Electorate(Electorate),
+    /// The managers of the datacenter are in trouble, or in another, or in none any more.
+    ManagersTrouble(Crossing<ManagersTrouble>),
     /// A part runs here.
     PartAccepted {
         /// The part.
@@ -444,6 +450,7 @@ impl Manager {
                 Leadership::Leading(leading) => leading.confirmed_until = until,
                 Leadership::Follower { .. } => {}
             },
+            Input::Overload(state) => self.peers.set_overload(state),
             Input::Electorate(electorate) => {
                 if electorate.voters != self.peers.electorate().voters {
                     self.event(Event::Electorate(electorate.clone()));
@@ -562,6 +569,13 @@ impl Manager {
         }
     }
 
+    /// A worker took what it was offered, or did not.
+    fn note_answer(&mut self, now: Time, worker: NodeId, is_well: bool) {
+        if let Leadership::Leading(leading) = &mut self.leadership {
+            leading.breakers.observe(now, &worker, is_well);
+        }
+    }
+
     fn on_gate_connected(&mut self, gate: NodeId) {
         self.gates.insert(gate);
         if let Leadership::Leading(leading) = &mut self.leadership {
@@ -627,11 +641,19 @@ impl Manager {
             Message::AttemptAccepted { attempt, .. } => {
                 if let Some(live) = self.live_of(from, attempt) {
                     live.is_accepted = true;
+                    self.note_answer(now, from, true);
                 }
             }
             Message::AttemptRefused { attempt, why, .. } => {
-                if let Some(live) = self.live_of(from, attempt) {
+                // A plan that cannot be read says nothing of the worker.
+                let is_its_own = !matches!(why, RefuseAttempt::BadPlan { .. });
+                if let Some(live) = self.live_of(from, attempt)
+                    && live.refusal.is_none()
+                {
                     live.refusal = Some(why);
+                    if is_its_own {
+                        self.note_answer(now, from, false);
+                    }
                 }
             }
             Message::AttemptEnded { attempt, end } => self.on_attempt_ended(from, attempt, end),
@@ -658,8 +680,8 @@ impl Manager {
                 self.event(Event::Malformed { what: "blob", error: format!("{hash} is missing") });
                 self.on_blob_missing(now, from, hash);
             }
-            Message::PeerStatus { is_founded, lost, software, is_removed } => {
-                self.peers.on_status(from, is_founded, lost, software);
+            Message::PeerStatus { is_founded, lost, software, is_removed, overload } => {
+                self.peers.on_status(from, is_founded, lost, software, overload);
                 if is_removed {
                     self.outputs.push(Output::Removed);
                 }
@@ -949,6 +971,7 @@ impl Manager {
             leading: self.leading_at(now),
             version: self.version,
             managers: u32::try_from(self.peers.voters()).unwrap_or(u32::MAX),
+            managers_healthy: self.managers().healthy(),
             voters: self.peers.electorate().voters.clone(),
             queue: self.waiting_parts(),
             workers: u32::try_from(workers.len()).unwrap_or(u32::MAX),
@@ -956,6 +979,25 @@ impl Manager {
             free_cores: candidates.iter().map(|candidate| candidate.free).sum(),
             nodes: self.node_statuses(now),
         }
+    }
+
+    /// The managers of the datacenter, by how they are: those that are not linked are not well.
+    fn managers(&self) -> Managers {
+        let mut managers = Managers {
+            all: u32::try_from(self.peers.voters()).unwrap_or(u32::MAX),
+            overloaded: 0,
+            unhealthy: 0,
+            is_leader_overloaded: self.peers.overload() == OverloadState::Overloaded,
+        };
+        let mut there = 0;
+        let others = self.peers.overloads().filter(|(node, _)| self.peers.votes(*node));
+        for state in others.map(|(_, state)| state).chain([self.peers.overload()]) {
+            there += 1;
+            managers.overloaded += u32::from(state == OverloadState::Overloaded);
+            managers.unhealthy += u32::from(state >= OverloadState::Stressed);
+        }
+        managers.unhealthy += managers.all.saturating_sub(there);
+        managers
     }
 
     /// Parts that have started and of which nothing holds cores: they wait for some.

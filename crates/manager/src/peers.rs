@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use hyperscale_model::{BlobHash, NodeId, PartId, Time};
 use hyperscale_wire::Message;
 
-use crate::{Leadership, Manager, Output};
+use crate::{Event, Leadership, Manager, Output};
 
 impl Manager {
     pub(crate) fn on_manager_connected(&mut self, manager: NodeId) {
@@ -36,6 +36,12 @@ impl Manager {
             self.send(peer, status);
         }
         self.fetch_what_is_needed(now);
+        let trouble = self.managers().trouble();
+        if let Leadership::Leading(leading) = &mut self.leadership
+            && let Some(crossing) = leading.alarm.observe(now, trouble)
+        {
+            self.event(Event::ManagersTrouble(crossing));
+        }
         if self.leading_at(now).is_some() {
             return; // A leader tells more, and as often.
         }

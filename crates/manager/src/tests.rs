@@ -217,6 +217,7 @@ fn one_of_three(node: NodeId, are_founded: bool) -> Manager {
             lost: Vec::new(),
             software: SOFTWARE.to_owned(),
             is_removed: false,
+            overload: OverloadState::Healthy,
         };
         manager.handle(Time::ZERO, Input::Message { from: peer, message });
     }
@@ -643,4 +644,63 @@ fn a_test_that_asks_to_stop_while_its_part_stops_is_heard_once() {
     assert!(desk.manager.state().attempt(attempt).unwrap().closed.is_none());
     assert_eq!(desk.index, decided, "the part stops already: nothing is left to decide");
     assert!(ticks < 100, "{ticks} reviews in 3 s");
+}
+
+impl Desk {
+    /// Lets time pass while the worker refuses whatever it is offered; counts that.
+    fn refuse_for(&mut self, seconds: u64) -> usize {
+        let mut refused = 0;
+        for _ in 0..seconds * 4 {
+            for (to, message) in self.take() {
+                let Message::OfferAttempt(offer) = message else { continue };
+                let (attempt, fence) = (offer.attempt, offer.fence);
+                let why = RefuseAttempt::NoCores { free: 0 };
+                self.message(to, Message::AttemptRefused { attempt, fence, why });
+                refused += 1;
+            }
+            self.wait(Duration::from_millis(250));
+            self.renew(WORKER, Vec::new());
+        }
+        refused
+    }
+}
+
+#[test]
+fn mem_10_a_worker_that_refuses_again_and_again_is_left_alone_for_a_while() {
+    let mut desk = Desk::new();
+    desk.connect_gate();
+    desk.connect_worker(WORKER);
+    desk.offer(&plan(vec![workflow("a", After::default()), workflow("b", After::default())]));
+    desk.start();
+
+    let first = desk.refuse_for(8);
+
+    assert!((3..=4).contains(&first), "two shards, of which one may be tried twice: {first}");
+    assert!(desk.refuse_for(6) > 0, "after ten seconds it is tried again");
+}
+
+#[test]
+fn obs_04_a_leader_that_is_overloaded_is_told_once_and_once_when_it_is_well() {
+    let mut desk = Desk::new();
+    desk.manager.config.managers = 3; // So that it says something each second.
+    let mut told = Vec::new();
+    for second in 0..60 {
+        desk.now = Time::from_secs(second);
+        let input = match second {
+            10 => Input::Overload(OverloadState::Overloaded),
+            30 => Input::Overload(OverloadState::Healthy),
+            _ => Input::Tick,
+        };
+        desk.manager.handle(desk.now, input);
+        for output in desk.manager.drain() {
+            if let Output::Event(Event::ManagersTrouble(crossing)) = output {
+                told.push((second, crossing));
+            }
+        }
+    }
+
+    let (none, trouble) = (None, Some(ManagersTrouble::AllUnhealthy));
+    let expected =
+        [(15, Crossing { from: none, to: trouble }), (35, Crossing { from: trouble, to: none })];
+    assert_eq!(told, expected, "it is the only one, and so all of them");
 }

@@ -10,6 +10,7 @@ mod gate;
 pub mod gossip;
 mod link;
 mod links;
+mod load;
 mod manager;
 mod members;
 mod net;
@@ -491,6 +492,12 @@ impl Roles {
                 members.join(&config, &storage, role, &observer, |_| {})?;
             }
         }
+        let (to_manager_role, is_manager) = (manager_ask.clone(), manager.is_some());
+        tokio::task::spawn_local(load::watch(Arc::clone(&observer), async move |overload| {
+            if is_manager {
+                ask(&to_manager_role, manager::Ask::Overload(overload)).await;
+            }
+        }));
         if let Some(members) = members {
             tokio::task::spawn_local(members.receive(Arc::clone(&observer)));
         }

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use hyperscale_ledger::{Input as LedgerInput, Ledger, Output as LedgerOutput};
 use hyperscale_manager::{Event, Input, Manager, ManagerConfig, Output};
-use hyperscale_model::{NodeId, Role, Time};
+use hyperscale_model::{NodeId, OverloadState, Role, Time};
+use hyperscale_resilience::Crossing;
 
 use crate::drive::{Host, NodeError, Progress};
 use crate::gate::{open_ledger, tell_electorate};
@@ -26,6 +27,8 @@ pub(crate) enum Ask {
     Gone {
         node: NodeId,
     },
+    /// How overloaded this process is now.
+    Overload(OverloadState),
     Leave,
 }
 
@@ -132,6 +135,10 @@ fn log(observer: &Observer, event: &Event) {
             tracing::warn!("this manager leads no more");
         }
         Event::Electorate(electorate) => tell_electorate(electorate),
+        Event::ManagersTrouble(Crossing { from: was, to }) => match to {
+            Some(trouble) => tracing::warn!(?trouble, ?was, "the managers are in trouble"),
+            None => tracing::info!(?was, "the managers are well again"),
+        },
         Event::PartAccepted { part } => {
             observer.count(Count::PartAccepted);
             tracing::info!(job = %part.job, %part, "part accepted");
@@ -220,6 +227,7 @@ impl Host for ManagerHost {
     fn on_ask(&mut self, now: Time, ask: Ask) {
         match ask {
             Ask::Gone { node } => self.manager.handle(now, Input::MemberGone { node }),
+            Ask::Overload(state) => self.manager.handle(now, Input::Overload(state)),
             Ask::Leave => self.leave(now),
         }
     }

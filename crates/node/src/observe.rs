@@ -6,11 +6,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use hyperscale_model::{Role, Time};
+use hyperscale_model::{OverloadState, Role, Time};
 
 use crate::clock::Clock;
 
@@ -143,6 +143,9 @@ counts! {
         LeadershipGained = "gained",
         LeadershipLost = "lost",
     }
+    "hyperscale_node_overloads_total" counter "" "How often this process was found slower than before." {
+        Overloaded = "",
+    }
     "hyperscale_node_stale_fences_total" counter ""
         "Messages of deposed senders that were refused." {
         StaleFence = "",
@@ -180,6 +183,8 @@ pub struct Observer {
     counts: Vec<AtomicU64>,
     troubles: Vec<AtomicU64>,
     throttle: Mutex<Throttle>,
+    /// An index into the states of overload.
+    overload: AtomicU8,
 }
 
 impl Observer {
@@ -192,6 +197,7 @@ impl Observer {
             counts: zeros(Count::ALL.len()),
             troubles: zeros(Part::ALL.len()),
             throttle: Mutex::new(Throttle::new(QUIET, KEYS_MAX)),
+            overload: AtomicU8::new(0),
         })
     }
 
@@ -199,6 +205,18 @@ impl Observer {
     #[must_use]
     pub const fn clock(&self) -> Clock {
         self.clock
+    }
+
+    /// How overloaded the process is, by its own last word.
+    #[must_use]
+    pub fn overload(&self) -> OverloadState {
+        let place = usize::from(self.overload.load(Ordering::Relaxed));
+        OverloadState::ALL.get(place).copied().unwrap_or_default()
+    }
+
+    /// Notes how overloaded the process is: for whoever watches it.
+    pub fn set_overload(&self, state: OverloadState) {
+        self.overload.store(state as u8, Ordering::Relaxed);
     }
 
     /// Counts one more.
@@ -252,6 +270,10 @@ impl Observer {
             let count = of(self.troubles.get(part as usize));
             sample(&mut text, name, &[("part", part.as_str())], count);
         }
+        let name = "hyperscale_node_overload";
+        let help = "How slow this process is: 0 healthy, 1 busy, 2 stressed, 3 overloaded.";
+        family_head(&mut text, name, help, true);
+        sample(&mut text, name, &[], self.overload() as u64);
         text
     }
 }
@@ -360,7 +382,7 @@ mod tests {
         let text = observer.text();
 
         let samples: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
-        assert_eq!(samples.len(), Count::ALL.len() + Part::ALL.len());
+        assert_eq!(samples.len(), Count::ALL.len() + Part::ALL.len() + 1);
         assert!(text.contains("\nhyperscale_manager_late_requests_total 7\n"), "{text}");
         assert!(text.contains("\nhyperscale_link_peers_linked{role=\"worker\"} 1\n"), "{text}");
         assert!(text.contains("background_errors_total{part=\"web\"} 1\n"), "{text}");

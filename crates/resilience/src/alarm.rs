@@ -97,6 +97,12 @@ pub struct Managers {
 }
 
 impl Managers {
+    /// Those that are well.
+    #[must_use]
+    pub const fn healthy(&self) -> u32 {
+        self.all.saturating_sub(self.unhealthy)
+    }
+
     /// The gravest trouble; none where there is nobody.
     #[must_use]
     pub const fn trouble(&self) -> Option<ManagersTrouble> {

@@ -112,6 +112,15 @@ impl Breaker {
         matches!(self.state, State::Closed { .. })
     }
 
+    /// Whether nothing may be tried now: it is open and not due, or its probe is on its way.
+    #[must_use]
+    pub fn rests(&self, now: Time) -> bool {
+        match self.state {
+            State::Closed { .. } => false,
+            State::Open { probe_at: next } | State::Probing { next_probe: next } => now < next,
+        }
+    }
+
     fn enter(&mut self, state: State) {
         self.state = state;
         self.epoch += 1;
@@ -161,6 +170,24 @@ impl<K: Ord + Clone> Breakers<K> {
     #[must_use]
     pub fn is_closed(&self, target: &K) -> bool {
         self.breakers.get(target).is_none_or(Breaker::is_closed)
+    }
+
+    /// As [`Breaker::rests`] of that target.
+    #[must_use]
+    pub fn rests(&self, now: Time, target: &K) -> bool {
+        self.breakers.get(target).is_some_and(|breaker| breaker.rests(now))
+    }
+
+    /// Something that was not asked through [`Breakers::try_call`] has shown how the target is.
+    pub fn observe(&mut self, now: Time, target: &K, is_well: bool) {
+        if is_well && self.is_closed(target) {
+            return; // Nothing to remember.
+        }
+        let Ok(call) = self.try_call(now, target) else { return };
+        match is_well {
+            true => self.on_success(target, call),
+            false => self.on_failure(now, target, call),
+        }
     }
 
     /// The target is gone.
@@ -309,5 +336,18 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn mem_10_what_is_seen_by_the_way_opens_and_closes_it_too() {
+        let mut breakers = Breakers::new(BreakerConfig::DEFAULT);
+        (0..3).for_each(|second| breakers.observe(Time::from_secs(second), &1, false));
+
+        assert!(breakers.rests(Time::from_secs(3), &1) && !breakers.rests(Time::from_secs(3), &2));
+        assert!(!breakers.rests(Time::from_secs(12), &1), "one try is due");
+        breakers.observe(Time::from_secs(12), &1, false);
+        assert!(breakers.rests(Time::from_secs(13), &1), "it failed");
+        breakers.observe(Time::from_secs(22), &1, true);
+        assert!(breakers.is_closed(&1) && !breakers.rests(Time::from_secs(22), &1));
     }
 }

@@ -19,6 +19,7 @@ pub(crate) struct Counts {
     pub(crate) connections: AtomicU64,
     pub(crate) connections_refused: AtomicU64,
     pub(crate) rate_limited: AtomicU64,
+    pub(crate) shed: AtomicU64,
     pub(crate) events_dropped: AtomicU64,
 }
 
@@ -29,6 +30,7 @@ impl Default for Counts {
             connections: AtomicU64::new(0),
             connections_refused: AtomicU64::new(0),
             rate_limited: AtomicU64::new(0),
+            shed: AtomicU64::new(0),
             events_dropped: AtomicU64::new(0),
         }
     }
@@ -69,6 +71,11 @@ impl Counts {
                 "hyperscale_web_rate_limited_total",
                 "Requests that came too fast.",
                 &self.rate_limited,
+            ),
+            (
+                "hyperscale_web_shed_total",
+                "Requests that were refused since the gate had too much to do.",
+                &self.shed,
             ),
             (
                 "hyperscale_web_events_dropped_total",

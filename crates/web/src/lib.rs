@@ -31,7 +31,7 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use hyperscale_gate::{Reply, Request as Ask};
-use hyperscale_model::{ClientId, JobId, NodeId};
+use hyperscale_model::{Class, ClientId, JobId, NodeId};
 use hyperscale_node::{GateHandle, Observer};
 use hyperscale_plan::{Plan, Secrets};
 use serde::{Deserialize, Serialize};
@@ -42,6 +42,8 @@ pub use crate::openapi::document as openapi;
 pub use crate::problem::Problem;
 pub use crate::tokens::{Access, Token, Tokens};
 pub use hyperscale_resilience::Rate;
+
+use hyperscale_resilience::{Shed, ShedReason, Shedder, ShedderConfig};
 
 use crate::limits::{Asker, RateLimiter};
 use crate::operations::{OPERATIONS, Operation, methods_of};
@@ -112,6 +114,7 @@ pub(crate) struct Api {
     gate: GateHandle,
     tokens: Arc<Tokens>,
     limiter: Option<Arc<Mutex<RateLimiter>>>,
+    shedder: Arc<Mutex<Shedder>>,
     front: Arc<Front>,
 }
 
@@ -181,8 +184,10 @@ async fn guard(
     mut request: Request,
     next: Next,
 ) -> Response {
-    let answer = match api.admit(operation, &request) {
-        Ok(client) => {
+    let admitted = api.admit(operation, &request);
+    let admitted = admitted.and_then(|client| Ok((client, api.take_on(operation.class)?)));
+    let answer = match admitted {
+        Ok((client, _in_flight)) => {
             request.extensions_mut().insert(Caller(client));
             next.run(request).await
         }
@@ -190,6 +195,19 @@ async fn guard(
     };
     api.front.counts.answered(Some(operation), answer.status());
     answer
+}
+
+/// A request that was taken on, as long as it lives.
+#[derive(Debug)]
+struct InFlight {
+    shedder: Arc<Mutex<Shedder>>,
+    class: Class,
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.shedder.lock().unwrap_or_else(PoisonError::into_inner).finish(self.class);
+    }
 }
 
 async fn no_path(State(api): State<Api>, request: Request) -> Response {
@@ -216,7 +234,30 @@ impl Api {
         let limiter =
             limits.rate.map(|rate| Arc::new(Mutex::new(RateLimiter::new(rate, BUCKETS_MAX))));
         let front = Front::new(limits, Arc::clone(gate.observer()));
-        Self { gate, tokens: Arc::new(tokens), limiter, front }
+        let shedder = Arc::new(Mutex::new(Shedder::new(ShedderConfig::DEFAULT)));
+        Self { gate, tokens: Arc::new(tokens), limiter, shedder, front }
+    }
+
+    /// Takes a request on, unless the gate has too much to do already.
+    fn take_on(&self, class: Class) -> Result<InFlight, Problem> {
+        let state = self.front.observer.overload();
+        let mut shedder = self.shedder.lock().unwrap_or_else(PoisonError::into_inner);
+        match shedder.admit(state, class) {
+            Ok(()) => Ok(InFlight { shedder: Arc::clone(&self.shedder), class }),
+            Err(Shed { reason, retry_after }) => {
+                self.front.counts.shed.fetch_add(1, Ordering::Relaxed);
+                let message = match reason {
+                    ShedReason::Overload(state) => {
+                        format!("the gate is slow just now ({state:?}); try again, or ask another")
+                    }
+                    ShedReason::ClassFull | ShedReason::AllFull => {
+                        "the gate has too many requests in flight; try again".to_owned()
+                    }
+                };
+                Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", &message)
+                    .retry_after(retry_after.as_secs().max(1)))
+            }
+        }
     }
 
     /// Whether a request may pass, and in whose name.

@@ -2,6 +2,7 @@
 //! document all come from it.
 
 use axum::routing::{MethodRouter, get, post};
+use hyperscale_model::Class;
 
 use crate::tokens::Access;
 use crate::{Api, events, handlers};
@@ -18,6 +19,8 @@ pub(crate) struct Operation {
     /// Whether clients may ask for it only so fast. What stops load and what watches whether the
     /// gate lives is always let through.
     pub(crate) is_limited: bool,
+    /// What is refused first when the gate has too much to do.
+    pub(crate) class: Class,
     pub(crate) summary: &'static str,
     /// The schema of the request's body.
     pub(crate) body: Option<&'static str>,
@@ -50,6 +53,7 @@ pub(crate) const OPERATIONS: &[Operation] = &[
         path: "/api/v1/jobs",
         needs: Some(Access::Run),
         is_limited: true,
+        class: Class::Dispatch,
         summary: "Submit a compiled test. Repeating it with the same key changes nothing.",
         body: Some("Submission"),
         answer: Answer {
@@ -65,6 +69,7 @@ pub(crate) const OPERATIONS: &[Operation] = &[
         path: "/api/v1/jobs",
         needs: Some(Access::View),
         is_limited: true,
+        class: Class::Progress,
         summary: "List the jobs that live or ended lately.",
         body: None,
         answer: Answer {
@@ -80,6 +85,7 @@ pub(crate) const OPERATIONS: &[Operation] = &[
         path: "/api/v1/jobs/{job}",
         needs: Some(Access::View),
         is_limited: true,
+        class: Class::Progress,
         summary: "Show where a job stands.",
         body: None,
         answer: Answer { status: 200, content: Content::Json("JobView"), text: "The job." },
@@ -91,6 +97,7 @@ pub(crate) const OPERATIONS: &[Operation] = &[
         path: "/api/v1/jobs/{job}/cancel",
         needs: Some(Access::Run),
         is_limited: false,
+        class: Class::Control,
         summary: "Stop a job, or one workflow of it. An ended job answers with its final status.",
         body: Some("Cancellation"),
         answer: Answer {
@@ -106,6 +113,7 @@ pub(crate) const OPERATIONS: &[Operation] = &[
         path: "/api/v1/jobs/{job}/steer",
         needs: Some(Access::Run),
         is_limited: false,
+        class: Class::Control,
         summary: "Pause a job's load, let it go on, or scale workflows, while it runs. A load that is \
                   paused starts no iteration, and its time stands still; the job's deadline does not.",
         body: Some("Steering"),
@@ -122,6 +130,7 @@ pub(crate) const OPERATIONS: &[Operation] = &[
         path: "/api/v1/jobs/{job}/results",
         needs: Some(Access::View),
         is_limited: true,
+        class: Class::Progress,
         summary: "Show what came of an ended job; 409 while it runs.",
         body: None,
         answer: Answer {
@@ -137,6 +146,7 @@ pub(crate) const OPERATIONS: &[Operation] = &[
         path: "/api/v1/jobs/{job}/events",
         needs: Some(Access::View),
         is_limited: true,
+        class: Class::Progress,
         summary: "Follow a job by server-sent events: `event` (EventRecord), `view` (LiveView), \
                   `end` (the job's id), `problem` (Problem). A stream goes on after the header \
                   Last-Event-ID.",
@@ -154,6 +164,7 @@ pub(crate) const OPERATIONS: &[Operation] = &[
         path: "/api/v1/datacenters",
         needs: Some(Access::View),
         is_limited: true,
+        class: Class::Progress,
         summary: "List the datacenters that the gate has heard of.",
         body: None,
         answer: Answer {
@@ -169,6 +180,7 @@ pub(crate) const OPERATIONS: &[Operation] = &[
         path: "/api/v1/nodes",
         needs: Some(Access::View),
         is_limited: true,
+        class: Class::Progress,
         summary: "List the nodes that the gate knows of: itself, then each datacenter's leader and \
                   its workers, at most 1,000 of a datacenter.",
         body: None,
@@ -181,6 +193,7 @@ pub(crate) const OPERATIONS: &[Operation] = &[
         path: "/api/v1/cluster",
         needs: Some(Access::View),
         is_limited: true,
+        class: Class::Control,
         summary: "Show how the cluster is, as this gate sees it: gates, whether they can decide \
                   anything and if not why, datacenters with their leaders, jobs by owner. It asks \
                   nobody, so it also answers without a quorum.",
@@ -194,6 +207,7 @@ pub(crate) const OPERATIONS: &[Operation] = &[
         path: "/api/v1/cluster/remove",
         needs: Some(Access::Admin),
         is_limited: true,
+        class: Class::Control,
         summary: "Have a gate or a manager take no part any more: one that is lost for good, so \
                   that a spare votes in its place. It is not welcome back; started with an empty \
                   data directory it is a new node.",
@@ -211,6 +225,7 @@ pub(crate) const OPERATIONS: &[Operation] = &[
         path: "/api/v1/cluster/drain",
         needs: Some(Access::Admin),
         is_limited: true,
+        class: Class::Control,
         summary: "Have a node leave as if it were told to on its machine: a worker finishes what \
                   runs or hands it back, a manager or gate hands over what it leads and owns. Ask \
                   again if it stays: nothing remembers it.",
@@ -228,6 +243,7 @@ pub(crate) const OPERATIONS: &[Operation] = &[
         path: "/api/v1/health",
         needs: None,
         is_limited: false,
+        class: Class::Control,
         summary: "Say whether the gate answers.",
         body: None,
         answer: Answer { status: 200, content: Content::Nothing, text: "It does." },
@@ -239,6 +255,7 @@ pub(crate) const OPERATIONS: &[Operation] = &[
         path: "/api/v1/openapi.json",
         needs: None,
         is_limited: true,
+        class: Class::Progress,
         summary: "Show this document.",
         body: None,
         answer: Answer {
@@ -254,6 +271,7 @@ pub(crate) const OPERATIONS: &[Operation] = &[
         path: "/metrics",
         needs: Some(Access::View),
         is_limited: true,
+        class: Class::Control,
         summary: "Show what this process counts, in Prometheus' text format.",
         body: None,
         answer: Answer {

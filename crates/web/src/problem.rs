@@ -31,6 +31,7 @@ pub(crate) const KINDS: &[(&str, u16, &str)] = &[
     ("internal", 500, "something that should not happen"),
     ("no-datacenter", 503, "no datacenter can run the test"),
     ("not-ready", 503, "the gate does not lead yet, or no longer"),
+    ("overloaded", 503, "the gate is too slow, or has too much of this kind in flight"),
     ("stopped", 503, "the gate is leaving"),
     ("too-many-connections", 503, "too many connections are open"),
     ("no-answer", 504, "the gate took too long"),

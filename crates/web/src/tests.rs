@@ -3,7 +3,7 @@ use std::net::SocketAddr;
 
 use hyperscale_gate::{DatacenterView, JobView, NodeView};
 use hyperscale_model::{
-    DatacenterId, EndStatus, FailureCause, JobState, NodeId, Role, Verdict, WallTime,
+    DatacenterId, EndStatus, FailureCause, JobState, NodeId, OverloadState, Role, Verdict, WallTime,
 };
 use hyperscale_node::{Node, NodeConfig};
 use hyperscale_plan::{CompileOptions, compile};
@@ -107,6 +107,16 @@ async fn send(
         body.len()
     );
     raw(address, request.as_bytes()).await
+}
+
+impl Served {
+    /// A gate has heard of its manager soon; each answer waits for the one before.
+    async fn until_free(&self) {
+        let is_ready = |view: &Value| view["free_cores"].as_u64() > Some(0);
+        while !self.get("/api/v1/datacenters").await.json().as_array().unwrap().iter().any(is_ready)
+        {
+        }
+    }
 }
 
 fn submission(key: &str) -> String {
@@ -394,14 +404,8 @@ async fn api_02_every_operation_of_the_table_is_served_and_described() {
 #[tokio::test]
 async fn api_04_a_job_goes_through_every_route_with_answers_as_described() {
     let served = Served::start().await;
-    let nodes = loop {
-        // A gate has heard of its manager soon; each answer waits for the one before.
-        let got = served.get("/api/v1/datacenters").await;
-        let is_ready = |view: &Value| view["free_cores"].as_u64() > Some(0);
-        if got.json().as_array().unwrap().iter().any(is_ready) {
-            break served.get("/api/v1/nodes").await.json();
-        }
-    };
+    served.until_free().await;
+    let nodes = served.get("/api/v1/nodes").await.json();
     for node in nodes.as_array().unwrap() {
         assert_fits("NodeView", node);
     }
@@ -456,6 +460,34 @@ async fn api_04_a_job_goes_through_every_route_with_answers_as_described() {
     ] {
         assert!(metrics.contains(line), "{line} is missing in\n{metrics}");
     }
+}
+
+#[tokio::test]
+async fn bpr_02_a_gate_that_is_overloaded_still_stops_load_and_says_when_to_come_again() {
+    let served = Served::start().await;
+    served.until_free().await;
+    let observer = Arc::clone(&served.api.front.observer);
+    observer.set_overload(OverloadState::Stressed);
+
+    let listed = served.get("/api/v1/jobs").await;
+
+    assert_eq!((listed.status, listed.kind()), (503, "overloaded".to_owned()));
+    assert!(listed.head.contains("retry-after: 2"), "{}", listed.head);
+    let submission = submission("three");
+    let accepted = served.send("POST", "/api/v1/jobs", None, &submission).await;
+    assert_eq!(accepted.status, 201, "{}", accepted.body);
+    let job = accepted.json()["job"].as_str().unwrap().to_owned();
+    observer.set_overload(OverloadState::Overloaded);
+    let refused = served.send("POST", "/api/v1/jobs", None, &submission).await;
+    assert_eq!((refused.status, refused.kind()), (503, "overloaded".to_owned()));
+    for path in ["/api/v1/health", "/api/v1/cluster", "/metrics"] {
+        assert_eq!(served.get(path).await.status, 200, "{path}");
+    }
+    let cancelled = served.send("POST", &format!("/api/v1/jobs/{job}/cancel"), None, "").await;
+    assert_eq!(cancelled.status, 200, "{}", cancelled.body);
+    let metrics = served.get("/metrics").await.body;
+    assert!(metrics.contains("hyperscale_web_shed_total 2"), "{metrics}");
+    assert!(metrics.contains("hyperscale_node_overload 3"), "{metrics}");
 }
 
 #[tokio::test]

@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use hyperscale_model::{
-    AttemptId, BlobHash, Class, DatacenterId, DeltaSeq, EndStatus, Fence, JobId, NodeId, PartId,
-    Pressure, ProgressSeq, ProposalId, Role, ShardId, Time, Version, WallTime, WorkflowIndex,
+    AttemptId, BlobHash, Class, DatacenterId, DeltaSeq, EndStatus, Fence, JobId, NodeId,
+    OverloadState, PartId, Pressure, ProgressSeq, ProposalId, Role, ShardId, Time, Version,
+    WallTime, WorkflowIndex,
 };
 use hyperscale_plan::expr::Value;
 use hyperscale_plan::{Context, LoadSteering, Pauses, Secrets, Slice, Steering};
@@ -235,6 +236,9 @@ pub enum Message {
         /// Whether the receiver was removed from the cluster: then it is to stop.
         #[serde(default)]
         is_removed: bool,
+        /// How overloaded it is.
+        #[serde(default)]
+        overload: OverloadState,
     },
     /// A node is to leave, once it has handed over what it does. From gates to each other and to
     /// managers, and from those to their workers: whoever is not meant passes it on.
@@ -658,6 +662,9 @@ pub struct DatacenterStatus {
     /// Managers that belong to it, alive or not; 0 if the sender is too old to say.
     #[serde(default)]
     pub managers: u32,
+    /// Those of them that are there and not overloaded.
+    #[serde(default)]
+    pub managers_healthy: u32,
     /// Those that vote in its ledger, as far as the sender knows.
     #[serde(default)]
     pub voters: BTreeSet<NodeId>,
@@ -980,6 +987,7 @@ mod tests {
                 lost: Vec::new(),
                 software: SOFTWARE.to_owned(),
                 is_removed: false,
+                overload: OverloadState::Healthy,
             },
             Message::KeepBlob { hash },
             Message::BlobKept { hash },
