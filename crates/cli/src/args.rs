@@ -284,7 +284,8 @@ pub(crate) struct NodeArgs {
     /// Where other nodes call this one
     #[arg(long, value_name = "ADDRESS", env = "HYPERSCALE_LISTEN")]
     pub(crate) listen: Option<SocketAddr>,
-    /// The manager that this node calls; may be repeated
+    /// Managers that this node calls: HOST:PORT, with every address of a name, or @FILE that lists them,
+    /// one a line, and is read again and again; may be repeated
     #[arg(long, value_name = "ADDRESS", env = "HYPERSCALE_JOIN", value_delimiter = ',')]
     pub(crate) join: Vec<String>,
     /// The other gates of the cluster, 2 or 4; may be repeated

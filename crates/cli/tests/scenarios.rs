@@ -133,3 +133,22 @@ fn names_are_read_for_their_ids() {
     assert_eq!(ids("a_name_of_its_own"), [""; 0]);
     assert_eq!(test_name("    async fn mem_02_what() {"), Some("mem_02_what"));
 }
+
+#[test]
+fn the_system_map_names_only_what_is_there() {
+    let text = fs::read_to_string(root().join("docs/system-map.md")).unwrap();
+    let tests = tests();
+    let mut rows = 0;
+    for row in text.lines().filter(|line| line.starts_with("| ")).skip(1) {
+        let cells: Vec<&str> = row.trim_matches('|').split(" | ").map(str::trim).collect();
+        let [_, places, ids, _] = cells[..] else { panic!("a row has four cells: {row}") };
+        for place in places.split(", ").filter(|place| *place != "none") {
+            assert!(root().join(place.trim_matches('`')).is_file(), "{place} is not there: {row}");
+        }
+        for id in ids.split(", ").filter(|id| *id != "none") {
+            assert!(tests.contains_key(id), "no test begins with {id}: {row}");
+        }
+        rows += 1;
+    }
+    assert!(rows > 30, "the table was read");
+}

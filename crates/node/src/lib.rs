@@ -5,6 +5,7 @@
 //! checks. Drivers hold no rules: what happens is decided in the roles.
 
 mod clock;
+mod discovery;
 mod drive;
 mod gate;
 pub mod gossip;
@@ -454,7 +455,16 @@ impl Roles {
                 net::join(hello.clone(), to_caller.clone(), ours, to_manager.clone());
             }
             for address in config.join.iter().chain(&config.peers) {
-                call(address, hello.clone(), to_caller.clone());
+                let (config, calls) = (Rc::clone(&config), Arc::clone(&observer));
+                let (hello, to_caller) = (hello.clone(), to_caller.clone());
+                let call = move |address: SocketAddr| {
+                    let (config, calls) = (Rc::clone(&config), Arc::clone(&calls));
+                    let (hello, to_caller) = (hello.clone(), to_caller.clone());
+                    let call = net::call(config, address.to_string(), hello, to_caller, calls);
+                    tokio::task::spawn_local(call).abort_handle()
+                };
+                let observer = Arc::clone(&observer);
+                tokio::task::spawn_local(discovery::follow(address.clone(), observer, call));
             }
         }
         if let Some((identity, to_gate)) = gates_call {

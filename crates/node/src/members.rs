@@ -20,7 +20,7 @@ use crate::drive::NodeError;
 use crate::gossip::{Gossip, Notice, Port};
 use crate::observe::{Count, Observer, Part};
 use crate::storage::{Identity, Storage, random};
-use crate::{NodeConfig, io};
+use crate::{NodeConfig, discovery, io};
 
 /// Datagrams that may wait for a role.
 const QUEUE: usize = 1_024;
@@ -190,7 +190,7 @@ async fn resolve(seeds: Vec<String>, inputs: mpsc::Sender<Input>, metadata: Meta
         let mut addresses = BTreeSet::new();
         let mut is_whole = true;
         for seed in &seeds {
-            match tokio::net::lookup_host(seed.as_str()).await {
+            match discovery::addresses(seed).await {
                 Ok(found) => addresses.extend(found),
                 Err(error) => {
                     is_whole = false;
@@ -226,8 +226,12 @@ async fn own_ip(peers: &[&String]) -> IpAddr {
 
 /// The address of this machine towards another; nothing is sent.
 async fn way_to(other: &str) -> std::io::Result<IpAddr> {
+    let addresses = discovery::addresses(other).await?;
+    let Some(address) = addresses.first() else {
+        return Err(std::io::Error::other("it names nobody"));
+    };
     let socket = UdpSocket::bind("0.0.0.0:0").await?;
-    socket.connect(other).await?;
+    socket.connect(address).await?;
     Ok(socket.local_addr()?.ip())
 }
 

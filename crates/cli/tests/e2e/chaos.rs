@@ -1,4 +1,5 @@
-//! Steady submissions to a whole cluster whose nodes are killed and frozen at random.
+//! Steady submissions to a whole cluster whose nodes are killed, frozen, cut off and slowed down at
+//! random, and lose their disks.
 //!
 //! `HYPERSCALE_E2E=long cargo test --release -p hyperscale --test e2e chaos` is the run of five
 //! minutes that guards a release. The seed is printed first; `HYPERSCALE_SEED` sets it.
@@ -47,9 +48,24 @@ fn course() -> Course {
 /// What is broken, and until when.
 struct Broken {
     node: String,
-    is_frozen: bool,
+    fault: Fault,
     until: Instant,
 }
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    Killed,
+    Frozen,
+    /// Nobody reaches it.
+    Cut,
+    /// All that it says and hears comes late.
+    Slow,
+    /// Killed, and what was on its disk is gone.
+    Lost,
+}
+
+/// How late that is.
+const DELAY: &str = "100ms";
 
 /// A submitted job: the client that follows it, and what it is aimed at.
 struct Submitted {
@@ -114,18 +130,61 @@ impl Chaos {
         let state = read_state(&self.world);
         let nodes = state["nodes"].as_array().unwrap();
         let node = nodes[self.pick(nodes.len())]["name"].as_str().unwrap().to_owned();
-        let is_frozen = self.pick(2) == 0;
-        let word = if is_frozen { "freeze" } else { "kill" };
-        play(&self.world, &[word, &node]).expect(0);
+        let fault = match self.pick(9) {
+            0 | 1 => Fault::Killed,
+            2 | 3 => Fault::Frozen,
+            4 | 5 => Fault::Cut,
+            6 | 7 => Fault::Slow,
+            // A worker has nothing on its disk.
+            _ if node.contains("worker") => Fault::Killed,
+            _ => Fault::Lost,
+        };
+        let words = match fault {
+            Fault::Killed | Fault::Lost => vec!["kill", &node],
+            Fault::Frozen => vec!["freeze", &node],
+            Fault::Cut => vec!["cut", &node],
+            Fault::Slow => vec!["slow", &node, DELAY],
+        };
+        play(&self.world, &words).expect(0);
         let wait = Duration::from_millis(500 + self.random.next_u64() % 3_500);
-        self.say(&format!("{word} {node} for {wait:?}"));
-        Broken { node, is_frozen, until: now() + wait }
+        let and_its_disk = if fault == Fault::Lost { " and its disk" } else { "" };
+        self.say(&format!("{}{and_its_disk} for {wait:?}", words.join(" ")));
+        Broken { node, fault, until: now() + wait }
     }
 
     fn mend(&self, broken: &Broken) {
-        let word = if broken.is_frozen { "thaw" } else { "restart" };
-        play(&self.world, &[word, &broken.node]).expect(0);
-        self.say(&format!("{word} {}", broken.node));
+        let node = broken.node.as_str();
+        let words = match broken.fault {
+            Fault::Killed | Fault::Lost => vec!["restart", node],
+            Fault::Frozen => vec!["thaw", node],
+            Fault::Cut | Fault::Slow => vec!["heal"],
+        };
+        let lost = (broken.fault == Fault::Lost).then(|| self.lose_disk(node));
+        play(&self.world, &words).expect(0);
+        self.say(&words.join(" "));
+        if let Some(lost) = lost {
+            self.replace(&lost);
+        }
+    }
+
+    /// Takes a dead node's disk away; gives the id that was on it.
+    fn lose_disk(&self, node: &str) -> String {
+        let state = read_state(&self.world);
+        let known = state["nodes"].as_array().unwrap().iter().find(|known| known["name"] == node);
+        let id = known.unwrap()["node"].as_str().unwrap().to_owned();
+        std::fs::remove_dir_all(self.world.path("playground").join("data").join(node)).unwrap();
+        id
+    }
+
+    /// What an operator does about a node that will not come back.
+    fn replace(&self, lost: &str) {
+        let gates = self.playground.apis.join(",");
+        until("a node that is removed", WITHIN, || {
+            let ended = self.world.run(["cluster", "remove", lost, "--gate", &gates]);
+            ended.expect_no_panic();
+            (ended.status.code() == Some(0)).then_some(())
+        });
+        self.say(&format!("removed {lost}"));
     }
 
     /// Waits until everybody is there and nothing runs.

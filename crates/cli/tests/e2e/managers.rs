@@ -245,3 +245,19 @@ fn dat_02_a_paused_job_stays_so_while_its_leading_manager_dies() {
     watched.end(2 * WITHIN).expect(0);
     is_whole(&world, target.counted().requests);
 }
+
+#[test]
+fn a_worker_finds_its_manager_in_a_file_that_is_written_later() {
+    let world = World::new();
+    let control = world.control();
+    let certificates = world.path("data/development-certificates/worker");
+    let file = world.write("managers", "# none yet\n");
+    let seed = format!("@{}", file.display());
+    let words = ["worker", "--cores", "1", "--join", &seed, "--certs"].map(OsStr::new);
+    let worker = world.start(words.into_iter().chain([certificates.as_os_str()]));
+    worker.stderr.wait_for("nobody to call; looking again", &worker.stdout);
+
+    world.write("managers", format!("{} # the only one\n", control.nodes));
+
+    control.until_free(1);
+}
