@@ -14,6 +14,7 @@ mod clock;
 mod failover;
 mod honest;
 mod http;
+mod leader;
 mod memory;
 mod peers;
 mod process;
@@ -46,6 +47,7 @@ const BENCHES: &[(&str, &str, Bench)] = &[
     ("rate", "whether a rate is met, and how late starts are", honest::rate),
     ("stall", "what a stall of the target does to the figures", honest::stall),
     ("failover", "how soon a cluster goes on when a node is killed", failover::failover),
+    ("leader", "CPU of a leading manager, by its workers", leader::leader),
     ("overload", "whether a rate beyond the machine is told", honest::overload),
 ];
 

@@ -397,7 +397,8 @@ fn duration(text: &str) -> Result<Duration, String> {
 #[derive(Debug, Subcommand)]
 #[command(after_help = "Examples:
   hyperscale cert init --out ca --cluster blue
-  hyperscale cert node --ca ca --out eu-1 --roles manager,worker --datacenter eu --cluster blue")]
+  hyperscale cert node --ca ca --out eu-1 --roles manager,worker --datacenter eu --cluster blue
+  hyperscale cert revoke --ca ca eu-1/node.pem")]
 pub(crate) enum CertCommand {
     /// Make the cluster's certificate authority
     Init {
@@ -426,6 +427,18 @@ pub(crate) enum CertCommand {
         /// The cluster's name
         #[arg(long, default_value = "hyperscale", env = "HYPERSCALE_CLUSTER")]
         cluster: String,
+        /// How long it is valid; other nodes refuse it afterwards
+        #[arg(long, default_value_t = 3650, value_parser = clap::value_parser!(u32).range(..=36500))]
+        days: u32,
+    },
+    /// Have a node's certificate count no more: adds it to the authority's file `revoked`
+    Revoke {
+        /// The directory of the authority
+        #[arg(long, value_name = "DIR")]
+        ca: PathBuf,
+        /// The certificate, a node's `node.pem`
+        #[arg(value_name = "FILE")]
+        certificate: PathBuf,
     },
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use hyperscale_model::{ClientId, DatacenterId, Role};
 use hyperscale_node::{
-    Certificates, Node, NodeConfig, NodeError, Timers, make_authority, make_node,
+    Certificates, Node, NodeConfig, NodeError, Timers, make_authority, make_node, revoke,
 };
 use hyperscale_web::{Access, Limits, Rate, Token, Tokens};
 use tokio::net::TcpListener;
@@ -18,6 +18,10 @@ use crate::args::{CertCommand, NodeArgs, ServeArgs};
 use crate::exit::{Exit, Failure};
 use crate::follow::{Signals, say};
 use crate::run;
+
+const DAY: Duration = Duration::from_secs(24 * 3_600);
+/// How long development certificates are valid.
+const VALID: Duration = Duration::from_secs(365 * 24 * 3_600);
 
 /// Where a gate's API listens unless told otherwise.
 const API: ([u8; 4], u16) = ([127, 0, 0, 1], 7780);
@@ -223,7 +227,7 @@ fn certificates(args: &NodeArgs, roles: &BTreeSet<Role>) -> Result<Certificates,
     let (authority, own, worker) = (root.join("ca"), root.join("node"), root.join("worker"));
     let all = [Role::Gate, Role::Manager, Role::Worker];
     let make = |directory: &Path, roles: &[Role]| {
-        make_node(&authority, directory, &args.cluster, &args.datacenter, roles)
+        make_node(&authority, directory, &args.cluster, &args.datacenter, roles, VALID)
     };
     let made = || -> Result<Certificates, NodeError> {
         if !authority.join("ca.pem").exists() {
@@ -273,10 +277,20 @@ pub(crate) fn cert(command: CertCommand) -> Result<Exit, Failure> {
             make_authority(&out, &cluster).map_err(|error| failed(&error))?;
             out
         }
-        CertCommand::Node { ca, out, roles, datacenter, cluster } => {
+        CertCommand::Node { ca, out, roles, datacenter, cluster, days } => {
             let roles: Vec<Role> = roles.iter().filter_map(|name| role(name)).collect();
-            make_node(&ca, &out, &cluster, &datacenter, &roles).map_err(|error| failed(&error))?;
+            let valid = DAY * days;
+            make_node(&ca, &out, &cluster, &datacenter, &roles, valid)
+                .map_err(|error| failed(&error))?;
             out
+        }
+        CertCommand::Revoke { ca, certificate } => {
+            let path = revoke(&ca, &certificate).map_err(|error| failed(&error))?;
+            announce(
+                "copy this file beside the certificates of all other nodes; links that are up \
+                      stay until they break",
+            );
+            path
         }
     };
     announce(&format!("written to {}", written.display()));

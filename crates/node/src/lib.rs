@@ -48,7 +48,7 @@ pub use crate::gate::GateHandle;
 pub use crate::observe::{Count, Observer, Part, family_head, sample};
 pub use crate::storage::Storage;
 pub use crate::timers::Timers;
-pub use crate::tls::{Certificates, make_authority, make_node};
+pub use crate::tls::{Certificates, make_authority, make_node, revoke};
 
 use crate::drive::{ask, drive};
 use crate::gate::GateHost;
@@ -121,6 +121,17 @@ impl NodeConfig {
         match &self.data_dir {
             Some(root) => Storage::at(root),
             None => Storage::in_memory(self.results_dir.as_deref()),
+        }
+    }
+
+    /// The cluster whose ledger or leader a role follows, in words.
+    fn home(&self, role: Role) -> String {
+        let Self { cluster, environment, datacenter, .. } = self;
+        match role {
+            Role::Gate | Role::Client => format!("cluster {cluster} ({environment})"),
+            Role::Manager | Role::Worker => {
+                format!("datacenter {datacenter} of cluster {cluster} ({environment})")
+            }
         }
     }
 
@@ -361,7 +372,7 @@ impl Roles {
             }
         };
         let gate = if has(Role::Gate) {
-            let identity = storage.identity("gate")?;
+            let identity = storage.identity("gate", &config.home(Role::Gate))?;
             let shared = config.certificates.as_ref().and_then(Certificates::cluster_key);
             let key = match shared.filter(|_| !config.gates.is_empty()) {
                 Some(key) => key,
@@ -380,7 +391,7 @@ impl Roles {
             None
         };
         let manager = if has(Role::Manager) {
-            let identity = storage.identity("manager")?;
+            let identity = storage.identity("manager", &config.home(Role::Manager))?;
             let mut settings =
                 ManagerConfig::new(identity.node, config.datacenter.clone(), clock.wall_at_zero());
             settings.start_margin = config.start_margin;
@@ -393,7 +404,7 @@ impl Roles {
             None
         };
         let worker = if has(Role::Worker) {
-            let identity = storage.identity("worker")?;
+            let identity = storage.identity("worker", &config.home(Role::Worker))?;
             let (engine, cores) = Engine::start(config.cores)?;
             let mut settings = WorkerConfig::new(config.cores);
             (settings.renewal, settings.drain_limit) = (timers.renewal, timers.drain);

@@ -43,6 +43,14 @@ pub(crate) struct Identity {
     pub(crate) incarnation: Incarnation,
 }
 
+/// An identity as it lies on the disk.
+#[derive(Debug, Serialize, Deserialize)]
+struct Stored {
+    #[serde(flatten)]
+    identity: Identity,
+    home: String,
+}
+
 impl Storage {
     /// Keeps everything under a directory, which is made if it is not there.
     ///
@@ -74,8 +82,9 @@ impl Storage {
         self.root.is_some()
     }
 
-    /// Who this node is in this life. Its incarnation is on the disk before anyone hears it.
-    pub(crate) fn identity(&self, name: &str) -> Result<Identity, NodeError> {
+    /// Who this node is in this life. Its incarnation is on the disk before anyone hears it. `home`
+    /// is the cluster whose ledger the directory is for: in another, what it holds would be a lie.
+    pub(crate) fn identity(&self, name: &str, home: &str) -> Result<Identity, NodeError> {
         let fresh = || -> Result<Identity, NodeError> {
             // Zero stands for nobody.
             Ok(Identity { node: NodeId(random()?.max(1)), incarnation: Incarnation(1) })
@@ -84,15 +93,23 @@ impl Storage {
         let path = root.join(format!("{name}.json"));
         let identity = match fs::read(&path) {
             Ok(bytes) => {
-                let known: Identity = serde_json::from_slice(&bytes).map_err(|error| {
+                let known: Stored = serde_json::from_slice(&bytes).map_err(|error| {
                     disk(&path, "this file does not say who the node is")(error.into())
                 })?;
-                Identity { incarnation: known.incarnation.next(), ..known }
+                if known.home != home {
+                    return Err(NodeError::Config(format!(
+                        "{} is the data of a {name} of {}, and this is one of {home}: give it a \
+                         directory of its own, or start it where it belongs",
+                        root.display(),
+                        known.home,
+                    )));
+                }
+                Identity { incarnation: known.identity.incarnation.next(), ..known.identity }
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => fresh()?,
             Err(error) => return Err(disk(&path, "this file cannot be read")(error)),
         };
-        let bytes = serde_json::to_vec(&identity)
+        let bytes = serde_json::to_vec(&Stored { identity, home: home.to_owned() })
             .map_err(|error| disk(&path, "the node's identity cannot be written")(error.into()))?;
         put(&path, &bytes)?;
         Ok(identity)
@@ -323,11 +340,13 @@ mod tests {
     fn a_node_is_the_same_in_each_life_and_counts_them() {
         let directory = tempfile::tempdir().unwrap();
         let lives: Vec<Identity> = (0..3)
-            .map(|_| Storage::at(directory.path()).unwrap().identity("gate").unwrap())
+            .map(|_| Storage::at(directory.path()).unwrap().identity("gate", "a/b").unwrap())
             .collect();
+        let elsewhere = Storage::at(directory.path()).unwrap().identity("gate", "a/c").unwrap_err();
 
         assert!(lives.iter().all(|life| life.node == lives[0].node));
         let incarnations: Vec<u64> = lives.iter().map(|life| life.incarnation.0).collect();
         assert_eq!(incarnations, [1, 2, 3]);
+        assert!(elsewhere.to_string().contains("a gate of a/b, and this is one of a/c"));
     }
 }

@@ -9,6 +9,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use hyperscale_model::Role;
 use hyperscale_wire::{Hello, HelloError};
@@ -20,6 +21,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use time::OffsetDateTime;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
@@ -34,10 +36,17 @@ const SCHEME: &str = "hyperscale://";
 const CLUSTER_KEY: &str = "cluster.key";
 /// The file with the key by which nodes seal their gossip.
 const GOSSIP_KEY: &str = "gossip.key";
+/// The file with the certificates that count no more, each by its SHA-256, one a line. It may be
+/// written while nodes run: they look at it with each link.
+const REVOKED: &str = "revoked";
+/// How much earlier than now a certificate is valid, for clocks that are behind.
+const VALID_BEFORE: Duration = Duration::from_secs(24 * 3_600);
 
 /// What a node needs to show who it is, and to check others.
 #[derive(Clone)]
 pub struct Certificates {
+    /// Where revoked certificates are listed, if any are.
+    revoked: PathBuf,
     acceptor: TlsAcceptor,
     connector: TlsConnector,
     /// What the gates of a cluster seal secrets with.
@@ -103,6 +112,7 @@ pub fn make_node(
     cluster: &str,
     datacenter: &str,
     roles: &[Role],
+    valid: Duration,
 ) -> Result<(), NodeError> {
     for (what, name) in [("cluster", cluster), ("datacenter", datacenter)] {
         let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
@@ -127,6 +137,8 @@ pub fn make_node(
     params.subject_alt_names.push(SanType::URI(uri));
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, roles.join("+"));
+    let now = OffsetDateTime::now_utc();
+    (params.not_before, params.not_after) = (now - VALID_BEFORE, now + valid);
     params.extended_key_usages =
         vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
     let pair = KeyPair::generate().map_err(|error| made("the node's key", &error))?;
@@ -138,6 +150,11 @@ pub fn make_node(
         let path = directory.join(name);
         fs::write(&path, text).map_err(disk(&path, "this file cannot be written"))?;
     }
+    let revoked = authority.join(REVOKED);
+    if revoked.exists() {
+        let path = directory.join(REVOKED);
+        fs::write(&path, read(&revoked)?).map_err(disk(&path, "this file cannot be written"))?;
+    }
     let is_gate = roles.contains(&Role::Gate.as_str());
     for name in [GOSSIP_KEY].into_iter().chain(is_gate.then_some(CLUSTER_KEY)) {
         let shared = authority.join(name);
@@ -146,6 +163,35 @@ pub fn make_node(
         }
     }
     Ok(())
+}
+
+/// Notes in the directory of the authority that a node's certificate counts no more. The file
+/// `revoked` has to be copied beside the certificates of all other nodes; from then on none of them
+/// makes a link with its holder.
+///
+/// # Errors
+///
+/// If the certificate cannot be read or the file cannot be written.
+pub fn revoke(authority: &Path, certificate: &Path) -> Result<PathBuf, NodeError> {
+    let bytes = fs::read(certificate).map_err(disk(certificate, "this file cannot be read"))?;
+    let first = CertificateDer::pem_slice_iter(&bytes).next();
+    let Some(Ok(first)) = first else {
+        let message = format!("{} holds no certificate", certificate.display());
+        return Err(NodeError::Config(message));
+    };
+    let path = authority.join(REVOKED);
+    let mut known = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+        Err(error) => return Err(disk(&path, "this file cannot be read")(error)),
+    };
+    known.push_str(&format!("{} {}\n", fingerprint(&first), certificate.display()));
+    fs::write(&path, known).map_err(disk(&path, "this file cannot be written"))?;
+    Ok(path)
+}
+
+fn fingerprint(certificate: &CertificateDer<'_>) -> String {
+    hyperscale_blobs::hash_of(certificate).to_string()
 }
 
 /// A key as [`make_authority`] writes it.
@@ -221,6 +267,7 @@ impl Certificates {
         };
         let (cluster_key, gossip_key) = (shared(CLUSTER_KEY)?, shared(GOSSIP_KEY)?);
         Ok(Self {
+            revoked: directory.join(REVOKED),
             acceptor: TlsAcceptor::from(Arc::new(server)),
             connector: TlsConnector::from(Arc::new(client)),
             cluster_key,
@@ -243,7 +290,7 @@ impl Certificates {
         stream: tokio::net::TcpStream,
     ) -> io::Result<(tokio_rustls::server::TlsStream<tokio::net::TcpStream>, Certified)> {
         let stream = self.acceptor.accept(stream).await?;
-        let certified = certified(stream.get_ref().1.peer_certificates())?;
+        let certified = self.certified(stream.get_ref().1.peer_certificates())?;
         Ok((stream, certified))
     }
 
@@ -253,8 +300,26 @@ impl Certificates {
     ) -> io::Result<(tokio_rustls::client::TlsStream<tokio::net::TcpStream>, Certified)> {
         let name = ServerName::try_from(NAME).map_err(io::Error::other)?;
         let stream = self.connector.connect(name, stream).await?;
-        let certified = certified(stream.get_ref().1.peer_certificates())?;
+        let certified = self.certified(stream.get_ref().1.peer_certificates())?;
         Ok((stream, certified))
+    }
+
+    /// What the other end's certificate says, unless it was revoked.
+    fn certified(&self, chain: Option<&[CertificateDer<'_>]>) -> io::Result<Certified> {
+        let certified = certified(chain)?;
+        let known = match fs::read_to_string(&self.revoked) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(certified),
+            // Better no link than one with somebody who may be shut out.
+            Err(error) => return Err(error),
+        };
+        let own = chain.and_then(<[_]>::first).map(fingerprint);
+        let mut listed = known.lines().filter_map(|line| line.split_whitespace().next());
+        if listed.any(|revoked| own.as_deref() == Some(revoked)) {
+            let message = "its certificate was revoked";
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, message));
+        }
+        Ok(certified)
     }
 }
 
@@ -334,7 +399,7 @@ mod tests {
         let (ca, node) = (directory.path().join("ca"), directory.path().join("node"));
         make_authority(&ca, "blue").unwrap();
         assert!(make_authority(&ca, "blue").is_err(), "an authority is never replaced");
-        make_node(&ca, &node, "blue", "eu", &[Role::Worker]).unwrap();
+        make_node(&ca, &node, "blue", "eu", &[Role::Worker], Duration::from_secs(60)).unwrap();
         Certificates::read(&node).unwrap();
 
         let pem = fs::read(node.join("node.pem")).unwrap();

@@ -22,6 +22,8 @@ use crate::api::{Api, ApiError};
 use crate::exit::{Exit, Failure};
 use crate::serve::OWNED;
 
+/// How long its certificates are valid: longer than anybody plays.
+const VALID: Duration = Duration::from_secs(365 * 24 * 3_600);
 /// How often it is looked at whether all nodes work.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How much of the log of a node that failed is shown.
@@ -437,7 +439,7 @@ fn certificates(directory: &Path, nodes: &[Planned]) -> Result<(), Failure> {
                 Role::Gate => &[Role::Gate],
                 Role::Manager | Role::Worker | Role::Client => &[Role::Manager, Role::Worker],
             };
-            make_node(&authority, &own, CLUSTER, name, roles).map_err(failed)?;
+            make_node(&authority, &own, CLUSTER, name, roles, VALID).map_err(failed)?;
         }
     }
     Ok(())

@@ -1,5 +1,6 @@
 //! Peers and clients that are not what they should be, or say what they should not.
 
+use std::ffi::OsStr;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
@@ -15,7 +16,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use serde_json::Value;
 
-use crate::system::{Control, WITHIN, World, http, try_http, until};
+use crate::system::{Control, WITHIN, World, http, now, try_http, until};
 
 type Link = StreamOwned<ClientConnection, TcpStream>;
 
@@ -212,7 +213,25 @@ fn sec_01_nodes_that_are_not_what_they_say_are_refused_with_the_reason() {
     };
     of("foreign-ca", "foreign", "worker");
     of(&authority.display().to_string(), "manager-only", "manager");
-    for (certificates, words) in [("foreign", "certificate"), ("manager-only", "claims to be")] {
+    let ca = authority.display().to_string();
+    let words = ["cert", "node", "--ca", &ca, "--out", "old", "--roles", "worker", "--days", "0"];
+    world.run(words).expect(0);
+    let made = now();
+    of(&ca, "stolen", "worker");
+    world.run(["cert", "revoke", "--ca", &ca, "stolen/node.pem"]).expect(0);
+    // Certificates have whole seconds.
+    until("the end of its last second", WITHIN, || {
+        (made.elapsed() > Duration::from_secs(1)).then_some(())
+    });
+    // The running node looks at the list with each link.
+    let list = std::fs::read(authority.join("revoked")).unwrap();
+    world.write("data/development-certificates/node/revoked", list);
+    for (certificates, words) in [
+        ("foreign", "certificate"),
+        ("manager-only", "claims to be"),
+        ("old", "CertificateExpired"),
+        ("stolen", "the connection broke"),
+    ] {
         let worker = world.start([
             "worker",
             "--join",
@@ -227,6 +246,25 @@ fn sec_01_nodes_that_are_not_what_they_say_are_refused_with_the_reason() {
     }
     assert_eq!(control.get("/datacenters")[0]["workers"], 0);
     works(&world, &mut control);
+}
+
+#[test]
+fn data_of_another_node_is_refused_with_the_place_where_it_belongs() {
+    let world = World::new();
+    let certificates = world.certificates("eu");
+    let start = |datacenter: &str| {
+        let words = ["manager", "--listen", "127.0.0.1:0", "--data-dir", "data", "--datacenter"];
+        let words = words.into_iter().chain([datacenter, "--certs"]).map(OsStr::new);
+        words.chain([certificates.as_os_str()]).map(OsStr::to_owned).collect::<Vec<_>>()
+    };
+    let manager = world.start(start("eu"));
+    manager.announced("listening for nodes on ");
+    drop(manager);
+
+    world.run(start("us")).refuses(
+        104,
+        &["the data of a manager of datacenter eu", "this is one of datacenter us", "of its own"],
+    );
 }
 
 #[test]
