@@ -31,6 +31,8 @@ use crate::{Event, Leadership, Manager, Output};
 /// How often a new leader calls workers that it does not hear of. Whoever misses that many notices by
 /// itself that its lease is not renewed.
 const CALLS_MAX: u32 = 4;
+/// After how many tellings of a part's end that nobody acknowledged someone is told.
+const TELLINGS_MAX: u32 = 10;
 
 /// What a leader knows for as long as it leads.
 #[derive(Debug)]
@@ -1140,6 +1142,9 @@ impl Manager {
         }
         let pause = (self.config.resend * (1 << times.min(5))).min(Duration::from_secs(30));
         leading.told.insert(part, (now + pause, times + 1));
+        if times + 1 == TELLINGS_MAX {
+            self.event(Event::EndUnheard { part, times: TELLINGS_MAX });
+        }
         let Some(report) = self.part_report(now, part) else { return };
         let Some(state) = self.state.parts.get(&part) else { return };
         let Some(status) = state.ended.clone() else { return };

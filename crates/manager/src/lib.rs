@@ -288,6 +288,13 @@ pub enum Event {
         /// How.
         status: EndStatus,
     },
+    /// No gate has acknowledged a part's end, however often it was told. It is told on.
+    EndUnheard {
+        /// The part.
+        part: PartId,
+        /// How often it was told.
+        times: u32,
+    },
     /// A worker joined, or came back as a new one.
     WorkerJoined {
         /// The worker.
