@@ -593,6 +593,7 @@ impl Gate {
                 self.review_part(now, PartId { job, part: PartIndex(part) });
             }
             self.judge(now, job);
+            self.watch_limit(now, job);
             self.complete(now, job);
         }
         self.push(now, job);
@@ -611,7 +612,9 @@ impl Gate {
                 let expression = expression.clone();
                 Some((StopReason::Threshold { expression }, StopMode::Graceful))
             }
-            (None, None) => None,
+            (None, None) => {
+                state.is_over_limit.then_some((StopReason::TimedOut, StopMode::Graceful))
+            }
         };
         let stopped_workflows = state.stopped_workflows.clone();
         let steering = state.steering();
@@ -733,7 +736,7 @@ impl Gate {
         };
         let names: Vec<String> =
             state.parts.iter().map(|(target, _)| target.datacenter.to_string()).collect();
-        let is_stopping = state.cancel.is_some() || state.broken.is_some();
+        let is_stopping = state.is_stopping();
         let every = self.config.judge;
         let Some(live) = self.live.get_mut(&job) else { return };
         if now < live.next_judge || live.plan.thresholds.is_empty() {
@@ -745,6 +748,30 @@ impl Gate {
             let fence = live.fence;
             let entry = Entry::ThresholdBroken { job, fence, expression };
             self.propose(now, About::Job(Step::Break, job, 0), &entry);
+        }
+    }
+
+    /// Stops what still runs once the job's time is over in one of its datacenters. Each leader
+    /// watches over its own part, so one alone needs no gate; of several, one may have started
+    /// late, or be stuck.
+    fn watch_limit(&mut self, now: Time, job: JobId) {
+        let Some(state) = self.state.jobs.get(&job).filter(|job| job.started.is_some()) else {
+            return;
+        };
+        let Some(live) = self.live.get(&job) else { return };
+        let is_open = |end: &&Option<PartEnd>| end.is_none();
+        let ends = || state.parts.iter().map(|(_, end)| end);
+        if state.is_stopping() || state.parts.len() < 2 || !ends().any(|end| is_open(&end)) {
+            return;
+        }
+        let told = live.parts.iter().filter_map(|part| part.told_end.as_ref());
+        let has_timed_out = told.into_iter().any(|(_, end, _)| end.status == EndStatus::TimedOut)
+            || ends().flatten().any(|end| !end.is_missing && end.status == EndStatus::TimedOut);
+        let limit = live.plan.run.deadline + self.config.limit_grace;
+        if has_timed_out || self.elapsed(now, job) >= limit {
+            let fence = live.fence;
+            let entry = Entry::LimitReached { job, fence };
+            self.propose(now, About::Job(Step::Limit, job, 0), &entry);
         }
     }
 

@@ -25,7 +25,7 @@ pub(crate) enum Change {
     Up(Box<Hello>),
     Message(NodeId, Box<Message>),
     Down(NodeId),
-    /// A link that another has replaced is gone: the role never missed it.
+    /// It concerns a link that another has replaced: the role has no part in it.
     Nothing,
 }
 
@@ -46,7 +46,14 @@ impl Links {
                 tracing::info!(peer = %peer, "link up");
                 Change::Up(peer)
             }
-            LinkEvent::Message { from, message } => Change::Message(from, message),
+            LinkEvent::Message { from, outbox, message } => match self.up.get(&from) {
+                Some((_, current)) if current.is(&outbox) => Change::Message(from, message),
+                // Said by an earlier life, perhaps, and read after the next had come.
+                Some(_) | None => {
+                    self.observer.count(Count::DroppedOldLink);
+                    Change::Nothing
+                }
+            },
             LinkEvent::Down { peer, outbox } => match self.up.get(&peer) {
                 Some((role, current)) if current.is(&outbox) => {
                     self.observer.less(Count::linked(*role));
@@ -99,5 +106,43 @@ impl Links {
             outbox.close();
             self.observer.less(Count::linked(role));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hyperscale_model::{DatacenterId, Incarnation};
+
+    use super::*;
+
+    fn up(incarnation: u64) -> (LinkEvent, Outbox) {
+        let outbox = Outbox::default();
+        let peer = Box::new(hello(incarnation));
+        (LinkEvent::Up { peer, outbox: outbox.clone() }, outbox)
+    }
+
+    fn said(outbox: &Outbox, number: u64) -> LinkEvent {
+        let message = Box::new(Message::Probe { number });
+        LinkEvent::Message { from: NodeId(7), outbox: outbox.clone(), message }
+    }
+
+    #[test]
+    fn reg_02_what_an_earlier_life_had_said_is_not_heard_after_the_next_has_come() {
+        let mut links = Links::new(Observer::start());
+        let (first_up, first) = up(1);
+        let (second_up, second) = up(2);
+        assert!(matches!(links.on(first_up), Change::Up(_)));
+        assert!(matches!(links.on(said(&first, 1)), Change::Message(NodeId(7), _)));
+
+        assert!(matches!(links.on(second_up), Change::Up(_)));
+
+        assert!(matches!(links.on(said(&first, 2)), Change::Nothing), "said by the first life");
+        let down = LinkEvent::Down { peer: NodeId(7), outbox: first.clone() };
+        assert!(matches!(links.on(down), Change::Nothing), "nobody has missed it");
+        assert!(matches!(links.on(said(&second, 3)), Change::Message(NodeId(7), _)));
+        let down = LinkEvent::Down { peer: NodeId(7), outbox: second.clone() };
+        assert!(matches!(links.on(down), Change::Down(NodeId(7))));
+        assert!(matches!(links.on(said(&second, 4)), Change::Nothing), "its link is down");
+        assert_eq!(links.observer.text().matches("reason=\"old_link\"} 2").count(), 1);
     }
 }
