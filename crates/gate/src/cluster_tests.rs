@@ -48,6 +48,8 @@ struct Cluster {
     /// How often each request was answered.
     answers: BTreeMap<RequestId, u32>,
     events: Vec<(NodeId, Event)>,
+    /// What gates handed to the leader, to have it decided.
+    handed: Vec<(NodeId, Vec<u8>)>,
     requests: u64,
     version: u64,
     /// Managers that answer.
@@ -69,6 +71,7 @@ impl Cluster {
             replies: BTreeMap::new(),
             answers: BTreeMap::new(),
             events: Vec::new(),
+            handed: Vec::new(),
             requests: 0,
             version: 0,
             answering: [EU, US].into(),
@@ -223,6 +226,9 @@ impl Cluster {
         let Some((from, to, message)) = self.wires.pop_front() else { return false };
         if self.cut.contains(&from) || self.cut.contains(&to) {
             return true;
+        }
+        if let Message::Propose { entry, .. } = &message {
+            self.handed.push((from, entry.clone()));
         }
         match message {
             Message::Probe { number } => {

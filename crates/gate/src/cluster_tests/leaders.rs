@@ -16,13 +16,16 @@ fn ldr_09_a_gate_that_leads_no_more_decides_nothing_for_the_others() {
     cluster.end(part(job, 0), 1, Vec::new());
     cluster.end(part(job, 1), 1, Vec::new());
     cluster.wait(2);
-    leads(&mut cluster, A, false);
+    cluster.input(A, Input::Leadership { leads: false, leader: Some(B) });
     let decided = cluster.log.len();
+    cluster.handed.clear();
 
-    // Another gate is gone, and the job's retention is over: a leader would say so.
+    // Another gate is gone, and the job's retention is over: the leader would say so.
     cluster.gates.remove(&C);
     cluster.input(A, Input::Disconnected { node: C });
     cluster.wait(600);
+    let handed = cluster.handed.iter().filter(|(from, _)| *from == A);
+    assert_eq!(handed.count(), 0, "that is for the leader to say");
     cluster.wires.clear();
     let message = Message::Propose { proposal: hyperscale_model::ProposalId(7), entry: Vec::new() };
     cluster.input(A, Input::Message { from: B, message });

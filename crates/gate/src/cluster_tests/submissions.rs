@@ -53,6 +53,26 @@ fn idm_02_tmo_05_whoever_waits_in_vain_is_told_once_to_try_again() {
     assert_eq!(answered, [1].into(), "a thousand timers at once, and each answer once");
 }
 
+#[test]
+fn idm_06_of_two_entries_with_one_key_the_ledger_takes_the_first() {
+    let mut cluster = Cluster::new();
+    let id = cluster.submit(B, "k", &both());
+    let job = cluster.accepted(id);
+    let is_acceptance =
+        |entry: &crate::state::Entry| matches!(entry, crate::state::Entry::JobAccepted { .. });
+    let mut entries = cluster.log.iter().filter_map(|entry| crate::read_entry(entry).ok());
+    let mut copy = entries.find(is_acceptance).unwrap();
+    let mut state = cluster.gates[&A].state().clone();
+
+    // Another gate had proposed its own job for it before it died.
+    if let crate::state::Entry::JobAccepted { job, .. } = &mut copy {
+        *job = JobId::from_parts(9, 9);
+    }
+    assert_eq!(state.apply(1_000, &copy), crate::state::Applied::Ignored);
+
+    assert_eq!(state.jobs.keys().collect::<Vec<_>>(), [&job]);
+}
+
 /// A client submits at `B` and loses `victim` after so many messages; the ledger may lose what
 /// nobody else has heard of. False if everything had arrived before.
 fn crash_after(messages: usize, victim: NodeId, loses_tail: bool) -> bool {
