@@ -305,7 +305,7 @@ impl World {
     }
 
     /// Whether nothing is left to do.
-    fn is_quiet(&self) -> bool {
+    pub(crate) fn is_quiet(&self) -> bool {
         self.client.wishes.iter().all(crate::client::Wish::is_done) && self.oracle.is_over()
     }
 
