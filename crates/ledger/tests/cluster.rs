@@ -362,3 +362,82 @@ fn chs_02_equal_seeds_give_equal_traces() {
     assert_eq!((trace, dropped), trial(3));
     assert_ne!(trial(3).0, trial(4).0);
 }
+
+/// Three members that vote, with a leader.
+fn three(seed: u64) -> World {
+    let mut world = World::new(seed, 3);
+    world.run_until(Time::from_millis(200));
+    for learner in [2, 3] {
+        world.input(1, Input::AddLearner { node: NodeId(learner) });
+        let later = world.now + Duration::from_millis(300);
+        world.run_until(later);
+    }
+    world.input(1, Input::ChangeVoters { voters: (1..=3).map(NodeId).collect() });
+    world.run_until(Time::from_secs(3));
+    world
+}
+
+impl World {
+    fn term(&self, id: u64) -> u64 {
+        self.members[&id].ledger.as_ref().unwrap().status().term
+    }
+
+    fn isolate(&mut self, id: u64) {
+        for peer in self.members.keys().filter(|peer| **peer != id) {
+            self.cuts.extend([(id, *peer), (*peer, id)]);
+        }
+    }
+}
+
+#[test]
+fn ldr_02_a_majority_has_another_leader_soon_after_the_first_has_died() {
+    for seed in 0..4 {
+        let mut world = three(seed);
+        let first = world.leader().unwrap();
+        let config = LedgerConfig::new(NodeId(first));
+        // Nobody stands before the leader's lease is over; two may stand at once, and again.
+        let limit = config.leader_lease + config.election * 2 * 3;
+        world.members.get_mut(&first).unwrap().ledger = None;
+        let died = world.now;
+
+        // It may refuse while it is only being elected: whoever proposes tries again.
+        let before = world.truth.len();
+        while world.truth.len() == before {
+            assert!(world.now < died + limit, "nothing decided after {limit:?}; seed {seed}");
+            if world.leader().is_some_and(|leader| leader != first) {
+                world.propose();
+            }
+            let next = world.now + Duration::from_millis(200);
+            world.run_until(next);
+        }
+
+        assert!(limit <= Duration::from_secs(14), "{limit:?}");
+    }
+}
+
+#[test]
+fn ldr_02_a_member_that_was_cut_off_forces_no_election_when_it_is_back() {
+    for seed in 0..4 {
+        let mut world = three(seed);
+        let leader = world.leader().unwrap();
+        let lonely = (1..=3).find(|id| *id != leader).unwrap();
+        let term = world.term(leader);
+
+        world.isolate(lonely);
+        // Long enough for it to stand several times.
+        for _ in 0..20 {
+            world.propose();
+            let next = world.now + Duration::from_secs(1);
+            world.run_until(next);
+        }
+        world.cuts.clear();
+        let next = world.now + Duration::from_secs(10);
+        world.run_until(next);
+
+        assert_eq!(world.leader(), Some(leader), "the leader was healthy; seed {seed}");
+        let terms: Vec<u64> = (1..=3).map(|id| world.term(id)).collect();
+        assert_eq!(terms, [term; 3], "seed {seed}");
+        let told = world.members[&lonely].last_told;
+        assert_eq!(told, world.truth.keys().next_back().copied().unwrap(), "it has caught up");
+    }
+}

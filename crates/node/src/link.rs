@@ -165,6 +165,13 @@ impl Outbox {
         self.0.ready.notify_one();
     }
 
+    /// How many frames wait: control frames, and others.
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> (usize, usize) {
+        let queue = self.0.queue.borrow();
+        (queue.control.len(), queue.other.len())
+    }
+
     /// Whether both are the same link.
     pub(crate) fn is(&self, other: &Self) -> bool {
         Rc::ptr_eq(&self.0, &other.0)

@@ -111,13 +111,25 @@ impl Links {
 
 #[cfg(test)]
 mod tests {
-    use hyperscale_model::{DatacenterId, Incarnation};
+    use hyperscale_model::{BlobHash, DatacenterId, Incarnation};
 
     use super::*;
 
     fn up(incarnation: u64) -> (LinkEvent, Outbox) {
         let outbox = Outbox::default();
-        let peer = Box::new(hello(incarnation));
+        let peer = Box::new(Hello {
+            cluster: "c".to_owned(),
+            environment: "e".to_owned(),
+            protocol_min: 1,
+            protocol_max: 1,
+            node: NodeId(7),
+            role: Role::Worker,
+            to: Role::Manager,
+            datacenter: DatacenterId::from("eu"),
+            incarnation: Incarnation(incarnation),
+            features: Vec::new(),
+            address: None,
+        });
         (LinkEvent::Up { peer, outbox: outbox.clone() }, outbox)
     }
 
@@ -144,5 +156,48 @@ mod tests {
         assert!(matches!(links.on(down), Change::Down(NodeId(7))));
         assert!(matches!(links.on(said(&second, 4)), Change::Nothing), "its link is down");
         assert_eq!(links.observer.text().matches("reason=\"old_link\"} 2").count(), 1);
+    }
+
+    #[test]
+    fn obs_03_a_message_that_cannot_be_sent_is_told_and_the_next_one_goes_out() {
+        let mut links = Links::new(Observer::start());
+        let (up, outbox) = up(1);
+        links.on(up);
+        let bytes = vec![0; 4 << 20];
+        let (hash, offset, total) = (BlobHash([7; 32]), 0, bytes.len() as u64);
+        let too_large = Message::BlobChunk { hash, offset, total, bytes };
+
+        links.send(NodeId(7), &too_large);
+        links.send(NodeId(7), &too_large);
+        assert_eq!(outbox.waiting(), (0, 0));
+        links.send(NodeId(7), &Message::Probe { number: 1 });
+
+        assert_eq!(outbox.waiting(), (1, 0), "the next one waits for the link");
+        let text = links.observer.text();
+        assert!(text.contains("background_errors_total{part=\"link\"} 2\n"), "{text}");
+        let again = links.observer.trouble(Part::Link, too_large.name(), NodeId(7));
+        assert_eq!(again, None, "it has its line in this minute");
+    }
+
+    #[test]
+    fn bpr_02_a_link_that_takes_nothing_loses_data_and_counts_it_and_keeps_what_matters() {
+        let mut links = Links::new(Observer::start());
+        let (up, outbox) = up(1);
+        links.on(up);
+        let hash = BlobHash([7; 32]);
+
+        // Bulk and control by turns, while nothing is written.
+        for number in 0..5_000 {
+            links.send(NodeId(7), &Message::BlobRequest { hash, offset: number });
+            links.send(NodeId(7), &Message::Probe { number });
+        }
+
+        let (control, other) = outbox.waiting();
+        assert_eq!(control, 5_000, "probes, cancels, leases and ends are all kept");
+        assert!(other <= 500, "{other} wait");
+        let text = links.observer.text();
+        let dropped = format!("reason=\"slow\"}} {}\n", 5_000 - other);
+        assert!(text.contains(&dropped), "{text}");
+        assert!(text.contains("reason=\"slow_control\"} 0\n"), "{text}");
     }
 }
