@@ -320,6 +320,7 @@ impl Cluster {
             started: Some(WallTime(1_000)),
             steered: Default::default(),
             pauses: Default::default(),
+            job_time: None,
             inquire: Vec::new(),
         };
         let manager = if part.part.0 == 0 { EU } else { US };

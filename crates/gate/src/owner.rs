@@ -60,6 +60,8 @@ pub(crate) struct Live {
     next_push: Time,
     next_judge: Time,
     next_checkpoint: Time,
+    /// The job's time at an instant, as a datacenter told it.
+    job_time: Option<(Time, Duration)>,
     /// Since when this gate has owned the job in this life.
     owned_since: Time,
     pub(crate) ending: Option<Ending>,
@@ -278,6 +280,7 @@ impl Gate {
             next_judge: now,
             // At once: no watcher shall know of more than the next life does.
             next_checkpoint: now,
+            job_time: None,
             owned_since: now,
             ending: None,
             plan,
@@ -296,7 +299,13 @@ impl Gate {
 
     fn elapsed(&self, now: Time, job: JobId) -> Duration {
         let started = self.state.jobs.get(&job).and_then(|job| job.started);
-        started.map_or(Duration::ZERO, |started| self.since(now, started))
+        let told = self.live.get(&job).and_then(|live| live.job_time);
+        match (started, told) {
+            (Some(_), Some((at, job))) => job + now.since(at),
+            // By the wall clock, which may not be that of the datacenter.
+            (Some(started), None) => self.since(now, started),
+            (None, _) => Duration::ZERO,
+        }
     }
 
     pub(crate) fn note(&mut self, now: Time, job: JobId, kind: &str, text: String) {
@@ -421,6 +430,13 @@ impl Gate {
         let before = known.report.replace(report.clone());
         if before.as_ref().map(|before| before.steered) != Some(report.steered) {
             known.commanded_at = None; // There may be something newer.
+        }
+        if let Some(job) = report.job_time {
+            // Each report is a little late, and none is early: the furthest is nearest.
+            let known = live.job_time.map(|(at, known)| known + now.since(at));
+            if known.is_none_or(|known| job > known) {
+                live.job_time = Some((now, job));
+            }
         }
         live.change_report(&report);
         let news = changes(&live.plan, before.as_ref(), &report);
@@ -625,7 +641,7 @@ impl Gate {
         let (wait, dispatch_wait) = (self.config.part_wait, self.config.dispatch_wait);
         let is_starting = state.is_starting;
         let open: Vec<bool> = state.parts.iter().map(|(_, end)| end.is_none()).collect();
-        let elapsed = state.started.map(|started| self.since(now, started));
+        let elapsed = state.started.map(|_| self.elapsed(now, part.job));
         let wall = self.wall(now);
         let is_lost = self.is_lost(now, &datacenter);
         let Some(live) = self.live.get_mut(&part.job) else { return };

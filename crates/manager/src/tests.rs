@@ -64,7 +64,7 @@ fn plan(workflows: Vec<Workflow>) -> Plan {
 }
 
 fn running(attempt: AttemptId) -> AttemptReport {
-    AttemptReport { attempt, phase: AttemptPhase::Running, cores: 2, steered: 0 }
+    AttemptReport { attempt, phase: AttemptPhase::Running, cores: 2, steered: 0, job_time: None }
 }
 
 /// A manager whose proposals are decided at once.
@@ -449,7 +449,13 @@ fn a_report_that_comes_late_makes_no_worker_forget() {
 
     desk.renew(
         WORKER,
-        vec![AttemptReport { attempt, phase: AttemptPhase::Running, cores: 2, steered: 0 }],
+        vec![AttemptReport {
+            attempt,
+            phase: AttemptPhase::Running,
+            cores: 2,
+            steered: 0,
+            job_time: None,
+        }],
     );
 
     let is_forget = |(_, message): &(NodeId, Message)| matches!(message, Message::LeaseGranted { forget, .. } if !forget.is_empty());

@@ -448,6 +448,7 @@ impl Worker {
                     },
                     cores: state.held_cores(),
                     steered: state.assignment.steering.version,
+                    job_time: state.job_time(now),
                 })
                 .collect(),
         };
@@ -508,7 +509,7 @@ impl Worker {
             }
             Message::StartAttempt { attempt, fence, start_in, job_elapsed, load_elapsed } => {
                 if self.accepts(from, fence) {
-                    self.start(attempt, start_in, job_elapsed, load_elapsed);
+                    self.start(now, attempt, start_in, job_elapsed, load_elapsed);
                 }
             }
             Message::StopAttempt { attempt, fence, mode } => {
@@ -719,6 +720,7 @@ impl Worker {
 
     fn start(
         &mut self,
+        now: Time,
         id: AttemptId,
         start_in: Duration,
         job_elapsed: Duration,
@@ -729,6 +731,7 @@ impl Worker {
             return; // Repeated, or too late.
         }
         attempt.phase = Phase::Running { stopping: None };
+        attempt.start = Some((now + start_in, job_elapsed));
         self.outputs.push(Output::Event(Event::AttemptStarted { attempt: id }));
         self.outputs.push(Output::Engine(EngineCommand::Start {
             attempt: id,

@@ -219,3 +219,27 @@ fn res_06_an_end_that_is_told_again_is_acknowledged_again() {
     cluster.end(part(job, 1), 1, Vec::new());
     assert_eq!(acknowledged(&mut cluster), [US].into(), "so its manager may forget it too");
 }
+
+#[test]
+fn clk_01_the_jobs_time_is_what_its_datacenter_tells_whatever_its_wall_clock_shows() {
+    for ahead in [0, 5_000, 60_000] {
+        let mut cluster = Cluster::new();
+        let job = limited(&mut cluster);
+        // The leader's wall clock is ahead of the gates', and its load has run for three seconds.
+        let report = cluster.report(part(job, 0), 2, WorkflowState::Running);
+        let started = Some(WallTime(1_000 + ahead));
+        let (seq, job_time) = (ProgressSeq(3), Some(Duration::from_secs(3)));
+        let report = PartReport { started, seq, job_time, ..report };
+        cluster.manager_says(EU, Message::PartReport(Box::new(report)));
+        cluster.wait(2);
+
+        let owner = cluster.owner(job);
+        let id = cluster.ask(owner, Request::Watch { job, after: 0 });
+        cluster.wait(1);
+        let elapsed = match cluster.replies.get(&id) {
+            Some(Reply::News { view: Some(view), .. }) => view.elapsed_ms,
+            other => panic!("no view: {other:?}"),
+        };
+        assert!((5_000..=6_000).contains(&elapsed), "{elapsed} ms, {ahead} ms ahead");
+    }
+}
