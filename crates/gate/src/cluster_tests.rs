@@ -308,21 +308,7 @@ impl Cluster {
     }
 
     fn report(&mut self, part: PartId, seq: u64, state: WorkflowState) -> PartReport {
-        let report = PartReport {
-            part,
-            fence: Fence(1),
-            seq: ProgressSeq(seq),
-            workflows: vec![WorkflowReport { state, started: Some(Duration::ZERO), ended: None }],
-            gaps: Vec::new(),
-            workers: 1,
-            cores: 1,
-            late_requests: 0,
-            started: Some(WallTime(1_000)),
-            steered: Default::default(),
-            pauses: Default::default(),
-            job_time: None,
-            inquire: Vec::new(),
-        };
+        let report = report(part, seq, state);
         let manager = if part.part.0 == 0 { EU } else { US };
         self.manager_says(manager, Message::PartReport(Box::new(report.clone())));
         report
@@ -376,6 +362,24 @@ impl Cluster {
             Some(Reply::Results(result)) => result,
             other => panic!("no result: {other:?}"),
         }
+    }
+}
+
+fn report(part: PartId, seq: u64, state: WorkflowState) -> PartReport {
+    PartReport {
+        part,
+        fence: Fence(1),
+        seq: ProgressSeq(seq),
+        workflows: vec![WorkflowReport { state, started: Some(Duration::ZERO), ended: None }],
+        gaps: Vec::new(),
+        workers: 1,
+        cores: 1,
+        late_requests: 0,
+        started: Some(WallTime(1_000)),
+        steered: Default::default(),
+        pauses: Default::default(),
+        job_time: None,
+        inquire: Vec::new(),
     }
 }
 
