@@ -141,7 +141,7 @@ fn desk_before_its_limit() -> (Desk, AttemptId) {
 fn stopped_at(desk: &mut Desk, attempt: AttemptId) -> Time {
     for _ in 0..400 {
         desk.wait(Duration::from_millis(100));
-        if desk.now.as_nanos() % 1_000_000_000 == 0 {
+        if desk.now.as_nanos().is_multiple_of(1_000_000_000) {
             desk.renew(WORKER, vec![running(attempt)]);
         }
         let is_stop = |(to, message): &(NodeId, Message)| {

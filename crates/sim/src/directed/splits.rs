@@ -173,7 +173,7 @@ fn fed_06_a_datacenter_that_no_gate_reaches_goes_on_and_its_results_count_once()
     let mut world = world(scenario(3, datacenters, jobs), 6, None);
     world.live_until(at(8));
     let far = |node: NodeId| node.0 >= 200;
-    let sent = |world: &World| world.oracle.requests_of(|node| far(node));
+    let sent = |world: &World| world.oracle.requests_of(far);
     let before = sent(&world);
 
     world.split(|node| usize::from(far(node)));
