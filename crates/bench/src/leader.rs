@@ -147,7 +147,7 @@ impl Leader {
         self.version += 1;
         let attempts = self.attempts.get(&worker).map(|&attempt| {
             let phase = AttemptPhase::Running;
-            AttemptReport { attempt, phase, cores: 1, steered: 0 }
+            AttemptReport { attempt, phase, cores: 1, steered: 0, job_time: None }
         });
         let report = WorkerReport {
             version: Version(self.version),

@@ -138,7 +138,8 @@ impl Gate {
     }
 
     /// Whether a majority of gates, this one included, was heard of within a decision's time.
-    pub(crate) fn has_quorum(&self, now: Time) -> bool {
+    #[must_use]
+    pub fn has_quorum(&self, now: Time) -> bool {
         let is_heard = |gate: &NodeId| {
             let heard = self.heard.get(gate);
             heard.is_some_and(|&heard| now < heard + self.config.decision_wait)

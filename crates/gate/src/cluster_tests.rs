@@ -21,7 +21,11 @@ use hyperscale_wire::{
 
 use crate::request::{Reply, Request, RequestErrorKind, RequestId};
 use crate::tests::{plan, workflow};
-use crate::{Gate, GateConfig, Input, Output};
+use crate::{Event, Gate, GateConfig, Input, Output};
+
+mod leaders;
+mod limits;
+mod submissions;
 
 const A: NodeId = NodeId(1);
 const B: NodeId = NodeId(2);
@@ -42,6 +46,11 @@ struct Cluster {
     /// What managers were told, by whom.
     told: Vec<(NodeId, NodeId, Message)>,
     replies: BTreeMap<RequestId, Reply>,
+    /// How often each request was answered.
+    answers: BTreeMap<RequestId, u32>,
+    events: Vec<(NodeId, Event)>,
+    /// What gates handed to the leader, to have it decided.
+    handed: Vec<(NodeId, Vec<u8>)>,
     requests: u64,
     version: u64,
     /// Managers that answer.
@@ -68,6 +77,9 @@ impl Cluster {
             wires: VecDeque::new(),
             told: Vec::new(),
             replies: BTreeMap::new(),
+            answers: BTreeMap::new(),
+            events: Vec::new(),
+            handed: Vec::new(),
             requests: 0,
             version: 0,
             answering: [EU, US].into(),
@@ -193,7 +205,9 @@ impl Cluster {
                 Output::Send { to, message } => self.wires.push_back((id, to, message)),
                 Output::Reply { id, reply } => {
                     self.replies.insert(id, reply);
+                    *self.answers.entry(id).or_default() += 1;
                 }
+                Output::Event(event) => self.events.push((id, event)),
                 Output::Propose { proposal, entry } => {
                     let reached = self.gates.len() - self.cut.len();
                     if id == self.leader && reached >= 2 {
@@ -221,26 +235,33 @@ impl Cluster {
 
     /// Lets everything arrive that is on its way.
     fn run(&mut self) {
-        loop {
-            let reached: Vec<NodeId> =
-                self.gates.keys().copied().filter(|id| !self.cut.contains(id)).collect();
-            reached.into_iter().for_each(|id| self.catch_up(id));
-            let Some((from, to, message)) = self.wires.pop_front() else { return };
-            if self.cut.contains(&from) || self.cut.contains(&to) {
-                continue;
-            }
-            match message {
-                Message::Probe { number, removed } => {
-                    self.removed.extend(removed);
-                    if self.answering.contains(&to) {
-                        let message = Message::ProbeAck { number, status: self.status(to) };
-                        self.input(from, Input::Message { from: to, message });
-                    }
-                }
-                message if to == EU || to == US => self.told.push((from, to, message)),
-                message => self.input(to, Input::Message { from, message }),
-            }
+        while self.step() {}
+    }
+
+    /// Lets the gates hear of what was decided, and one message arrive; false if none is left.
+    fn step(&mut self) -> bool {
+        let reached: Vec<NodeId> =
+            self.gates.keys().copied().filter(|id| !self.cut.contains(id)).collect();
+        reached.into_iter().for_each(|id| self.catch_up(id));
+        let Some((from, to, message)) = self.wires.pop_front() else { return false };
+        if self.cut.contains(&from) || self.cut.contains(&to) {
+            return true;
         }
+        if let Message::Propose { entry, .. } = &message {
+            self.handed.push((from, entry.clone()));
+        }
+        match message {
+            Message::Probe { number, removed } => {
+                self.removed.extend(removed);
+                if self.answering.contains(&to) {
+                    let message = Message::ProbeAck { number, status: self.status(to) };
+                    self.input(from, Input::Message { from: to, message });
+                }
+            }
+            message if to == EU || to == US => self.told.push((from, to, message)),
+            message => self.input(to, Input::Message { from, message }),
+        }
+        true
     }
 
     fn wait(&mut self, seconds: u64) {
@@ -253,19 +274,21 @@ impl Cluster {
     }
 
     fn ask(&mut self, gate: NodeId, request: Request) -> RequestId {
-        self.requests += 1;
-        let (id, client) = (RequestId(self.requests), ClientId::from("test"));
-        self.input(gate, Input::Request { id, client, request });
+        let id = self.ask_only(gate, request);
         self.run();
         id
     }
 
+    /// Asks, and lets nothing arrive anywhere.
+    fn ask_only(&mut self, gate: NodeId, request: Request) -> RequestId {
+        self.requests += 1;
+        let (id, client) = (RequestId(self.requests), ClientId::from("test"));
+        self.input(gate, Input::Request { id, client, request });
+        id
+    }
+
     fn submit(&mut self, gate: NodeId, key: &str, plan: &Plan) -> RequestId {
-        let (key, plan) = (key.to_owned(), plan.to_bytes());
-        self.ask(
-            gate,
-            Request::Submit { key, plan, blobs: Vec::new(), secrets: Secrets::default() },
-        )
+        self.ask(gate, submission(key, plan))
     }
 
     #[track_caller]
@@ -306,27 +329,23 @@ impl Cluster {
     }
 
     fn report(&mut self, part: PartId, seq: u64, state: WorkflowState) -> PartReport {
-        let report = PartReport {
-            part,
-            fence: Fence(1),
-            seq: ProgressSeq(seq),
-            workflows: vec![WorkflowReport { state, started: Some(Duration::ZERO), ended: None }],
-            gaps: Vec::new(),
-            workers: 1,
-            cores: 1,
-            late_requests: 0,
-            started: Some(WallTime(1_000)),
-            steered: Default::default(),
-            pauses: Default::default(),
-            inquire: Vec::new(),
-        };
+        let report = report(part, seq, state);
         let manager = if part.part.0 == 0 { EU } else { US };
         self.manager_says(manager, Message::PartReport(Box::new(report.clone())));
         report
     }
 
     fn end(&mut self, part: PartId, seq: u64, attempts: Vec<(AttemptId, DeltaSeq)>) {
-        let status = EndStatus::Completed;
+        self.end_as(part, seq, attempts, EndStatus::Completed);
+    }
+
+    fn end_as(
+        &mut self,
+        part: PartId,
+        seq: u64,
+        attempts: Vec<(AttemptId, DeltaSeq)>,
+        status: EndStatus,
+    ) {
         let report = self.report(part, seq, WorkflowState::Ended(status.clone()));
         let manager = if part.part.0 == 0 { EU } else { US };
         let result = PartResult { report, status, attempts };
@@ -365,6 +384,29 @@ impl Cluster {
             other => panic!("no result: {other:?}"),
         }
     }
+}
+
+fn report(part: PartId, seq: u64, state: WorkflowState) -> PartReport {
+    PartReport {
+        part,
+        fence: Fence(1),
+        seq: ProgressSeq(seq),
+        workflows: vec![WorkflowReport { state, started: Some(Duration::ZERO), ended: None }],
+        gaps: Vec::new(),
+        workers: 1,
+        cores: 1,
+        late_requests: 0,
+        started: Some(WallTime(1_000)),
+        steered: Default::default(),
+        pauses: Default::default(),
+        job_time: None,
+        inquire: Vec::new(),
+    }
+}
+
+fn submission(key: &str, plan: &Plan) -> Request {
+    let (key, plan) = (key.to_owned(), plan.to_bytes());
+    Request::Submit { key, plan, blobs: Vec::new(), secrets: Secrets::default() }
 }
 
 fn both() -> Plan {
@@ -426,13 +468,7 @@ fn idm_03_equal_submissions_that_cross_are_one_job() {
         .into_iter()
         .map(|gate| {
             // Nothing arrives anywhere until all have been asked.
-            cluster.requests += 1;
-            let (id, client) = (RequestId(cluster.requests), ClientId::from("test"));
-            let (key, plan) = ("k".to_owned(), both().to_bytes());
-            let (blobs, secrets) = (Vec::new(), Secrets::default());
-            let request = Request::Submit { key, plan, blobs, secrets };
-            cluster.input(gate, Input::Request { id, client, request });
-            id
+            cluster.ask_only(gate, submission("k", &both()))
         })
         .collect();
     cluster.run();

@@ -87,6 +87,10 @@ pub struct GateConfig {
     /// How long a silent datacenter is waited for, once most gates have lost it, and beyond a job's
     /// deadline.
     pub part_wait: Duration,
+    /// How long after the end of a job's time its owner stops what still runs of it, if no
+    /// datacenter has said before that the time is over. They know it best: clocks of gates may
+    /// differ from theirs.
+    pub limit_grace: Duration,
     /// How long a datacenter may take to accept a part before another is asked.
     pub dispatch_wait: Duration,
     /// How datacenters are watched.
@@ -133,6 +137,7 @@ impl GateConfig {
             checkpoint: Duration::from_secs(1),
             statistics_wait: Duration::from_secs(30),
             part_wait: Duration::from_secs(300),
+            limit_grace: Duration::from_secs(10),
             dispatch_wait: Duration::from_secs(6),
             federation: FederationConfig::DEFAULT,
             retention: Duration::from_secs(300),
@@ -447,6 +452,7 @@ enum Step {
     CancelWorkflow,
     Steer,
     Break,
+    Limit,
     EndPart,
     End,
     Forget,
@@ -834,6 +840,11 @@ impl Gate {
                 self.note(now, *job, "threshold_broken", text);
                 self.fail_steers(*job);
             }
+            Entry::LimitReached { job, .. } if applied == Applied::Changed => {
+                let text = "the job's time is over: it stops everywhere".to_owned();
+                self.note(now, *job, "timed_out", text);
+                self.fail_steers(*job);
+            }
             Entry::PartMoved { job, part, to, .. } if applied == Applied::Changed => {
                 self.on_part_moved(now, *job, *part, to);
             }
@@ -867,6 +878,7 @@ impl Gate {
             | Entry::PartMoved { .. }
             | Entry::JobStarted { .. }
             | Entry::ThresholdBroken { .. }
+            | Entry::LimitReached { .. }
             | Entry::PartEnded { .. }
             | Entry::JobEnded { .. } => {}
         }

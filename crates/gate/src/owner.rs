@@ -60,6 +60,8 @@ pub(crate) struct Live {
     next_push: Time,
     next_judge: Time,
     next_checkpoint: Time,
+    /// The job's time at an instant, as a datacenter told it.
+    job_time: Option<(Time, Duration)>,
     /// Since when this gate has owned the job in this life.
     owned_since: Time,
     pub(crate) ending: Option<Ending>,
@@ -278,6 +280,7 @@ impl Gate {
             next_judge: now,
             // At once: no watcher shall know of more than the next life does.
             next_checkpoint: now,
+            job_time: None,
             owned_since: now,
             ending: None,
             plan,
@@ -296,7 +299,13 @@ impl Gate {
 
     fn elapsed(&self, now: Time, job: JobId) -> Duration {
         let started = self.state.jobs.get(&job).and_then(|job| job.started);
-        started.map_or(Duration::ZERO, |started| self.since(now, started))
+        let told = self.live.get(&job).and_then(|live| live.job_time);
+        match (started, told) {
+            (Some(_), Some((at, job))) => job + now.since(at),
+            // By the wall clock, which may not be that of the datacenter.
+            (Some(started), None) => self.since(now, started),
+            (None, _) => Duration::ZERO,
+        }
     }
 
     pub(crate) fn note(&mut self, now: Time, job: JobId, kind: &str, text: String) {
@@ -421,6 +430,13 @@ impl Gate {
         let before = known.report.replace(report.clone());
         if before.as_ref().map(|before| before.steered) != Some(report.steered) {
             known.commanded_at = None; // There may be something newer.
+        }
+        if let Some(job) = report.job_time {
+            // Each report is a little late, and none is early: the furthest is nearest.
+            let known = live.job_time.map(|(at, known)| known + now.since(at));
+            if known.is_none_or(|known| job > known) {
+                live.job_time = Some((now, job));
+            }
         }
         live.change_report(&report);
         let news = changes(&live.plan, before.as_ref(), &report);
@@ -596,6 +612,7 @@ impl Gate {
                 self.review_part(now, PartId { job, part: PartIndex(part) });
             }
             self.judge(now, job);
+            self.watch_limit(now, job);
             self.complete(now, job);
         }
         self.push(now, job);
@@ -614,7 +631,9 @@ impl Gate {
                 let expression = expression.clone();
                 Some((StopReason::Threshold { expression }, StopMode::Graceful))
             }
-            (None, None) => None,
+            (None, None) => {
+                state.is_over_limit.then_some((StopReason::TimedOut, StopMode::Graceful))
+            }
         };
         let stopped_workflows = state.stopped_workflows.clone();
         let steering = state.steering();
@@ -625,7 +644,7 @@ impl Gate {
         let (wait, dispatch_wait) = (self.config.part_wait, self.config.dispatch_wait);
         let is_starting = state.is_starting;
         let open: Vec<bool> = state.parts.iter().map(|(_, end)| end.is_none()).collect();
-        let elapsed = state.started.map(|started| self.since(now, started));
+        let elapsed = state.started.map(|_| self.elapsed(now, part.job));
         let wall = self.wall(now);
         let is_lost = self.is_lost(now, &datacenter);
         let Some(live) = self.live.get_mut(&part.job) else { return };
@@ -736,7 +755,7 @@ impl Gate {
         };
         let names: Vec<String> =
             state.parts.iter().map(|(target, _)| target.datacenter.to_string()).collect();
-        let is_stopping = state.cancel.is_some() || state.broken.is_some();
+        let is_stopping = state.is_stopping();
         let every = self.config.judge;
         let Some(live) = self.live.get_mut(&job) else { return };
         if now < live.next_judge || live.plan.thresholds.is_empty() {
@@ -748,6 +767,30 @@ impl Gate {
             let fence = live.fence;
             let entry = Entry::ThresholdBroken { job, fence, expression };
             self.propose(now, About::Job(Step::Break, job, 0), &entry);
+        }
+    }
+
+    /// Stops what still runs once the job's time is over in one of its datacenters. Each leader
+    /// watches over its own part, so one alone needs no gate; of several, one may have started
+    /// late, or be stuck.
+    fn watch_limit(&mut self, now: Time, job: JobId) {
+        let Some(state) = self.state.jobs.get(&job).filter(|job| job.started.is_some()) else {
+            return;
+        };
+        let Some(live) = self.live.get(&job) else { return };
+        let is_open = |end: &&Option<PartEnd>| end.is_none();
+        let ends = || state.parts.iter().map(|(_, end)| end);
+        if state.is_stopping() || state.parts.len() < 2 || !ends().any(|end| is_open(&end)) {
+            return;
+        }
+        let told = live.parts.iter().filter_map(|part| part.told_end.as_ref());
+        let has_timed_out = told.into_iter().any(|(_, end, _)| end.status == EndStatus::TimedOut)
+            || ends().flatten().any(|end| !end.is_missing && end.status == EndStatus::TimedOut);
+        let limit = live.plan.run.deadline + self.config.limit_grace;
+        if has_timed_out || self.elapsed(now, job) >= limit {
+            let fence = live.fence;
+            let entry = Entry::LimitReached { job, fence };
+            self.propose(now, About::Job(Step::Limit, job, 0), &entry);
         }
     }
 

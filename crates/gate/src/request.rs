@@ -979,6 +979,9 @@ impl Gate {
         if let Some(expression) = &state.broken {
             return JobState::Stopping { why: format!("threshold `{expression}` was broken") };
         }
+        if state.is_over_limit {
+            return JobState::Stopping { why: "its time is over".to_owned() };
+        }
         match (state.started, self.live.get(&job).is_some_and(|live| live.is_queued())) {
             (Some(_), false) => JobState::Running,
             (_, true) => JobState::Queued,

@@ -118,6 +118,13 @@ pub enum Entry {
         /// As written.
         expression: String,
     },
+    /// The job's time is over: whatever runs of it stops, in every datacenter.
+    LimitReached {
+        /// The job.
+        job: JobId,
+        /// The owner's fence.
+        fence: Fence,
+    },
     /// A datacenter is done with its part, or given up.
     PartEnded {
         /// The job.
@@ -242,6 +249,8 @@ pub struct Job {
     pub steers: Vec<(u64, Steer)>,
     /// The threshold that stops it.
     pub broken: Option<String>,
+    /// Whether its time is over.
+    pub is_over_limit: bool,
     /// How it ended.
     pub ended: Option<JobEnd>,
 }
@@ -262,6 +271,12 @@ pub struct JobEnd {
 }
 
 impl Job {
+    /// Whether all of it shall stop, for whichever reason.
+    #[must_use]
+    pub const fn is_stopping(&self) -> bool {
+        self.cancel.is_some() || self.broken.is_some() || self.is_over_limit
+    }
+
     /// The version of its steering; 0 if it was never steered.
     #[must_use]
     pub fn steering_version(&self) -> u64 {
@@ -348,6 +363,7 @@ impl State {
                         stopped_workflows: Vec::new(),
                         steers: Vec::new(),
                         broken: None,
+                        is_over_limit: false,
                         ended: None,
                     },
                 );
@@ -400,8 +416,13 @@ impl State {
             }
             Entry::ThresholdBroken { job, fence, expression } => {
                 let job = self.owned(*job, *fence)?;
-                (job.broken.is_none() && job.cancel.is_none()).then_some(())?;
+                (!job.is_stopping()).then_some(())?;
                 job.broken = Some(expression.clone());
+            }
+            Entry::LimitReached { job, fence } => {
+                let job = self.owned(*job, *fence)?;
+                (!job.is_stopping()).then_some(())?;
+                job.is_over_limit = true;
             }
             Entry::PartEnded { job, fence, part, end } => {
                 let job = self.owned(*job, *fence)?;

@@ -165,7 +165,7 @@ impl Gate {
 fn why_not(job: &Job) -> Result<(), (RequestErrorKind, String)> {
     let message = if let Some(end) = &job.ended {
         format!("the job has ended: {}", end.status.as_str())
-    } else if job.cancel.is_some() || job.broken.is_some() {
+    } else if job.is_stopping() {
         "the job is stopping".to_owned()
     } else if job.steers.len() >= STEERS_MAX {
         format!("the job was steered {STEERS_MAX} times, which is as often as one may be")

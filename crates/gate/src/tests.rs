@@ -229,6 +229,7 @@ impl Desk {
             inquire: Vec::new(),
             steered: 0,
             pauses: Default::default(),
+            job_time: None,
         };
         self.message(Message::PartReport(Box::new(report.clone())));
         report

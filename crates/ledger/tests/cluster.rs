@@ -486,3 +486,43 @@ fn chs_02_equal_seeds_give_equal_traces() {
     assert_eq!((trace, dropped), trial(3));
     assert_ne!(trial(3).0, trial(4).0);
 }
+
+impl World {
+    fn term(&self, id: u64) -> u64 {
+        self.members[&id].ledger.as_ref().unwrap().status().term
+    }
+
+    fn isolate(&mut self, id: u64) {
+        for peer in self.members.keys().filter(|peer| **peer != id) {
+            self.cuts.extend([(id, *peer), (*peer, id)]);
+        }
+    }
+}
+
+#[test]
+fn ldr_02_a_member_that_was_cut_off_forces_no_election_when_it_is_back() {
+    for seed in 0..4 {
+        let mut world = grown(seed, 3);
+        world.run_until(Time::from_secs(3));
+        let leader = world.leader().unwrap();
+        let lonely = (1..=3).find(|id| *id != leader).unwrap();
+        let term = world.term(leader);
+
+        world.isolate(lonely);
+        // Long enough for it to stand several times.
+        for _ in 0..20 {
+            world.propose();
+            let next = world.now + Duration::from_secs(1);
+            world.run_until(next);
+        }
+        world.cuts.clear();
+        let next = world.now + Duration::from_secs(10);
+        world.run_until(next);
+
+        assert_eq!(world.leader(), Some(leader), "the leader was healthy; seed {seed}");
+        let terms: Vec<u64> = (1..=3).map(|id| world.term(id)).collect();
+        assert_eq!(terms, [term; 3], "seed {seed}");
+        let told = world.members[&lonely].last_told;
+        assert_eq!(told, world.truth.keys().next_back().copied().unwrap(), "it has caught up");
+    }
+}

@@ -35,6 +35,8 @@ const ALARM_AFTER: Duration = Duration::from_secs(5);
 /// How often a new leader calls workers that it does not hear of. Whoever misses that many notices by
 /// itself that its lease is not renewed.
 const CALLS_MAX: u32 = 4;
+/// After how many tellings of a part's end that nobody acknowledged someone is told.
+const TELLINGS_MAX: u32 = 10;
 
 /// What a leader knows for as long as it leads.
 #[derive(Debug)]
@@ -46,6 +48,8 @@ pub(crate) struct Leading {
     /// The ledger has refused a proposal: it would refuse every other before something happens.
     pub(crate) is_refused: bool,
     pub(crate) live: BTreeMap<AttemptId, Live>,
+    /// The job's time of parts at an instant, from this leader's own start of them or from workers.
+    pub(crate) job_times: BTreeMap<PartId, (Time, Duration)>,
     /// Proposals on their way, by what they are about, with the cores that they give away.
     proposed: BTreeMap<ProposalId, (About, Vec<(NodeId, u32)>)>,
     report_seq: ProgressSeq,
@@ -151,6 +155,7 @@ impl Leading {
             live: (state.open_attempts())
                 .map(|(attempt, _)| (attempt, Live::new(Relay::inherited())))
                 .collect(),
+            job_times: BTreeMap::new(),
             proposed: BTreeMap::new(),
             report_seq: ProgressSeq::NONE,
             next_report: since,
@@ -585,6 +590,7 @@ impl Manager {
             leading.live.retain(|attempt, _| attempt.shard.part_id() != part);
             leading.late.retain(|attempt, _| attempt.shard.part_id() != part);
             leading.told.remove(&part);
+            leading.job_times.remove(&part);
         }
         let mut needed: BTreeSet<_> = self.state.parts.values().map(|part| part.plan).collect();
         self.plans.retain(|hash, _| needed.contains(hash));
@@ -778,14 +784,27 @@ impl Manager {
         absent.filter(|&limit| now >= limit).map(|_| GapCause::WorkerLost)
     }
 
+    /// Whether a worker that runs an attempt of the part has still to tell this leader what the job's
+    /// time is.
+    fn awaits_time(&self, part: PartId) -> bool {
+        let Leadership::Leading(leading) = &self.leadership else { return false };
+        let open = self.state.open_attempts().filter(|(id, _)| id.shard.part_id() == part);
+        let is_unheard = |attempt: &Attempt| {
+            let view = self.workers.get(&attempt.worker);
+            attempt.started.is_some() && view.is_none_or(|view| view.last_granted.is_none())
+        };
+        !leading.job_times.contains_key(&part) && open.into_iter().any(|(_, a)| is_unheard(a))
+    }
+
     fn review_part(&mut self, now: Time, part_id: PartId) {
         let Some(part) = self.state.parts.get(&part_id).filter(|part| part.ended.is_none()) else {
             return;
         };
-        let (hash, started, stop) = (part.plan, part.started, part.stop.clone());
+        let (hash, stop) = (part.plan, part.stop.clone());
         let Some(plan) = self.plan(hash) else { return };
-        let elapsed = self.elapsed(now, started);
-        if stop.is_none() && elapsed.is_some_and(|elapsed| elapsed >= plan.run.deadline) {
+        let elapsed = self.elapsed(now, part_id);
+        let is_over = elapsed.is_some_and(|elapsed| elapsed >= plan.run.deadline);
+        if stop.is_none() && is_over && !self.awaits_time(part_id) {
             let (reason, mode) = (StopReason::TimedOut, StopMode::Graceful);
             self.propose(Entry::StopAsked { part: part_id, reason, mode });
         }
@@ -1011,7 +1030,7 @@ impl Manager {
         };
         let Some(shard) = self.state.shard(attempt.shard) else { return };
         let Some(known) = self.state.attempt(attempt) else { return };
-        let now_elapsed = self.elapsed(now, part.started).unwrap_or_default();
+        let now_elapsed = self.elapsed(now, part_id).unwrap_or_default();
         let plan = self.plans.get(&part.plan);
         let needs_secrets = plan.is_some_and(|plan| !plan.secrets.is_empty());
         let has_blobs =
@@ -1075,7 +1094,7 @@ impl Manager {
         let mut ready: Vec<(Priority, PartId, WorkflowIndex, Arc<Plan>)> = Vec::new();
         for (&part_id, part) in self.state.parts.iter().filter(|(_, part)| part.ended.is_none()) {
             let Some(plan) = self.plans.get(&part.plan) else { continue };
-            let Some(elapsed) = self.elapsed(now, part.started) else { continue };
+            let Some(elapsed) = self.elapsed(now, part_id) else { continue };
             for ((workflow, planned), index) in part.workflows.iter().zip(&plan.workflows).zip(0..)
             {
                 let index = WorkflowIndex(index);
@@ -1155,6 +1174,9 @@ impl Manager {
         }
         let pause = (self.config.resend * (1 << times.min(5))).min(Duration::from_secs(30));
         leading.told.insert(part, (now + pause, times + 1));
+        if times + 1 == TELLINGS_MAX {
+            self.event(Event::EndUnheard { part, times: TELLINGS_MAX });
+        }
         let Some(report) = self.part_report(now, part) else { return };
         let Some(state) = self.state.parts.get(&part) else { return };
         let Some(status) = state.ended.clone() else { return };
@@ -1178,7 +1200,8 @@ impl Manager {
     fn part_report(&mut self, now: Time, id: PartId) -> Option<PartReport> {
         let plan = self.plan(self.state.parts.get(&id)?.plan)?;
         let part = self.state.parts.get(&id)?;
-        let elapsed = self.elapsed(now, part.started).unwrap_or_default();
+        let elapsed = self.elapsed(now, id).unwrap_or_default();
+        let job_time = self.job_time(now, id);
         let workflows = (part.workflows.iter().zip(&plan.workflows).zip(0..))
             .map(|((workflow, planned), index)| {
                 let index = WorkflowIndex(index);
@@ -1227,6 +1250,7 @@ impl Manager {
             inquire,
             steered,
             pauses,
+            job_time,
         })
     }
 }
@@ -1243,6 +1267,14 @@ impl Leading {
                 continue;
             }
             live.absent_since = None;
+            if let Some(job) = reported.job_time {
+                // Each report is a little late, and none is early: the furthest is nearest.
+                let part = reported.attempt.shard.part_id();
+                let known = self.job_times.get(&part).map(|(at, known)| *known + now.since(*at));
+                if known.is_none_or(|known| job > known) {
+                    self.job_times.insert(part, (now, job));
+                }
+            }
             match reported.phase {
                 AttemptPhase::Preparing => {}
                 AttemptPhase::Prepared => live.is_accepted = true,

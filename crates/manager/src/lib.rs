@@ -304,6 +304,13 @@ pub enum Event {
         /// How.
         status: EndStatus,
     },
+    /// No gate has acknowledged a part's end, however often it was told. It is told on.
+    EndUnheard {
+        /// The part.
+        part: PartId,
+        /// How often it was told.
+        times: u32,
+    },
     /// A worker joined, or came back as a new one.
     WorkerJoined {
         /// The worker.
@@ -537,16 +544,26 @@ impl Manager {
     }
 
     /// The job's time of a part; `None` before its start was decided.
-    fn elapsed(&self, now: Time, started: Option<WallTime>) -> Option<Duration> {
-        let zero = started?.0.checked_sub(self.config.wall_at_zero.0);
-        Some(match zero {
-            // To the nanosecond while the start lies in this node's life.
+    fn elapsed(&self, now: Time, id: PartId) -> Option<Duration> {
+        let started = self.state.parts.get(&id)?.started?;
+        if let Some(known) = self.job_time(now, id) {
+            return Some(known);
+        }
+        // By the wall clock, which may not be that of the leader who decided it.
+        Some(match started.0.checked_sub(self.config.wall_at_zero.0) {
             Some(millis) => now.since(Time::from_millis(millis)),
             None => {
-                let before = self.config.wall_at_zero.0 - started?.0;
+                let before = self.config.wall_at_zero.0 - started.0;
                 now.since(Time::ZERO) + Duration::from_millis(before)
             }
         })
+    }
+
+    /// The job's time of a part, if this leader has started it or heard of it from who runs it.
+    fn job_time(&self, now: Time, id: PartId) -> Option<Duration> {
+        let Leadership::Leading(leading) = &self.leadership else { return None };
+        let (at, job) = leading.job_times.get(&id)?;
+        Some(*job + now.since(*at))
     }
 
     /// The plan of a blob that is held.
@@ -891,6 +908,13 @@ impl Manager {
             Leadership::Leading(leading) => {
                 if let Some(proposal) = proposal {
                     leading.settle(proposal);
+                    if let Entry::PartStarted { part, at } = &entry
+                        && applied == Applied::Changed
+                    {
+                        let zero = at.0.saturating_sub(self.config.wall_at_zero.0);
+                        let zero = Time::from_millis(zero);
+                        leading.job_times.insert(*part, (zero, Duration::ZERO));
+                    }
                 }
                 self.after_applied(now, &entry, applied);
             }

@@ -23,7 +23,7 @@ impl Manager {
         if part.stop.is_some() {
             return; // Nothing of it is steered any more.
         }
-        let elapsed = self.elapsed(now, part.started).unwrap_or_default();
+        let elapsed = self.elapsed(now, id).unwrap_or_default();
         // Loads go on together, and so a little later; they stop as soon as each hears of it.
         let goes_on = part.steering.is_paused && !steering.is_paused;
         let at = if goes_on { elapsed + self.config.start_margin } else { elapsed };
@@ -61,8 +61,7 @@ impl Manager {
     /// Takes from a worker's report what it has heard of.
     pub(crate) fn note_steered(&mut self, now: Time, report: &WorkerReport) {
         for reported in &report.attempts {
-            let part = self.state.parts.get(&reported.attempt.shard.part_id());
-            let elapsed = part.and_then(|part| self.elapsed(now, part.started));
+            let elapsed = self.elapsed(now, reported.attempt.shard.part_id());
             let Leadership::Leading(leading) = &mut self.leadership else { return };
             let (Some(elapsed), Some(live)) = (elapsed, leading.live.get_mut(&reported.attempt))
             else {
@@ -81,7 +80,7 @@ impl Manager {
         let ahead = || {
             let part = self.state.parts.get(&id.part_id())?;
             let started = part.workflows.get(usize::from(id.workflow.0))?.started?;
-            let elapsed = self.elapsed(now, part.started)?;
+            let elapsed = self.elapsed(now, id.part_id())?;
             let (heard, at) = live.steered;
             let heard_at = if heard >= part.turn { at.min(elapsed) } else { elapsed };
             // It has no lease for longer; entries may be decided a while after they were made.

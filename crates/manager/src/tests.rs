@@ -5,10 +5,15 @@ use hyperscale_plan::{
     After, HttpSettings, Load, LoadSteering, PLAN_FORMAT, RunSettings, Slice, StepName, Workflow,
 };
 use hyperscale_wire::{
-    AttemptEnd, AttemptPhase, AttemptReport, AttemptSummary, StopMode, StopReason,
+    AttemptEnd, AttemptPhase, AttemptReport, AttemptSummary, RefuseAttempt, StopMode, StopReason,
 };
 
 use super::*;
+
+mod dependencies;
+mod leadership;
+mod stops;
+mod workers;
 
 const GATE: NodeId = NodeId(1);
 const MANAGER: NodeId = NodeId(2);
@@ -59,7 +64,7 @@ fn plan(workflows: Vec<Workflow>) -> Plan {
 }
 
 fn running(attempt: AttemptId) -> AttemptReport {
-    AttemptReport { attempt, phase: AttemptPhase::Running, cores: 2, steered: 0 }
+    AttemptReport { attempt, phase: AttemptPhase::Running, cores: 2, steered: 0, job_time: None }
 }
 
 /// A manager whose proposals are decided at once.
@@ -68,14 +73,25 @@ struct Desk {
     index: u64,
     manager: Manager,
     sent: Vec<(NodeId, Message)>,
+    events: Vec<Event>,
+    log: Vec<Vec<u8>>,
+    blobs: Vec<Arc<[u8]>>,
     version: u64,
 }
 
 impl Desk {
     fn new() -> Self {
         let config = ManagerConfig::new(MANAGER, DatacenterId::from("eu"), WallTime(1_000));
-        let (manager, sent) = (Manager::new(config), Vec::new());
-        let mut desk = Self { now: Time::ZERO, index: 0, manager, sent, version: 0 };
+        let mut desk = Self {
+            now: Time::ZERO,
+            index: 0,
+            manager: Manager::new(config),
+            sent: Vec::new(),
+            events: Vec::new(),
+            log: Vec::new(),
+            blobs: Vec::new(),
+            version: 0,
+        };
         desk.input(Input::Leadership { leads: true, leader: Some(MANAGER) });
         desk.input(Input::Confirmed { until: Time::from_nanos(u64::MAX) });
         desk
@@ -93,8 +109,10 @@ impl Desk {
             for output in outputs {
                 match output {
                     Output::Send { to, message } => self.sent.push((to, message)),
+                    Output::Event(event) => self.events.push(event),
                     Output::Propose { proposal, entry } => {
                         self.index += 1;
+                        self.log.push(entry.clone());
                         let (index, proposal) = (self.index, Some(proposal));
                         let committed = Input::Committed { index, entry, proposal };
                         self.manager.handle(self.now, committed);
@@ -151,6 +169,7 @@ impl Desk {
     fn offer(&mut self, plan: &Plan) {
         let bytes: Arc<[u8]> = plan.to_bytes().into();
         let hash = hyperscale_blobs::hash_of(&bytes);
+        self.blobs.push(Arc::clone(&bytes));
         self.input(Input::Blob { bytes });
         let offer = PartOffer {
             part: part(),
@@ -196,6 +215,51 @@ impl Desk {
         self.input(Input::Leadership { leads: false, leader: None });
         self.input(Input::Leadership { leads: true, leader: Some(MANAGER) });
         self.input(Input::Confirmed { until: Time::from_nanos(u64::MAX) });
+    }
+
+    /// The manager dies, and another one with the same ledger leads: nothing of what only a leader
+    /// knows is left.
+    fn hand_over(&mut self, node: NodeId) {
+        let config = ManagerConfig::new(node, DatacenterId::from("eu"), WallTime(1_000));
+        self.manager = Manager::new(config);
+        for bytes in self.blobs.clone() {
+            self.input(Input::Blob { bytes });
+        }
+        for (entry, index) in self.log.clone().into_iter().zip(1..) {
+            self.input(Input::Committed { index, entry, proposal: None });
+        }
+        self.input(Input::Leadership { leads: true, leader: Some(node) });
+        self.input(Input::Confirmed { until: Time::from_nanos(u64::MAX) });
+        self.take();
+        self.connect_gate();
+    }
+
+    /// What the gate is told of the datacenter's free cores.
+    fn free_cores(&mut self) -> u32 {
+        self.message(GATE, Message::Probe { number: 1, removed: Vec::new() });
+        let free = self.sent.iter().rev().find_map(|(_, message)| match message {
+            Message::ProbeAck { status, .. } => Some(status.free_cores),
+            _ => None,
+        });
+        free.unwrap()
+    }
+
+    fn accept(&mut self, worker: NodeId, attempt: AttemptId) {
+        self.message(worker, Message::AttemptAccepted { attempt, fence: Fence(1) });
+    }
+
+    fn attempt_ended(&mut self, worker: NodeId, attempt: AttemptId, end: AttemptEnd) {
+        let end = AttemptSummary { end, last_delta: DeltaSeq::NONE, published: BTreeMap::new() };
+        self.message(worker, Message::AttemptEnded { attempt, end });
+    }
+
+    fn part(&self) -> &state::Part {
+        &self.manager.state().parts[&part()]
+    }
+
+    fn open(&self) -> Vec<(AttemptId, NodeId)> {
+        let open = self.manager.state().open_attempts();
+        open.map(|(id, attempt)| (id, attempt.worker)).collect()
     }
 
     fn stop(&mut self, mode: StopMode) {
@@ -387,7 +451,13 @@ fn a_report_that_comes_late_makes_no_worker_forget() {
 
     desk.renew(
         WORKER,
-        vec![AttemptReport { attempt, phase: AttemptPhase::Running, cores: 2, steered: 0 }],
+        vec![AttemptReport {
+            attempt,
+            phase: AttemptPhase::Running,
+            cores: 2,
+            steered: 0,
+            job_time: None,
+        }],
     );
 
     let is_forget = |(_, message): &(NodeId, Message)| matches!(message, Message::LeaseGranted { forget, .. } if !forget.is_empty());

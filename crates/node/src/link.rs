@@ -106,7 +106,7 @@ impl LinkError {
 #[derive(Debug)]
 pub(crate) enum LinkEvent {
     Up { peer: Box<Hello>, outbox: Outbox },
-    Message { from: NodeId, message: Box<Message> },
+    Message { from: NodeId, outbox: Outbox, message: Box<Message> },
     Down { peer: NodeId, outbox: Outbox },
 }
 
@@ -163,6 +163,13 @@ impl Outbox {
     pub(crate) fn close(&self) {
         self.0.queue.borrow_mut().is_closed = true;
         self.0.ready.notify_one();
+    }
+
+    /// How many frames wait: control frames, and others.
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> (usize, usize) {
+        let queue = self.0.queue.borrow();
+        (queue.control.len(), queue.other.len())
     }
 
     /// Whether both are the same link.
@@ -238,7 +245,8 @@ where
             if !message.may_pass(role, our_role) {
                 return LinkError::Forbidden { from: role, to: our_role, name: message.name() };
             }
-            if events.send(LinkEvent::Message { from: peer, message }).await.is_err() {
+            let said = LinkEvent::Message { from: peer, outbox: outbox.clone(), message };
+            if events.send(said).await.is_err() {
                 return LinkError::Closed;
             }
         }

@@ -172,6 +172,14 @@ fn log(observer: &Observer, event: &Event) {
             observer.count(Count::PartEnded);
             tracing::info!(job = %part.job, %part, ?status, "part ended");
         }
+        Event::EndUnheard { part, times } => {
+            if let Some(held_back) = observer.trouble(Part::Manager, "end unheard", part) {
+                tracing::error!(
+                    job = %part.job, %part, times, held_back,
+                    "no gate acknowledges the end of a part"
+                );
+            }
+        }
         Event::WorkerJoined { worker, incarnation } => {
             observer.count(Count::WorkerJoined);
             tracing::info!(%worker, %incarnation, "worker joined");

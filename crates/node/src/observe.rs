@@ -158,8 +158,9 @@ counts! {
         LinkedWorkers = "worker",
     }
     "hyperscale_link_frames_dropped_total" counter "reason"
-        "Frames that were not sent; what matters is sent again." {
+        "Frames that were not sent, or not heard; what matters is sent again." {
         DroppedNoLink = "no_link",
+        DroppedOldLink = "old_link",
         DroppedSlow = "slow",
         DroppedSlowControl = "slow_control",
     }

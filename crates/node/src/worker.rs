@@ -174,6 +174,10 @@ fn log(observer: &Observer, event: &Event) {
                 );
             }
         }
+        // A stop and what the engine says cross now and then.
+        Event::OutOfTurn { attempt, what } => {
+            tracing::info!(job = %attempt.shard.job, %attempt, what, "the engine spoke out of turn");
+        }
     }
 }
 

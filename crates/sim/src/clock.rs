@@ -12,16 +12,24 @@ pub(crate) struct Clock {
     booted: Time,
     /// Parts in a million by which it runs fast.
     drift: i32,
+    /// Milliseconds by which its wall clock is ahead.
+    ahead: i64,
 }
 
 impl Clock {
     pub(crate) const fn new(booted: Time, drift: i32) -> Self {
-        Self { booted, drift }
+        Self { booted, drift, ahead: 0 }
+    }
+
+    /// With a wall clock that is so many milliseconds ahead of the others.
+    pub(crate) const fn ahead_by(self, ahead: i64) -> Self {
+        Self { ahead, ..self }
     }
 
     /// The wall clock at the node's own zero.
     pub(crate) const fn wall_at_zero(&self) -> WallTime {
-        WallTime(WALL_AT_ZERO + self.booted.as_nanos() / 1_000_000)
+        let wall = WALL_AT_ZERO + self.booted.as_nanos() / 1_000_000;
+        WallTime(wall.saturating_add_signed(self.ahead))
     }
 
     /// The node's time at the world's time.

@@ -218,7 +218,7 @@ impl Decided {
         let live = gates.jobs.iter().filter(|(_, job)| job.ended.is_none() && is_here(job));
         for (&id, job) in live {
             let Some(plan) = plans(id) else { continue };
-            if job.cancel.is_some() || job.broken.is_some() {
+            if job.is_stopping() {
                 self.stops.entry((id, None)).or_insert(now);
             }
             for (workflow, _) in &job.stopped_workflows {
@@ -232,7 +232,7 @@ impl Decided {
                 if *known != wanted {
                     (*known, *since) = (wanted, now);
                 }
-                let is_stopping = job.cancel.is_some() || job.broken.is_some();
+                let is_stopping = job.is_stopping();
                 let is_done = is_stopping || part.stop.is_some() || part.ended.is_some();
                 let has_time = now <= trouble.all.max(*since) + STEERED_WITHIN;
                 if !is_done && !has_time && part.steering.version < wanted {

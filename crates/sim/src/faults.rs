@@ -110,7 +110,7 @@ impl World {
     }
 
     /// Something is in the way for so long, and a little longer until links are back.
-    fn trouble(&mut self, stretch: Duration) {
+    pub(crate) fn trouble(&mut self, stretch: Duration) {
         self.trouble_until = self.trouble_until.max(self.now + stretch + AFTERMATH);
     }
 
@@ -273,13 +273,13 @@ impl World {
         self.break_link((a, b), patience);
     }
 
-    fn ways_of(&self, node: NodeId) -> Vec<(NodeId, NodeId)> {
+    pub(crate) fn ways_of(&self, node: NodeId) -> Vec<(NodeId, NodeId)> {
         let ways = self.network.links.keys().copied();
         ways.filter(|(a, b)| *a == node || *b == node).collect()
     }
 
     /// Breaks the connection of a link after a while; each end learns of it by itself.
-    fn break_link(&mut self, way: (NodeId, NodeId), after: Duration) {
+    pub(crate) fn break_link(&mut self, way: (NodeId, NodeId), after: Duration) {
         let connection = self.network.links.get(&way).and_then(|link| link.connection);
         if let Some(connection) = connection {
             self.schedule(after, Event::Break { way, connection });

@@ -13,6 +13,8 @@
 mod client;
 mod clock;
 mod decided;
+#[cfg(test)]
+mod directed;
 mod disk;
 mod engine;
 mod faults;

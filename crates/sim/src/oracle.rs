@@ -163,6 +163,33 @@ impl Oracle {
         self.jobs.values().filter_map(of).max().unwrap_or(now).max(now)
     }
 
+    /// How many entries of the gates' ledger were decided.
+    #[cfg(test)]
+    pub(crate) const fn gate_entries(&self) -> u64 {
+        self.last_entry
+    }
+
+    /// The bytes of decided entries of a datacenter's ledger.
+    #[cfg(test)]
+    pub(crate) fn entry_bytes(&self, place: usize, entries: std::ops::RangeInclusive<u64>) -> u64 {
+        let log = self.logs.get(&Some(place)).into_iter();
+        log.flat_map(|log| log.range(entries.clone())).map(|(_, entry)| entry.len() as u64).sum()
+    }
+
+    /// Requests that some workers have sent.
+    #[cfg(test)]
+    pub(crate) fn requests_of(&self, is: impl Fn(NodeId) -> bool) -> u64 {
+        let attempts = self.attempts.values();
+        let theirs = attempts.filter(|truth| truth.runs_on.is_some_and(|(node, _)| is(node)));
+        theirs.map(|truth| truth.requests).sum()
+    }
+
+    /// How many attempts were closed since their worker was taken for lost.
+    #[cfg(test)]
+    pub(crate) fn lost(&self) -> usize {
+        self.decided.iter().map(|at| at.lost().count()).sum()
+    }
+
     pub(crate) fn is_over(&self) -> bool {
         self.jobs.values().all(|truth| truth.ended.is_some())
     }

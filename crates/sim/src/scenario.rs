@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use hyperscale_model::{SplitMix, Time, WorkflowIndex};
+use hyperscale_model::{NodeId, SplitMix, Time, WorkflowIndex};
 use hyperscale_plan::{
     After, Aggregate, Comparison, Datacenters, Distribution, HttpSettings, Load, LoadKind,
     LocalIndex, PLAN_FORMAT, Plan, Priority, Publish, RunSettings, Split, Stage, StepName,
@@ -32,6 +32,8 @@ pub(crate) struct Scenario {
     pub(crate) snapshot_after: u64,
     /// Clocks run fast or slow by up to so many millionths.
     pub(crate) drift: u64,
+    /// By how many milliseconds the wall clocks of some nodes are ahead.
+    pub(crate) ahead: BTreeMap<NodeId, i64>,
 }
 
 /// The nodes of a datacenter.
@@ -222,6 +224,7 @@ impl Scenario {
             retention: Duration::from_secs([20, 60, 300][pick(&mut random, 3)]),
             snapshot_after: [20, 200, 10_000][pick(&mut random, 3)],
             drift: if random.chance(0.5) { 300 } else { 0 },
+            ahead: BTreeMap::new(),
         }
     }
 }

@@ -53,6 +53,21 @@ pub(crate) enum Event {
     Calm,
 }
 
+/// What happens next in a world: an event, or the tick of a node.
+#[derive(Debug, Clone, Copy)]
+enum Next {
+    Event(Time),
+    Tick(Time, NodeId),
+}
+
+impl Next {
+    const fn at(self) -> Time {
+        match self {
+            Self::Event(at) | Self::Tick(at, _) => at,
+        }
+    }
+}
+
 /// One world.
 #[derive(Debug)]
 pub(crate) struct World {
@@ -80,12 +95,19 @@ pub(crate) struct World {
     /// How many faults there have been, and which of them are left out.
     pub(crate) faults: u32,
     pub(crate) skip: u128,
+    /// What has arrived, when, from whom, at whom: only directed tests look at it.
+    #[cfg(test)]
+    pub(crate) heard: Vec<(Time, NodeId, NodeId, Message)>,
 }
 
 impl World {
     pub(crate) fn new(seed: u64, options: &Options) -> Self {
         let mut scenario = Scenario::draw(seed, options.kind, options.faults);
         scenario.limit(options);
+        Self::of(scenario, seed, options)
+    }
+
+    pub(crate) fn of(mut scenario: Scenario, seed: u64, options: &Options) -> Self {
         scenario.habits.ignores_lease = options.mutation == Some(Mutation::IgnoreLease);
         scenario.habits.ignores_pauses = options.mutation == Some(Mutation::ForgetSteering);
         let mut random = SplitMix::new(!seed);
@@ -121,6 +143,8 @@ impl World {
             quiet_since: None,
             faults: 0,
             skip: options.skip,
+            #[cfg(test)]
+            heard: Vec::new(),
             random,
             scenario,
         };
@@ -197,14 +221,17 @@ impl World {
 
     /// Lives until everything is over, or something is broken.
     pub(crate) fn run(mut self) -> (Option<(Time, String)>, Time, u64) {
+        self.live();
+        let broken = self.broken.take().map(|what| (self.now, what));
+        (broken, self.now, self.trace.finish())
+    }
+
+    /// As [`World::run`], to look at it then.
+    pub(crate) fn live(&mut self) {
         let mut limit = None;
         while self.broken.is_none() {
-            let tick = self.hosts.values().filter(|host| !host.is_frozen);
-            let tick = tick.filter_map(|host| Some((host.due?, host.id))).min();
-            let event = self.queue.keys().next().copied();
-            let is_event = event.is_some_and(|(at, _)| tick.is_none_or(|(due, _)| at <= due));
-            let at = if is_event { event.map(|(at, _)| at) } else { tick.map(|(due, _)| due) };
-            self.now = self.now.max(at.unwrap_or(self.now + PATIENCE));
+            let next = self.next();
+            self.now = self.now.max(next.map_or(self.now + PATIENCE, Next::at));
             if self.is_calm {
                 let limit = *limit.get_or_insert_with(|| self.oracle.limit(self.now) + PATIENCE);
                 let is_quiet = self.is_quiet();
@@ -225,23 +252,60 @@ impl World {
                     break;
                 }
             }
-            if is_event {
-                if let Some((_, event)) = self.queue.pop_first() {
-                    self.happen(event);
-                }
-            } else if let Some((_, node)) = tick {
-                self.stimulate(node, Stimulus::Tick);
-            }
+            self.take(next);
         }
         if self.broken.is_none() {
             self.check_rest();
         }
-        let broken = self.broken.take().map(|what| (self.now, what));
-        (broken, self.now, self.trace.finish())
+    }
+
+    /// What happens next.
+    fn next(&self) -> Option<Next> {
+        let tick = self.hosts.values().filter(|host| !host.is_frozen);
+        let tick = tick.filter_map(|host| Some((host.due?, host.id))).min();
+        let event = self.queue.keys().next().map(|(at, _)| *at);
+        match (event, tick) {
+            (Some(at), Some((due, _))) if at <= due => Some(Next::Event(at)),
+            (_, Some((due, node))) => Some(Next::Tick(due, node)),
+            (Some(at), None) => Some(Next::Event(at)),
+            (None, None) => None,
+        }
+    }
+
+    fn take(&mut self, next: Option<Next>) {
+        match next {
+            Some(Next::Event(_)) => {
+                if let Some((_, event)) = self.queue.pop_first() {
+                    self.happen(event);
+                }
+            }
+            Some(Next::Tick(_, node)) => self.stimulate(node, Stimulus::Tick),
+            None => {}
+        }
+    }
+
+    /// Lives until then, or until something is broken.
+    #[cfg(test)]
+    pub(crate) fn live_until(&mut self, end: Time) {
+        while self.broken.is_none() {
+            let next = self.next().filter(|next| next.at() <= end);
+            if next.is_none() {
+                break;
+            }
+            self.now = self.now.max(next.map_or(end, Next::at));
+            self.take(next);
+        }
+        self.now = self.now.max(end);
+    }
+
+    /// What must never happen and did.
+    #[cfg(test)]
+    pub(crate) fn broken(&self) -> Option<&str> {
+        self.broken.as_deref()
     }
 
     /// Whether nothing is left to do.
-    fn is_quiet(&self) -> bool {
+    pub(crate) fn is_quiet(&self) -> bool {
         self.client.wishes.iter().all(crate::client::Wish::is_done) && self.oracle.is_over()
     }
 
@@ -327,7 +391,8 @@ impl World {
         let drift = self.random.below(2 * self.scenario.drift + 1);
         let drift =
             i32::try_from(drift).unwrap_or(0) - i32::try_from(self.scenario.drift).unwrap_or(0);
-        let clock = Clock::new(self.now, drift);
+        let ahead = self.scenario.ahead.get(&node).copied().unwrap_or(0);
+        let clock = Clock::new(self.now, drift).ahead_by(ahead);
         let seed = self.random.next_u64();
         let engine = Engine::new(self.scenario.habits, self.random.fork());
         let now = self.now;
@@ -462,6 +527,8 @@ impl World {
         {
             self.oracle.on_answer(self.now, to, status.datacenter.clone());
         }
+        #[cfg(test)]
+        self.heard.push((self.now, from, to, message.clone()));
         self.deliver(from, to, message);
     }
 

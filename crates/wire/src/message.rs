@@ -750,6 +750,9 @@ pub struct PartReport {
     /// When its loads stood still.
     #[serde(default)]
     pub pauses: Pauses,
+    /// The job's time when this was said, if the leader knows it for certain.
+    #[serde(default)]
+    pub job_time: Option<Duration>,
 }
 
 /// How a workflow is doing.
@@ -850,6 +853,10 @@ pub struct AttemptReport {
     /// The version of its steering that it has heard of.
     #[serde(default)]
     pub steered: u64,
+    /// The job's time as it is there, once it runs: a new leader knows it from this, whatever its
+    /// wall clock shows.
+    #[serde(default)]
+    pub job_time: Option<Duration>,
 }
 
 /// What an attempt does.

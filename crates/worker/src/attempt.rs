@@ -20,6 +20,8 @@ pub(crate) struct Attempt {
     pub(crate) phase: Phase,
     pub(crate) outbox: Outbox,
     pub(crate) was_stopped_by_leader: bool,
+    /// When it starts, by this worker's clock, and the job's time then.
+    pub(crate) start: Option<(Time, Duration)>,
 }
 
 #[derive(Debug, PartialEq)]
@@ -40,7 +42,14 @@ impl Attempt {
     pub(crate) fn new(assignment: Assignment, cores: Vec<u32>, offered_by: NodeId) -> Self {
         let phase = Phase::Fetching;
         let outbox = Outbox::default();
-        Self { assignment, cores, offered_by, phase, outbox, was_stopped_by_leader: false }
+        let (was_stopped_by_leader, start) = (false, None);
+        Self { assignment, cores, offered_by, phase, outbox, was_stopped_by_leader, start }
+    }
+
+    /// The job's time, once it has started.
+    pub(crate) fn job_time(&self, now: Time) -> Option<Duration> {
+        let (at, job) = self.start.filter(|(at, _)| now >= *at)?;
+        Some(job + now.since(at))
     }
 
     pub(crate) fn held_cores(&self) -> u32 {

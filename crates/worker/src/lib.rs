@@ -263,6 +263,14 @@ pub enum Event {
         /// Requests that nobody has counted.
         uncounted_requests: u64,
     },
+    /// The engine said something of an attempt that no longer, or not yet, fits it. It changes
+    /// nothing.
+    OutOfTurn {
+        /// The attempt.
+        attempt: AttemptId,
+        /// What.
+        what: &'static str,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -440,6 +448,7 @@ impl Worker {
                     },
                     cores: state.held_cores(),
                     steered: state.assignment.steering.version,
+                    job_time: state.job_time(now),
                 })
                 .collect(),
         };
@@ -500,7 +509,7 @@ impl Worker {
             }
             Message::StartAttempt { attempt, fence, start_in, job_elapsed, load_elapsed } => {
                 if self.accepts(from, fence) {
-                    self.start(attempt, start_in, job_elapsed, load_elapsed);
+                    self.start(now, attempt, start_in, job_elapsed, load_elapsed);
                 }
             }
             Message::StopAttempt { attempt, fence, mode } => {
@@ -713,6 +722,7 @@ impl Worker {
 
     fn start(
         &mut self,
+        now: Time,
         id: AttemptId,
         start_in: Duration,
         job_elapsed: Duration,
@@ -723,6 +733,7 @@ impl Worker {
             return; // Repeated, or too late.
         }
         attempt.phase = Phase::Running { stopping: None };
+        attempt.start = Some((now + start_in, job_elapsed));
         self.outputs.push(Output::Event(Event::AttemptStarted { attempt: id }));
         self.outputs.push(Output::Engine(EngineCommand::Start {
             attempt: id,
@@ -821,16 +832,25 @@ impl Worker {
     fn on_engine(&mut self, now: Time, event: EngineEvent) {
         match event {
             EngineEvent::Prepared { attempt } => {
-                let Some(state) = self.attempts.get_mut(&attempt) else { return };
-                if state.phase == Phase::Preparing {
-                    state.phase = Phase::Prepared;
-                    let (to, fence) = (state.offered_by, state.assignment.fence);
-                    let to = self.link_to_leader().unwrap_or(to);
-                    self.send(to, Message::AttemptAccepted { attempt, fence });
-                }
+                let Some(state) = self.preparing(attempt) else {
+                    return self.out_of_turn(attempt, "prepared");
+                };
+                state.phase = Phase::Prepared;
+                let (to, fence) = (state.offered_by, state.assignment.fence);
+                let to = self.link_to_leader().unwrap_or(to);
+                self.send(to, Message::AttemptAccepted { attempt, fence });
             }
-            EngineEvent::Unprepared { attempt, message } => self.give_up(attempt, message),
+            EngineEvent::Unprepared { attempt, message } => {
+                if self.preparing(attempt).is_none() {
+                    return self.out_of_turn(attempt, "unprepared");
+                }
+                self.give_up(attempt, message);
+            }
             EngineEvent::Window { attempt, window, figures } => {
+                // Nothing is added to what has ended: its end says which delta is the last.
+                if !self.is(attempt, |phase| matches!(phase, Phase::Running { .. })) {
+                    return self.out_of_turn(attempt, "a window");
+                }
                 let limit = self.config.outbox_bytes;
                 let (pressure, bytes) = (self.pressure, self.outbox_bytes());
                 let Some(state) = self.attempts.get_mut(&attempt) else { return };
@@ -843,11 +863,28 @@ impl Worker {
                 self.send_deltas(now, attempt);
             }
             EngineEvent::Ended { attempt, end, published } => {
+                let may_end =
+                    |phase: &Phase| !matches!(phase, Phase::Fetching | Phase::Ended { .. });
+                if !self.is(attempt, may_end) {
+                    return self.out_of_turn(attempt, "its end");
+                }
                 self.outputs.push(Output::Event(Event::AttemptEnded { attempt, end: end.clone() }));
                 self.end(attempt, end, published);
                 self.send_deltas(now, attempt);
             }
         }
+    }
+
+    fn is(&self, id: AttemptId, phase: impl Fn(&Phase) -> bool) -> bool {
+        self.attempts.get(&id).is_some_and(|attempt| phase(&attempt.phase))
+    }
+
+    fn preparing(&mut self, id: AttemptId) -> Option<&mut Attempt> {
+        self.attempts.get_mut(&id).filter(|attempt| attempt.phase == Phase::Preparing)
+    }
+
+    fn out_of_turn(&mut self, attempt: AttemptId, what: &'static str) {
+        self.outputs.push(Output::Event(Event::OutOfTurn { attempt, what }));
     }
 
     fn end(&mut self, id: AttemptId, end: AttemptEnd, published: BTreeMap<String, Value>) {

@@ -10,6 +10,10 @@ use hyperscale_stats::{Recorder, Sample};
 
 use super::*;
 
+mod cores;
+mod leases;
+mod states;
+
 const LEADER: NodeId = NodeId(1);
 const FENCE: Fence = Fence(7);
 const LEASE: Duration = Duration::from_secs(10);

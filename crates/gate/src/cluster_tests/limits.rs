@@ -1,0 +1,246 @@
+//! Jobs whose time is over, and datacenters that say nothing for a while.
+
+use hyperscale_wire::StopReason;
+
+use super::*;
+
+const LIMIT: u64 = 20;
+
+/// A job with a limit of 20 s that runs in both datacenters since the gates' first instant.
+fn limited(cluster: &mut Cluster) -> JobId {
+    let mut plan = both();
+    plan.run.deadline = Duration::from_secs(LIMIT);
+    let id = cluster.submit(A, "k", &plan);
+    let job = cluster.accepted(id);
+    cluster.accept_all(job);
+    cluster.report(part(job, 0), 1, WorkflowState::Running);
+    cluster.report(part(job, 1), 1, WorkflowState::Running);
+    cluster.wait(1);
+    cluster.told.clear();
+    job
+}
+
+/// Which datacenters were told to stop since the time is over, and under which fences.
+fn stopped(cluster: &mut Cluster) -> BTreeSet<(NodeId, Fence)> {
+    let told = std::mem::take(&mut cluster.told).into_iter();
+    let stops = told.filter_map(|(_, to, message)| match message {
+        Message::StopPart { fence, reason: StopReason::TimedOut, .. } => Some((to, fence)),
+        _ => None,
+    });
+    stops.collect()
+}
+
+fn until(cluster: &mut Cluster, second: u64) {
+    let now = cluster.now.as_nanos() / 1_000_000_000;
+    cluster.wait(second - now);
+}
+
+#[test]
+fn tmo_01_a_job_over_its_limit_is_stopped_everywhere() {
+    let mut cluster = Cluster::new();
+    let job = limited(&mut cluster);
+    let attempts = [0, 1].map(|index| cluster.delta(part(job, index), 1));
+    until(&mut cluster, LIMIT - 1);
+    assert_eq!(stopped(&mut cluster), [].into(), "its time is not over");
+
+    // Nobody there says that it is: the owner does.
+    until(&mut cluster, LIMIT + 15);
+    let fence = cluster.fence(job);
+    assert_eq!(stopped(&mut cluster), [(EU, fence), (US, fence)].into());
+    for (index, attempt) in [0, 1].into_iter().zip(attempts) {
+        let counted = vec![(attempt, DeltaSeq(1))];
+        cluster.end_as(part(job, index), 2, counted, EndStatus::TimedOut);
+    }
+    until(&mut cluster, LIMIT + 30);
+
+    let ended = cluster.gates[&A].state().jobs[&job].ended.clone().unwrap();
+    assert_eq!((ended.status, ended.partial), (EndStatus::TimedOut, false));
+    let result = cluster.result(A, job);
+    assert_eq!(result.summary.totals.iterations, 6, "what was done until then is kept");
+    cluster.told.clear();
+    cluster.wait(30);
+    assert_eq!(stopped(&mut cluster), [].into(), "an ended job has no limit");
+}
+
+#[test]
+fn tmo_01_a_job_of_one_datacenter_is_left_to_its_leader() {
+    let mut cluster = Cluster::new();
+    let mut plan = plan(vec![workflow("a")]);
+    plan.run.deadline = Duration::from_secs(LIMIT);
+    let id = cluster.submit(A, "k", &plan);
+    let job = cluster.accepted(id);
+    let (manager, fence) = (cluster.offers(job)[0].1, cluster.fence(job));
+    let part = part(job, 0);
+    cluster.manager_says(manager, Message::PartAccepted { part, fence });
+    cluster.wait(1);
+    cluster.report(part, 1, WorkflowState::Running);
+
+    until(&mut cluster, LIMIT + 20);
+    assert_eq!(stopped(&mut cluster), [].into(), "it decides alone");
+    cluster.end_as(part, 2, Vec::new(), EndStatus::TimedOut);
+    cluster.wait(2);
+
+    let ended = cluster.gates[&A].state().jobs[&job].ended.clone().unwrap();
+    assert_eq!(ended.status, EndStatus::TimedOut);
+}
+
+#[test]
+fn tmo_03_what_one_datacenter_finds_over_is_stopped_in_all_by_whoever_owns_it() {
+    let mut cluster = Cluster::new();
+    let job = limited(&mut cluster);
+    until(&mut cluster, LIMIT);
+    let (first, before) = (cluster.owner(job), cluster.fence(job));
+
+    cluster.end_as(part(job, 0), 2, Vec::new(), EndStatus::TimedOut);
+    assert_eq!(stopped(&mut cluster), [(US, before)].into(), "the other one, at once");
+
+    // It was not heard, and the owner dies: the next one says so under its own fence.
+    cluster.kill(first);
+    cluster.wait(4);
+    let after = cluster.fence(job);
+    assert!(after > before);
+    stopped(&mut cluster);
+    cluster.manager_says(US, Message::PartAccepted { part: part(job, 1), fence: after });
+    cluster.wait(3);
+    assert_eq!(stopped(&mut cluster), [(US, after)].into());
+
+    // A report from before changes nothing any more.
+    cluster.report(part(job, 1), 1, WorkflowState::Waiting);
+    cluster.end_as(part(job, 1), 3, Vec::new(), EndStatus::TimedOut);
+    cluster.wait(2);
+    let any = cluster.gates.values().next().unwrap();
+    let ended = any.state().jobs[&job].ended.clone().unwrap();
+    assert_eq!(ended.status, EndStatus::TimedOut);
+}
+
+#[test]
+fn tmo_03_the_limit_is_decided_once_and_not_by_a_deposed_owner() {
+    let mut cluster = Cluster::new();
+    let job = limited(&mut cluster);
+    let before = cluster.fence(job);
+    let owner = cluster.owner(job);
+    cluster.kill(owner);
+    cluster.wait(4);
+    let mut state = cluster.gates.values().next().unwrap().state().clone();
+    let fence = state.jobs[&job].fence;
+    let known = state.clone();
+
+    let old = crate::state::Entry::LimitReached { job, fence: before };
+    assert_eq!(state.apply(1_000, &old), crate::state::Applied::Ignored);
+    assert_eq!(state, known, "the decision of a deposed owner changed the job");
+    let entry = crate::state::Entry::LimitReached { job, fence };
+    assert_eq!(state.apply(1_001, &entry), crate::state::Applied::Changed);
+    assert_eq!(state.apply(1_002, &entry), crate::state::Applied::Ignored);
+}
+
+#[test]
+fn fed_06_a_datacenter_that_was_cut_off_is_shown_as_it_was_and_counts_once_when_it_is_back() {
+    let mut cluster = Cluster::new();
+    let id = cluster.submit(A, "k", &both());
+    let job = cluster.accepted(id);
+    cluster.accept_all(job);
+    cluster.report(part(job, 0), 1, WorkflowState::Running);
+    cluster.report(part(job, 1), 1, WorkflowState::Running);
+    let eu = cluster.delta(part(job, 0), 1);
+    cluster.delta(part(job, 1), 1);
+    cluster.wait(2);
+    let views = |cluster: &mut Cluster| {
+        let id = cluster.ask(A, Request::Datacenters);
+        match cluster.replies.remove(&id) {
+            Some(Reply::Datacenters(views)) => views,
+            other => panic!("no datacenters: {other:?}"),
+        }
+    };
+    let us = |views: Vec<crate::DatacenterView>| {
+        views.into_iter().find(|view| view.datacenter.as_str() == "us").unwrap()
+    };
+    let before = us(views(&mut cluster));
+
+    cluster.answering.remove(&US);
+    cluster.wait(6);
+    let cut = us(views(&mut cluster));
+    assert!(before.is_fresh && !cut.is_fresh, "its age is shown");
+    assert_eq!(crate::DatacenterView { is_fresh: true, ..cut }, before, "as it was");
+    cluster.end(part(job, 0), 2, vec![(eu, DeltaSeq(1))]);
+    cluster.wait(60);
+    assert!(cluster.gates[&A].state().jobs[&job].ended.is_none(), "it may have gone on");
+
+    cluster.answering.insert(US);
+    cluster.wait(3);
+    // What it did meanwhile, some of it twice.
+    let mut attempt = None;
+    for seq in [2, 3, 2, 3] {
+        attempt = Some(cluster.delta(part(job, 1), seq));
+    }
+    let counted = vec![(attempt.unwrap(), DeltaSeq(3))];
+    cluster.end(part(job, 1), 2, counted.clone());
+    cluster.end(part(job, 1), 2, counted);
+    cluster.wait(5);
+
+    let ended: Vec<_> =
+        [A, B, C].map(|gate| cluster.gates[&gate].state().jobs[&job].ended.clone()).into();
+    assert!(ended[0].is_some() && ended.iter().all(|end| *end == ended[0]), "{ended:?}");
+    let result = cluster.result(B, job);
+    assert_eq!(result.summary.totals.iterations, 4 * 3, "four windows, each counted once");
+    assert!(!result.summary.partial);
+    assert!(us(views(&mut cluster)).is_fresh);
+}
+
+#[test]
+fn res_06_an_end_that_is_told_again_is_acknowledged_again() {
+    let mut cluster = Cluster::new();
+    let id = cluster.submit(A, "k", &both());
+    let job = cluster.accepted(id);
+    cluster.accept_all(job);
+    let acknowledged = |cluster: &mut Cluster| {
+        let told = std::mem::take(&mut cluster.told).into_iter();
+        let acks = told.filter(|(.., message)| matches!(message, Message::PartEndedAck { .. }));
+        acks.map(|(_, to, _)| to).collect::<BTreeSet<NodeId>>()
+    };
+    cluster.told.clear();
+    cluster.end(part(job, 0), 1, Vec::new());
+    cluster.wait(3);
+    assert_eq!(acknowledged(&mut cluster), [].into(), "nothing is recorded yet");
+    cluster.end(part(job, 1), 1, Vec::new());
+    cluster.wait(2);
+    assert_eq!(acknowledged(&mut cluster), [EU, US].into());
+
+    // The acknowledgement was lost; the owner may be gone by then, and the job forgotten.
+    cluster.end(part(job, 1), 1, Vec::new());
+    assert_eq!(acknowledged(&mut cluster), [US].into());
+    cluster.kill(cluster.owner(job));
+    cluster.wait(4);
+    cluster.told.clear();
+    cluster.end(part(job, 1), 1, Vec::new());
+    assert_eq!(acknowledged(&mut cluster), [US].into(), "whoever lives acknowledges it");
+    cluster.wait(400);
+    cluster.told.clear();
+    assert!(cluster.gates.values().all(|gate| gate.state().jobs.is_empty()), "it is forgotten");
+    cluster.end(part(job, 1), 1, Vec::new());
+    assert_eq!(acknowledged(&mut cluster), [US].into(), "so its manager may forget it too");
+}
+
+#[test]
+fn clk_01_the_jobs_time_is_what_its_datacenter_tells_whatever_its_wall_clock_shows() {
+    for ahead in [0, 5_000, 60_000] {
+        let mut cluster = Cluster::new();
+        let id = cluster.submit(A, "k", &both());
+        let job = cluster.accepted(id);
+        cluster.accept_all(job);
+        // The leader's wall clock is ahead of the gates', and its load has run for three seconds.
+        let (started, job_time) = (Some(WallTime(1_000 + ahead)), Some(Duration::from_secs(3)));
+        let report = report(part(job, 0), 1, WorkflowState::Running);
+        let report = PartReport { started, job_time, ..report };
+        cluster.manager_says(EU, Message::PartReport(Box::new(report)));
+        cluster.wait(2);
+
+        let owner = cluster.owner(job);
+        let id = cluster.ask(owner, Request::Watch { job, after: 0 });
+        cluster.wait(1);
+        let elapsed = match cluster.replies.get(&id) {
+            Some(Reply::News { view: Some(view), .. }) => view.elapsed_ms,
+            other => panic!("no view: {other:?}"),
+        };
+        assert!((5_000..=6_000).contains(&elapsed), "{elapsed} ms, {ahead} ms ahead");
+    }
+}

@@ -1,0 +1,252 @@
+//! Workers that answer late, twice or never, die, and come back.
+
+use super::*;
+
+#[test]
+fn dsp_13_an_acceptance_that_the_result_has_overtaken_changes_nothing() {
+    let mut desk = Desk::new();
+    desk.connect_gate();
+    desk.connect_worker(WORKER);
+    desk.offer(&plan(vec![workflow("a", After::default())]));
+    desk.start();
+    let (attempt, _) = desk.open()[0];
+    assert_eq!(desk.free_cores(), 0);
+
+    desk.attempt_ended(WORKER, attempt, AttemptEnd::Finished);
+    let ended = desk.part().clone();
+    assert_eq!(desk.free_cores(), 2, "its cores are free with the decision");
+    desk.take();
+    desk.accept(WORKER, attempt);
+    desk.attempt_ended(WORKER, attempt, AttemptEnd::Stopped);
+    desk.wait(Duration::from_secs(2));
+
+    assert_eq!(*desk.part(), ended, "one terminal result");
+    assert_eq!(ended.ended, Some(EndStatus::Completed));
+    let is_command = |(_, message): &(NodeId, Message)| {
+        matches!(message, Message::StartAttempt { .. } | Message::OfferAttempt(_))
+    };
+    assert!(!desk.take().iter().any(is_command));
+}
+
+#[test]
+fn dsp_13_a_worker_that_dies_after_it_accepted_is_replaced_once() {
+    let mut desk = Desk::new();
+    desk.connect_gate();
+    desk.connect_worker(WORKER);
+    desk.offer(&plan(vec![workflow("a", After::default())]));
+    desk.start();
+    let (first, _) = desk.open()[0];
+    desk.accept(WORKER, first);
+    let started = |desk: &mut Desk| {
+        let starts = desk.take().into_iter().filter_map(|(_, message)| match message {
+            Message::StartAttempt { attempt, .. } => Some(attempt),
+            _ => None,
+        });
+        starts.collect::<Vec<_>>()
+    };
+    desk.wait(Duration::from_millis(100));
+    assert_eq!(started(&mut desk), [first]);
+
+    desk.input(Input::Disconnected { node: WORKER });
+    let incarnation = Incarnation(2);
+    desk.input(Input::WorkerConnected { worker: WORKER, incarnation });
+    desk.renew(WORKER, Vec::new());
+    desk.wait(Duration::from_millis(100));
+    let second = desk.open();
+    assert_eq!(second.len(), 1);
+    let second = second[0].0;
+    assert_eq!(second.number.0, 2, "run again once");
+    // The first one's answers come late, and twice.
+    for _ in 0..2 {
+        desk.accept(WORKER, first);
+        desk.attempt_ended(WORKER, first, AttemptEnd::Finished);
+    }
+    desk.take();
+    desk.wait(Duration::from_millis(500));
+
+    assert_eq!(started(&mut desk), [], "the answers to the first start nothing");
+    assert_eq!(desk.open(), [(second, WORKER)]);
+    desk.accept(WORKER, second);
+    desk.accept(WORKER, second);
+    desk.wait(Duration::from_millis(500));
+    assert_eq!(started(&mut desk), [second], "accepted twice, started once");
+    desk.attempt_ended(WORKER, second, AttemptEnd::Finished);
+    assert_eq!((desk.open(), desk.free_cores()), (vec![], 2), "each core comes back once");
+}
+
+#[test]
+fn dsp_13_ten_thousand_acceptances_lead_to_nothing_more() {
+    let mut desk = Desk::new();
+    let attempt = desk.run();
+    let entries = desk.log.len();
+
+    for _ in 0..10_000 {
+        desk.accept(WORKER, attempt);
+    }
+
+    assert_eq!(desk.log.len(), entries, "nothing is decided again");
+    assert!(desk.take().is_empty(), "nothing is said again");
+}
+
+#[test]
+fn reg_02_a_worker_that_comes_back_is_a_new_one_in_every_way() {
+    let mut desk = Desk::new();
+    let attempt = desk.run();
+    assert_eq!(desk.open(), [(attempt, WORKER)]);
+    desk.input(Input::Disconnected { node: WORKER });
+    desk.wait(Duration::from_secs(3));
+    desk.input(Input::MemberGone { node: WORKER });
+
+    let incarnation = Incarnation(2);
+    desk.input(Input::WorkerConnected { worker: WORKER, incarnation });
+
+    let view = &desk.manager.workers[&WORKER];
+    assert_eq!(view.incarnation, incarnation);
+    assert!(view.report.is_none() && view.last_granted.is_none(), "{view:?}");
+    assert!(view.is_connected && !view.is_gone, "{view:?}");
+    assert_eq!(desk.free_cores(), 0, "its cores are not known before it says them");
+    // A link of its first life was overtaken by this one.
+    let first = Incarnation(1);
+    desk.input(Input::WorkerConnected { worker: WORKER, incarnation: first });
+    assert_eq!(desk.manager.workers[&WORKER].incarnation, incarnation);
+    // Its numbers start again, and its cores are others.
+    let report = WorkerReport {
+        version: Version(1),
+        cores: 1,
+        is_draining: false,
+        software: String::new(),
+        attempts: Vec::new(),
+    };
+    desk.message(WORKER, Message::RenewLease { sent_at: Time::ZERO, report });
+    let cores: u32 = desk.open().iter().map(|_| 1).sum();
+    assert_eq!(cores, 1, "what its first life ran goes on, on the core that it has now");
+    assert!(desk.open().iter().all(|(known, _)| *known != attempt));
+    assert_eq!(desk.manager.state().cores_used(WORKER), 1);
+}
+
+#[test]
+fn wrk_02_cores_are_free_again_whichever_way_an_attempt_ends() {
+    let message = || "no".to_owned();
+    let ways = [
+        ("finished", Some(AttemptEnd::Finished)),
+        ("stopped", Some(AttemptEnd::Stopped)),
+        ("aborted", Some(AttemptEnd::Aborted { message: message() })),
+        ("refused", None),
+    ];
+    for (way, end) in ways {
+        let mut desk = Desk::new();
+        let attempt = match end {
+            Some(_) => desk.run(),
+            None => {
+                desk.connect_gate();
+                desk.connect_worker(WORKER);
+                desk.offer(&plan(vec![workflow("a", After::default())]));
+                desk.start();
+                desk.open()[0].0
+            }
+        };
+        assert_eq!(desk.free_cores(), 0, "{way}");
+
+        match end {
+            Some(end) => {
+                if end == AttemptEnd::Stopped {
+                    desk.stop(StopMode::Graceful);
+                }
+                desk.attempt_ended(WORKER, attempt, end);
+            }
+            None => {
+                // As often as it is tried.
+                while let Some((attempt, _)) = desk.open().first().copied() {
+                    let why = RefuseAttempt::BadPlan { message: message() };
+                    let refused = Message::AttemptRefused { attempt, fence: Fence(1), why };
+                    desk.message(WORKER, refused);
+                }
+            }
+        }
+
+        assert_eq!(desk.free_cores(), 2, "{way}: its cores are free with the decision");
+        assert!(desk.part().ended.is_some(), "{way}");
+    }
+}
+
+#[test]
+fn wrk_02_a_lost_core_and_a_lost_worker_give_back_what_they_held() {
+    let mut desk = Desk::new();
+    let attempt = desk.run();
+    desk.attempt_ended(WORKER, attempt, AttemptEnd::CoreLost { message: "panicked".to_owned() });
+
+    let again = desk.open();
+    assert_eq!(again.len(), 1, "the rest of its load goes on");
+    assert_eq!(desk.manager.state().cores_used(WORKER), 2, "on the same cores, counted once");
+    desk.input(Input::Disconnected { node: WORKER });
+    desk.wait(Duration::from_secs(15));
+    assert_eq!(desk.manager.state().cores_used(WORKER), 0);
+}
+
+#[test]
+fn orp_03_orp_05_a_claim_at_the_instant_of_expiry_keeps_or_closes_and_never_both() {
+    for claims_first in [true, false] {
+        let mut desk = Desk::new();
+        let attempt = desk.run();
+        desk.wait(Duration::from_secs(3));
+        desk.renew(WORKER, vec![running(attempt)]);
+        let granted = desk.now;
+        let config = ManagerConfig::new(MANAGER, DatacenterId::from("eu"), WallTime(1_000));
+        let expiry = granted + config.execution_lease + config.lease_margin;
+        desk.input(Input::Disconnected { node: WORKER });
+        desk.wait(expiry - desk.now - Duration::from_nanos(1));
+        assert_eq!(desk.open(), [(attempt, WORKER)], "not before its lease has ended for certain");
+        desk.now = expiry;
+        let incarnation = Incarnation(1);
+        if !claims_first {
+            desk.input(Input::Tick);
+        }
+        desk.take();
+
+        desk.input(Input::WorkerConnected { worker: WORKER, incarnation });
+        desk.renew(WORKER, vec![AttemptReport { phase: AttemptPhase::Paused, ..running(attempt) }]);
+        desk.renew(WORKER, vec![AttemptReport { phase: AttemptPhase::Paused, ..running(attempt) }]);
+
+        let (stop, forget) = desk.granted();
+        let is_open = desk.open().iter().any(|(open, _)| *open == attempt);
+        let is_ended = stop.iter().any(|(of, _)| *of == attempt) || forget.contains(&attempt);
+        assert_ne!(
+            is_open, is_ended,
+            "kept and stopped, or neither; claimed first: {claims_first}"
+        );
+        if !claims_first {
+            assert!(!is_open, "it was closed before the claim");
+            let closed = desk.manager.state().attempt(attempt).unwrap().closed.clone().unwrap();
+            // What it has still to tell counts no more.
+            desk.delta(attempt, closed.last_delta.0 + 1);
+            let after = desk.manager.state().attempt(attempt).unwrap().closed.clone().unwrap();
+            assert_eq!(after, closed);
+            let late = desk.events.iter().filter(|e| matches!(e, Event::LateDelta { .. }));
+            assert_eq!(late.count(), 1, "it is counted as late");
+        }
+    }
+}
+
+#[test]
+fn obs_03_what_cannot_be_read_is_told_and_the_next_thing_is_done() {
+    let mut desk = Desk::new();
+    desk.connect_gate();
+    desk.connect_worker(WORKER);
+    let told = |desk: &Desk| {
+        let malformed = desk.events.iter().filter_map(|event| match event {
+            Event::Malformed { what, error } if !error.is_empty() => Some(*what),
+            _ => None,
+        });
+        malformed.collect::<Vec<_>>()
+    };
+
+    desk.index += 1;
+    let (index, entry) = (desk.index, b"no entry".to_vec());
+    desk.input(Input::Committed { index, entry, proposal: None });
+    desk.input(Input::Restored { snapshot: b"no snapshot".to_vec() });
+
+    assert_eq!(told(&desk), ["ledger entry", "snapshot"]);
+    desk.offer(&plan(vec![workflow("a", After::default())]));
+    desk.start();
+    assert_eq!(desk.open().len(), 1, "what can be read is done");
+}
