@@ -11,7 +11,7 @@ use hyperscale_model::{
     AttemptId, AttemptNumber, ClientId, DatacenterId, DeltaSeq, EndStatus, Fence, Incarnation,
     JobId, NodeId, PartId, PartIndex, ProgressSeq, Role, ShardId, Time, Version, WallTime,
 };
-use hyperscale_plan::{Datacenters, Plan, RunSettings, Secrets};
+use hyperscale_plan::{Datacenters, Plan, RunSettings, Secrets, Slice, Split};
 use hyperscale_stats::{Delta, Figures, WindowFigures};
 use hyperscale_wire::{
     DatacenterStatus, Message, NodeState, NodeStatus, PartReport, PartResult, StopMode, Subject,
@@ -291,6 +291,7 @@ impl Cluster {
             seq: ProgressSeq(seq),
             workflows: vec![WorkflowReport { state, started: Some(Duration::ZERO), ended: None }],
             gaps: Vec::new(),
+            rows: Vec::new(),
             workers: 1,
             cores: 1,
             late_requests: 0,
@@ -688,4 +689,27 @@ fn orp_07_news_come_through_any_gate() {
     let is_retryable =
         matches!(reply, Some(Reply::Error(e)) if e.kind == RequestErrorKind::NotReady);
     assert!(is_retryable, "whoever waited is told to ask again: {reply:?}");
+}
+
+#[test]
+fn dat_01_datacenters_that_run_the_whole_load_each_draw_from_rows_of_their_own() {
+    let mut cluster = Cluster::new();
+    let run = RunSettings { split: Split::Each, ..both().run };
+    let id = cluster.submit(A, "k", &Plan { run, ..both() });
+    let job = cluster.accepted(id);
+
+    let offers: BTreeMap<PartId, (Slice, Slice)> = (cluster.told.iter())
+        .filter_map(|(.., message)| match message {
+            Message::OfferPart(offer) => {
+                Some((offer.part, (offer.slice.clone(), offer.rows.clone())))
+            }
+            _ => None,
+        })
+        .collect();
+
+    assert_eq!(offers.keys().copied().collect::<Vec<_>>(), [part(job, 0), part(job, 1)]);
+    let halves = Slice::whole().split_evenly(2);
+    for ((slice, rows), half) in offers.values().zip(&halves) {
+        assert_eq!((slice, rows), (&Slice::whole(), half), "all of the load, half of the rows");
+    }
 }

@@ -710,6 +710,7 @@ impl Gate {
             | Message::StopWorkflow { .. }
             | Message::SteerPart { .. }
             | Message::SteerAttempt { .. }
+            | Message::LeaseRows { .. }
             | Message::PartEndedAck { .. }
             | Message::RenewLease { .. }
             | Message::LeaseGranted { .. }

@@ -26,8 +26,8 @@ const fn hint(mutation: Mutation) -> u64 {
         Mutation::EarlyCompletion => 4,
         Mutation::AcceptLowerFence | Mutation::LoseWrites | Mutation::LoseCancel => 5,
         Mutation::LoseCheckpoints | Mutation::RecomputeContext | Mutation::DropResult => 6,
-        Mutation::ForgetAbort => 8,
-        Mutation::IgnoreLease => 12,
+        Mutation::ForgetAbort | Mutation::DrawAgain => 8,
+        Mutation::IgnoreLease | Mutation::ForgetLostRows => 12,
         Mutation::SentProbeIsLife => 16,
     }
 }
