@@ -108,6 +108,7 @@ impl Leader {
             fence: Fence(3),
             plan: hyperscale_blobs::hash_of(&bytes),
             slice: Slice::whole(),
+            rows: Slice::whole(),
             window: Duration::from_secs(1),
             secrets: Secrets::default(),
         };
@@ -147,7 +148,15 @@ impl Leader {
         self.version += 1;
         let attempts = self.attempts.get(&worker).map(|&attempt| {
             let phase = AttemptPhase::Running;
-            AttemptReport { attempt, phase, cores: 1, steered: 0, job_time: None }
+            AttemptReport {
+                attempt,
+                phase,
+                cores: 1,
+                steered: 0,
+                rows_until: 0,
+                rows_wanted: 0,
+                job_time: None,
+            }
         });
         let report = WorkerReport {
             version: Version(self.version),

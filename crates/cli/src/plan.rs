@@ -139,9 +139,15 @@ fn outline(plan: &Plan, assumptions: Assumptions, latency: Duration) -> Outline 
         count: workflows.iter().map(|workflow| workflow.requests.count).sum(),
         exact: workflows.iter().all(|workflow| workflow.requests.exact),
     };
-    for source in plan.data.iter().filter(|source| source.pick == Pick::Unique) {
-        let needed: u64 = workflows.iter().map(|workflow| workflow.iterations.count).sum();
-        if needed > source.rows {
+    for (index, source) in plan.data.iter().enumerate() {
+        let readers = || {
+            let all = workflows.iter().zip(&plan.workflows);
+            all.filter(|(_, workflow)| workflow.data().iter().any(|read| read.get() == index))
+        };
+        // Workflows that use a source have equal parts of its rows.
+        let most = readers().map(|(outline, _)| outline.iterations.count).max().unwrap_or(0);
+        let needed = most.saturating_mul(readers().count() as u64);
+        if source.pick == Pick::Unique && needed > source.rows {
             let then = match source.on_end {
                 OnEnd::Stop => "users stop when they are used up",
                 OnEnd::Recycle => "they are used again from the start",

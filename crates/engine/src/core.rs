@@ -56,9 +56,9 @@ async fn serve(core: u32, mut commands: mpsc::Receiver<Command>, events: mpsc::S
     while let Some(command) = commands.recv().await {
         runs.retain(|_, run| !run.is_over());
         match command {
-            Command::Prepare { work, slice, rows } => {
+            Command::Prepare { work, slice, shared } => {
                 let attempt = work.attempt;
-                let what = match Run::new(core, work, slice, rows, &common, events.clone()) {
+                let what = match Run::new(core, work, slice, shared, &common, events.clone()) {
                     Ok(run) => {
                         runs.insert(attempt, Rc::new(run));
                         CoreNews::Prepared
@@ -79,6 +79,11 @@ async fn serve(core: u32, mut commands: mpsc::Receiver<Command>, events: mpsc::S
             Command::Steer { attempt, steering } => {
                 if let Some(run) = runs.get(&attempt) {
                     run.steer((*steering).clone());
+                }
+            }
+            Command::Rows { attempt } => {
+                if let Some(run) = runs.get(&attempt) {
+                    run.on_rows();
                 }
             }
             Command::Stop { attempt, stop } => {

@@ -13,6 +13,7 @@ use hyperscale_plan::{Amount, Arrivals, Distribution, Load, LoadKind, Slice, Wor
 use tokio::task::JoinSet;
 
 use crate::alarm::Alarm;
+use crate::draws::NoRows;
 use crate::run::Run;
 use crate::user::{Control, Quota, Start, User};
 use crate::{Stop, Work, clock};
@@ -134,6 +135,15 @@ impl Crew {
             Some(left) = self.tasks.join_next(), if !self.tasks.is_empty() => self.on_left(left),
         }
         self.follow_pauses();
+        self.follow_rows();
+    }
+
+    /// Lets users that wait for unique rows go on once they are leased.
+    fn follow_rows(&self) {
+        self.run.tell_rows_wanted();
+        if self.run.has_new_rows.take() {
+            self.users.values().for_each(|user| user.control.wake());
+        }
     }
 
     /// Lets users stop or go on where the load does.
@@ -229,7 +239,7 @@ impl Crew {
             }
             _ => None,
         };
-        run.shared.set(left);
+        run.iterations_left.set(left);
         for number in 0..users {
             self.hire(number, each.map_or(Quota::Shared, Quota::Each));
         }
@@ -274,7 +284,6 @@ impl Crew {
                 continue;
             }
             let lag = now - intended;
-            let start = Start { intended, number: due.number };
             if !schedule.is_sent(&due, run.amount()) {
                 // Scaled down: this one is left out.
             } else if !run.lease.holds(now) {
@@ -282,13 +291,15 @@ impl Crew {
             } else if lag > LATE_MAX {
                 // The core was away. Sent now, these starts would be a burst that nobody planned.
                 run.recorder.borrow_mut().drop_late_start(lag);
-            } else if let Some(idle) = run.idle.borrow_mut().pop() {
-                idle.assign(start);
-            } else if (self.users.len() as u64) < users_max {
-                let number = self.users.len() as u64;
-                self.hire(number, Quota::Assigned).assign(start);
-            } else {
+            } else if run.idle.borrow().is_empty() && self.users.len() as u64 >= users_max {
                 run.recorder.borrow_mut().drop_starts(1);
+            } else {
+                match run.draw() {
+                    Ok(draw) => self.give(Start { intended, number: due.number, draw }),
+                    // A start that finds no row is never made later.
+                    Err(NoRows::Yet | NoRows::Left) => run.recorder.borrow_mut().drop_starts(1),
+                }
+                run.tell_rows_wanted();
             }
             next = schedule.next();
             // Starts that are due together are handed out together, but answers are not kept
@@ -299,6 +310,15 @@ impl Crew {
         }
         while !self.is_over() && !self.is_stopped() {
             self.wait(self.end()).await;
+        }
+    }
+
+    /// Gives a start to a user that is idle, or to a new one.
+    fn give(&mut self, start: Start) {
+        let idle = self.run.idle.borrow_mut().pop();
+        match idle {
+            Some(idle) => idle.assign(start),
+            None => self.hire(self.users.len() as u64, Quota::Assigned).assign(start),
         }
     }
 

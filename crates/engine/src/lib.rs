@@ -1,9 +1,9 @@
 //! The load engine: threads that send requests and count what came of them.
 //!
 //! One thread a core, each with a runtime of its own; a virtual user is a small task that lives and
-//! dies on one core. Cores share nothing: each counts into its own recorder and hands over a window
-//! at a time, which [`Engine::join`] joins to what an attempt did. This crate knows nothing of
-//! clusters.
+//! dies on one core. Cores share nothing but the number of the next draw of unique rows: each counts
+//! into its own recorder and hands over a window at a time, which [`Engine::join`] joins to what an
+//! attempt did. This crate knows nothing of clusters.
 //!
 //! A request on a kept connection costs one write, one read, a few clock reads, a parse in place
 //! and some counters: it allocates nothing, takes no lock, and sets no timer unless the last one is
@@ -13,6 +13,7 @@ mod alarm;
 mod clock;
 mod connection;
 mod core;
+mod draws;
 mod executor;
 mod lease;
 mod pool;
@@ -31,7 +32,7 @@ use std::time::{Duration, Instant};
 
 use hyperscale_model::{AttemptId, BlobHash, DatacenterId, WorkflowIndex};
 use hyperscale_plan::expr::Value;
-use hyperscale_plan::{Context, LoadSteering, Plan, Secrets, Slice};
+use hyperscale_plan::{Context, LoadSteering, Plan, RowLease, Secrets, Slice};
 use hyperscale_stats::WindowFigures;
 use tokio::sync::mpsc;
 
@@ -44,6 +45,7 @@ pub use crate::tls::probe_connector;
 pub use crate::windows::AttemptNews;
 
 use crate::core::Core;
+use crate::draws::Draws;
 use crate::scope::Rows;
 use crate::windows::Windows;
 
@@ -64,6 +66,8 @@ pub struct Work {
     pub iterations_done: u64,
     /// The load's time up to which earlier attempts may have sent its starts.
     pub load_sent: Duration,
+    /// Which draws of unique rows it may make.
+    pub rows: RowLease,
     /// How its load is steered when it is made ready.
     pub steering: LoadSteering,
     /// Values published by other workflows.
@@ -111,13 +115,22 @@ pub enum RunEnd {
 /// The rows of a plan's data, read by the first core that needs them.
 pub(crate) type SharedRows = Arc<OnceLock<Result<Rows, String>>>;
 
+/// What the cores of an attempt share.
+#[derive(Debug, Clone)]
+pub(crate) struct Shared {
+    pub(crate) rows: SharedRows,
+    /// Its draws of unique rows, if it makes any.
+    pub(crate) draws: Option<Arc<Draws>>,
+}
+
 /// What a core is told.
 #[derive(Debug, Clone)]
 pub(crate) enum Command {
-    Prepare { work: Arc<Work>, slice: Slice, rows: SharedRows },
+    Prepare { work: Arc<Work>, slice: Slice, shared: Shared },
     Start { attempt: AttemptId, job_zero: Instant, load_zero: Instant, at: Instant },
     Lease { until: Instant },
     Steer { attempt: AttemptId, steering: Arc<LoadSteering> },
+    Rows { attempt: AttemptId },
     Stop { attempt: AttemptId, stop: Stop },
 }
 
@@ -142,6 +155,7 @@ pub(crate) enum CoreNews {
     Prepared,
     Unprepared(String),
     Window { window: u64, figures: Box<WindowFigures> },
+    RowsWanted,
     Ended { end: RunEnd, published: BTreeMap<String, Value> },
 }
 
@@ -149,8 +163,15 @@ pub(crate) enum CoreNews {
 #[derive(Debug)]
 pub struct Engine {
     cores: Vec<Core>,
-    attempts: BTreeMap<AttemptId, Vec<u32>>,
+    attempts: BTreeMap<AttemptId, Running>,
     windows: Windows,
+}
+
+/// An attempt that cores have.
+#[derive(Debug)]
+struct Running {
+    cores: Vec<u32>,
+    draws: Option<Arc<Draws>>,
 }
 
 impl Engine {
@@ -177,13 +198,14 @@ impl Engine {
             cores.truncate(executor::useful_cores(&work.slice, &workflow.load, cores.len()));
         }
         let slices = work.slice.split_evenly(cores.len());
+        let draws = Draws::of(&work).map(Arc::new);
         let work = Arc::new(work);
-        let rows = SharedRows::default();
-        self.attempts.insert(attempt, cores.clone());
+        let shared = Shared { rows: SharedRows::default(), draws: draws.clone() };
+        self.attempts.insert(attempt, Running { cores: cores.clone(), draws });
         self.windows.expect(attempt, &cores);
         (cores.iter().zip(slices)).all(|(core, slice)| {
-            let (work, rows) = (Arc::clone(&work), Arc::clone(&rows));
-            self.tell_core(*core, Command::Prepare { work, slice, rows })
+            let (work, shared) = (Arc::clone(&work), shared.clone());
+            self.tell_core(*core, Command::Prepare { work, slice, shared })
         })
     }
 
@@ -222,6 +244,25 @@ impl Engine {
         self.tell(attempt, &Command::Steer { attempt, steering: Arc::new(steering) })
     }
 
+    /// Draws of unique rows before this one, by its number within the attempt's share of them, may
+    /// be made as well. False as above.
+    pub fn lease_rows(&self, attempt: AttemptId, until: u64) -> bool {
+        if let Some(draws) = self.draws(attempt) {
+            draws.lease(until);
+        }
+        self.tell(attempt, &Command::Rows { attempt })
+    }
+
+    /// How many draws of unique rows an attempt has made.
+    #[must_use]
+    pub fn draws_made(&self, attempt: AttemptId) -> u64 {
+        self.draws(attempt).map_or(0, Draws::made)
+    }
+
+    fn draws(&self, attempt: AttemptId) -> Option<&Draws> {
+        self.attempts.get(&attempt)?.draws.as_deref()
+    }
+
     /// Stops an attempt. False as above.
     pub fn stop(&mut self, attempt: AttemptId, stop: Stop) -> bool {
         let is_told = self.tell(attempt, &Command::Stop { attempt, stop });
@@ -235,9 +276,12 @@ impl Engine {
     /// Joins what a core tells to what its attempt did.
     pub fn join(&mut self, event: CoreEvent) -> Vec<AttemptNews> {
         let attempt = event.attempt;
-        let news = self.windows.on(event);
-        if news.iter().any(|news| matches!(news, AttemptNews::Ended { .. })) {
-            self.attempts.remove(&attempt);
+        let mut news = self.windows.on(event);
+        for news in &mut news {
+            if let AttemptNews::Ended { draws_made, .. } = news {
+                *draws_made = self.draws_made(attempt);
+                self.attempts.remove(&attempt);
+            }
         }
         news
     }
@@ -250,7 +294,7 @@ impl Engine {
             core.is_none_or(|core| core.thread.is_finished())
         };
         let lost: Vec<AttemptId> = (self.attempts.iter())
-            .filter(|(_, cores)| cores.iter().any(is_gone))
+            .filter(|(_, running)| running.cores.iter().any(is_gone))
             .map(|(&attempt, _)| attempt)
             .collect();
         for &attempt in &lost {
@@ -261,7 +305,8 @@ impl Engine {
     }
 
     fn tell(&self, attempt: AttemptId, command: &Command) -> bool {
-        let cores = self.attempts.get(&attempt).map(Vec::as_slice).unwrap_or_default();
+        let running = self.attempts.get(&attempt);
+        let cores = running.map(|running| running.cores.as_slice()).unwrap_or_default();
         // Each is told, whatever became of the others.
         let told = cores.iter().filter(|&&core| self.tell_core(core, command.clone())).count();
         told == cores.len()

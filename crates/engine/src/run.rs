@@ -8,14 +8,13 @@ use std::time::{Duration, Instant};
 
 use hyperscale_model::{Outcome, SplitMix};
 use hyperscale_plan::expr::Value;
-use hyperscale_plan::{
-    Amount, DataIndex, DataSource, LoadSteering, OnEnd, Pick, Plan, Slice, StepIndex, Workflow,
-};
+use hyperscale_plan::{Amount, DataIndex, LoadSteering, Plan, Slice, StepIndex, Workflow};
 use hyperscale_stats::{Exchange, Recorder, WindowFigures};
 use tokio::sync::{Notify, mpsc};
 use tokio_rustls::TlsConnector;
 
 use crate::core::Common;
+use crate::draws::NoRows;
 use crate::executor;
 use crate::lease::Lease;
 use crate::pool::Pools;
@@ -24,7 +23,7 @@ use crate::request::Make;
 use crate::resolve::Resolver;
 use crate::scope::Rows;
 use crate::user::Control;
-use crate::{CoreEvent, CoreNews, RunEnd, SharedRows, Stop, Work, clock, tls};
+use crate::{CoreEvent, CoreNews, RunEnd, Shared, Stop, Work, clock, tls};
 
 /// Lines that a test may log in a second on a core.
 const LOG_LINES_PER_SECOND: u32 = 10;
@@ -35,19 +34,21 @@ pub(crate) struct Run {
     pub(crate) work: Arc<Work>,
     /// This core's share of the load.
     pub(crate) slice: Slice,
-    rows: SharedRows,
+    shared: Shared,
     /// Iterations of this core's share that earlier attempts have done.
     pub(crate) iterations_done: u64,
     pub(crate) program: Program,
     pub(crate) recorder: RefCell<Recorder>,
     pub(crate) scratch: Rc<RefCell<Box<[u8]>>>,
     pub(crate) lease: Rc<Lease>,
-    /// Rows of the workflow's data after which its users stop.
-    rows_max: u64,
     pub(crate) resolver: Resolver,
     tls: RefCell<Option<TlsConnector>>,
     /// Iterations that users may still take from what they share.
-    pub(crate) shared: Cell<u64>,
+    pub(crate) iterations_left: Cell<u64>,
+    /// Whether users wait for unique rows to be leased.
+    rows_wanted: Cell<RowsWanted>,
+    /// Whether that has happened since users were last woken.
+    pub(crate) has_new_rows: Cell<bool>,
     /// Users that wait for a start.
     pub(crate) idle: RefCell<Vec<Rc<Control>>>,
     /// Users that are within an iteration.
@@ -69,6 +70,14 @@ pub(crate) struct Run {
     events: mpsc::Sender<CoreEvent>,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum RowsWanted {
+    #[default]
+    No,
+    Untold,
+    Told,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Prepared,
@@ -88,7 +97,7 @@ impl Run {
         core: u32,
         work: Arc<Work>,
         slice: Slice,
-        rows: SharedRows,
+        shared: Shared,
         common: &Common,
         events: mpsc::Sender<CoreEvent>,
     ) -> Result<Self, String> {
@@ -97,7 +106,7 @@ impl Run {
         let make = make(&work);
         let sample_bytes = if plan.http.samples > 0 { Exchange::TEXT_BYTES_MAX } else { 0 };
         let program = Program::new(workflow, make, sample_bytes)?;
-        if let Err(message) = rows.get_or_init(|| Rows::read(plan, &work.blobs)) {
+        if let Err(message) = shared.rows.get_or_init(|| Rows::read(plan, &work.blobs)) {
             return Err(message.clone());
         }
         let iterations_done = executor::done_before(&work, &slice, workflow);
@@ -106,16 +115,17 @@ impl Run {
         Ok(Self {
             core,
             slice,
-            rows,
+            shared,
             iterations_done,
             program,
             recorder: RefCell::new(recorder),
             scratch: Rc::clone(&common.scratch),
             lease: Rc::clone(&common.lease),
-            rows_max: rows_max(plan, workflow),
             resolver,
             tls: RefCell::default(),
-            shared: Cell::new(0),
+            iterations_left: Cell::new(0),
+            rows_wanted: Cell::default(),
+            has_new_rows: Cell::new(false),
             idle: RefCell::default(),
             busy: Cell::new(0),
             published: RefCell::default(),
@@ -146,13 +156,51 @@ impl Run {
     /// The rows of the plan's data.
     #[expect(clippy::expect_used, reason = "`new` has read them, or there would be no run")]
     pub(crate) fn rows(&self) -> &Rows {
-        let rows = self.rows.get().and_then(|rows| rows.as_ref().ok());
+        let rows = self.shared.rows.get().and_then(|rows| rows.as_ref().ok());
         rows.expect("read when the run was made")
     }
 
-    /// Whether the data has rows for an iteration, or begins anew.
-    pub(crate) const fn has_rows(&self, row: u64) -> bool {
-        row < self.rows_max
+    /// Whether iterations draw unique rows.
+    pub(crate) const fn draws_rows(&self) -> bool {
+        self.shared.draws.is_some()
+    }
+
+    /// Draws the unique rows of an iteration, if it needs any; gives the number of the draw.
+    pub(crate) fn draw(&self) -> Result<Option<u64>, NoRows> {
+        let drawn = self.shared.draws.as_ref().map(|draws| draws.draw()).transpose();
+        if drawn == Err(NoRows::Yet) && self.rows_wanted.get() == RowsWanted::No {
+            self.rows_wanted.set(RowsWanted::Untold);
+            self.changed.notify_one();
+        }
+        drawn
+    }
+
+    /// The unique row of a source that a draw gave.
+    pub(crate) fn unique_row(&self, source: DataIndex, draw: u64) -> Option<u64> {
+        self.shared.draws.as_ref()?.row(source, draw)
+    }
+
+    /// Whether draws wait for a lease.
+    pub(crate) fn waits_for_rows(&self) -> bool {
+        self.rows_wanted.get() != RowsWanted::No
+    }
+
+    /// Tells that draws wait, unless that is told. Whoever takes news may have no room now: then
+    /// again, later.
+    pub(crate) fn tell_rows_wanted(&self) {
+        if self.rows_wanted.get() == RowsWanted::Untold {
+            let (attempt, what) = (self.work.attempt, CoreNews::RowsWanted);
+            let is_told =
+                self.events.try_send(CoreEvent { core: self.core, attempt, what }).is_ok();
+            self.rows_wanted.set(if is_told { RowsWanted::Told } else { RowsWanted::Untold });
+        }
+    }
+
+    /// More rows are leased.
+    pub(crate) fn on_rows(&self) {
+        self.rows_wanted.set(RowsWanted::No);
+        self.has_new_rows.set(true);
+        self.changed.notify_one();
     }
 
     /// The workflow that is run.
@@ -363,18 +411,6 @@ fn make(work: &Work) -> Make<'_> {
     Make { blobs: &work.blobs, compression: http.compression, is_proxied }
 }
 
-/// How many iterations find a row in every source that the workflow reads and that stops its users
-/// at its end.
-fn rows_max(plan: &Plan, workflow: &Workflow) -> u64 {
-    let read = workflow.data();
-    let stops = |source: &DataSource| source.pick == Pick::Unique && source.on_end == OnEnd::Stop;
-    (plan.data.iter().zip(0..))
-        .filter(|(source, index)| stops(source) && read.contains(&DataIndex(*index)))
-        .map(|(source, _)| source.rows)
-        .min()
-        .unwrap_or(u64::MAX)
-}
-
 /// The clock of an attempt's windows on one core.
 struct Windows {
     run: Rc<Run>,
@@ -418,6 +454,7 @@ impl Windows {
     )]
     async fn tell(&mut self, at: Instant, is_last: bool) {
         let run = &self.run;
+        run.tell_rows_wanted();
         if !is_last && run.events.capacity() == 0 {
             return; // The window stays in the recorder and comes with the next one.
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use hyperscale_model::SplitMix;
 use hyperscale_plan::expr::{Answer, EvalError, Scope, Value, Var};
-use hyperscale_plan::{DataIndex, DataSource, OnEnd, Pick, Plan};
+use hyperscale_plan::{DataIndex, DataSource, Pick, Plan};
 
 use crate::clock;
 use crate::connection::Kept;
@@ -61,6 +61,8 @@ pub(crate) struct Place {
     pub(crate) iteration: u64,
     /// The number of the iteration over the whole load, which decides its rows.
     pub(crate) row: u64,
+    /// Its draw of unique rows, if it made one.
+    pub(crate) draw: Option<u64>,
 }
 
 /// A user's variables, for as long as an expression is evaluated.
@@ -131,10 +133,15 @@ impl UserScope<'_> {
         }
         let seed = |kind| SplitMix::new(self.run.seed_of(kind, 1_000 + u64::from(index.0)));
         let row = match source.pick {
-            Pick::Unique if source.on_end == OnEnd::Stop && self.place.row >= count => {
-                return Err(EvalError(format!("data `{}` is used up", source.name)));
+            Pick::Unique => {
+                // Not in an iteration: in the setup of a user, which draws nothing.
+                let draw = self.place.draw.ok_or_else(|| {
+                    EvalError(format!("only an iteration has a row of `{}`", source.name))
+                })?;
+                let row = self.run.unique_row(index, draw);
+                row.ok_or_else(|| EvalError(format!("data `{}` is used up", source.name)))?
             }
-            Pick::Sequential | Pick::Unique => self.place.row % count,
+            Pick::Sequential => self.place.row % count,
             Pick::Random => seed(self.place.row).below(count),
             Pick::Shuffle => {
                 // Each round has an order of its own.

@@ -19,6 +19,7 @@ use url::Url;
 
 use crate::clock;
 use crate::connection::{Answer, Connection, Failure, Keep, Kept, Trace, Way};
+use crate::draws::NoRows;
 use crate::pool::Permit;
 use crate::program::{Op, OpKind, Request};
 use crate::request::{Origin, Ready};
@@ -45,6 +46,8 @@ pub(crate) struct Start {
     pub(crate) intended: Instant,
     /// Its number over the whole load.
     pub(crate) number: u64,
+    /// Its draw of unique rows, if it needs one.
+    pub(crate) draw: Option<u64>,
 }
 
 /// What a user is told.
@@ -96,10 +99,10 @@ impl Control {
         self.leave.get() != Leave::No
     }
 
-    /// Waits until the load goes on, or the user shall leave.
-    async fn until_going(&self, is_paused: &Cell<bool>) {
+    /// Waits until nothing holds it up any more, or the user shall leave.
+    async fn until_free(&self, is_held: impl Fn() -> bool) {
         poll_fn(|cx| {
-            if self.is_leaving() || !is_paused.get() {
+            if self.is_leaving() || !is_held() {
                 return Poll::Ready(());
             }
             self.remember(cx);
@@ -246,40 +249,79 @@ impl User {
     }
 
     /// Waits for the next iteration; false if there is none. Its number decides its rows and all
-    /// choices that are made in it.
+    /// choices that are made in it; unique rows follow from its draw.
     async fn next_iteration(&mut self, quota: Quota, done: u64) -> bool {
         let run = Rc::clone(&self.run);
-        if run.is_paused.get() && !matches!(quota, Quota::Assigned) {
-            self.control.until_going(&run.is_paused).await;
-        }
-        let row = match quota {
+        let (row, draw) = match quota {
             Quota::Assigned => {
                 let Some(start) = self.control.next_start().await else { return false };
                 let lag = clock::now().saturating_duration_since(start.intended);
                 run.recorder.borrow_mut().start(lag);
                 self.intended = Some(start.intended);
-                start.number
+                (start.number, start.draw)
             }
-            _ if self.control.is_leaving() => return false,
-            Quota::Each(times) if done >= times => return false,
-            Quota::Shared => {
-                let Some(left) = run.shared.get().checked_sub(1) else { return false };
-                run.shared.set(left);
-                let total = run.workflow().load.iterations().unwrap_or(0);
-                let local = run.slice.count(total).saturating_sub(left + 1);
-                run.slice.global(local).unwrap_or(local)
-            }
-            Quota::Each(_) | Quota::Unlimited => {
-                // Users take turns: each number belongs to one iteration of one user.
-                let users = u64::from(run.workflow().load.vus_max().max(1));
-                done.saturating_mul(users).saturating_add(self.place.user)
+            Quota::Unlimited | Quota::Each(_) | Quota::Shared => {
+                let Some(draw) = self.next_turn(&run, quota, done).await else { return false };
+                (self.take_number(&run, quota, done), draw)
             }
         };
         self.place.iteration = done;
         self.place.row = row;
+        self.place.draw = draw;
         self.random = SplitMix::new(run.seed_of(row, 1));
         self.locals.fill(Value::Null);
-        run.has_rows(row)
+        true
+    }
+
+    /// Waits until the load goes on and there are rows; gives the draw, if one is needed. `None` if
+    /// there is no other iteration.
+    async fn next_turn(&self, run: &Run, quota: Quota, done: u64) -> Option<Option<u64>> {
+        let mut waits_since = None;
+        loop {
+            self.control.until_free(|| run.is_paused.get()).await;
+            let has_more = match quota {
+                Quota::Each(times) => done < times,
+                Quota::Shared => run.iterations_left.get() > 0,
+                Quota::Unlimited | Quota::Assigned => true,
+            };
+            if self.control.is_leaving() || !has_more {
+                return None;
+            }
+            match run.draw() {
+                Ok(draw) => {
+                    if run.draws_rows() {
+                        // It might have started when it began to wait for its rows.
+                        let waited =
+                            waits_since.map_or(Duration::ZERO, |since| clock::now() - since);
+                        run.recorder.borrow_mut().start(waited);
+                    }
+                    return Some(draw);
+                }
+                Err(NoRows::Left) => return None,
+                Err(NoRows::Yet) => {
+                    waits_since.get_or_insert_with(clock::now);
+                    self.control.until_free(|| run.waits_for_rows()).await;
+                }
+            }
+        }
+    }
+
+    /// The number over the whole load of an iteration that begins now.
+    fn take_number(&self, run: &Run, quota: Quota, done: u64) -> u64 {
+        match quota {
+            Quota::Shared => {
+                let left = run.iterations_left.get().saturating_sub(1);
+                run.iterations_left.set(left);
+                let total = run.workflow().load.iterations().unwrap_or(0);
+                let local = run.slice.count(total).saturating_sub(left + 1);
+                run.slice.global(local).unwrap_or(local)
+            }
+            Quota::Each(_) | Quota::Unlimited | Quota::Assigned => {
+                // Users take turns: each number belongs to one iteration of one user.
+                let users = u64::from(run.workflow().load.vus_max().max(1));
+                done.saturating_mul(users).saturating_add(self.place.user)
+            }
+        }
     }
 
     fn evaluate<T>(

@@ -35,12 +35,16 @@ pub enum AttemptNews {
     Unprepared(String),
     /// What it did in a window. Windows come in order.
     Window(u64, Box<WindowFigures>),
+    /// Users wait for more unique rows to be leased.
+    RowsWanted,
     /// All cores are done.
     Ended {
         /// Why.
         end: RunEnd,
         /// What its iterations published.
         published: BTreeMap<String, Value>,
+        /// How many draws of unique rows it has made; there will be no other.
+        draws_made: u64,
     },
 }
 
@@ -89,6 +93,7 @@ impl Windows {
                 }
                 joining.release(&mut news);
             }
+            CoreNews::RowsWanted => news.push(AttemptNews::RowsWanted),
             CoreNews::Ended { end, published } => {
                 joining.open.insert(event.core, u64::MAX);
                 joining.ended += 1;
@@ -98,7 +103,7 @@ impl Windows {
                 if joining.ended == joining.open.len() {
                     let end = std::mem::replace(&mut joining.end, RunEnd::Finished);
                     let published = std::mem::take(&mut joining.published);
-                    news.push(AttemptNews::Ended { end, published });
+                    news.push(AttemptNews::Ended { end, published, draws_made: 0 });
                     self.attempts.remove(&event.attempt);
                 }
             }

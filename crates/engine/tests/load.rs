@@ -12,11 +12,11 @@ use hyperscale_model::{
     AttemptId, AttemptNumber, DatacenterId, JobId, Outcome, PartIndex, ShardId, ShardIndex,
     WorkflowIndex,
 };
-use hyperscale_plan::expr::Template;
+use hyperscale_plan::expr::{Template, Value};
 use hyperscale_plan::{
     Action, Amount, Body, Choice, CompileOptions, Context, Distribution, HttpSettings, Load,
-    LoadSteering, PLAN_FORMAT, Pause, Pauses, Plan, RequestStep, RunSettings, Secrets, Slice,
-    Stage, Step, StepIndex, StepName, Workflow, compile,
+    LoadSteering, PLAN_FORMAT, Pause, Pauses, Plan, RequestStep, RowLease, RunSettings, Secrets,
+    Slice, Stage, Step, StepIndex, StepName, Workflow, compile,
 };
 use hyperscale_stats::{Figures, Histogram, WindowFigures};
 use hyperscale_target::{Handle, Stats, Target};
@@ -34,6 +34,10 @@ struct Seen {
     figures: Figures<Histogram>,
     windows: Vec<(u64, WindowFigures)>,
     end: RunEnd,
+    draws_made: u64,
+    /// How often more unique rows were asked for.
+    rows_wanted: u32,
+    published: BTreeMap<String, Value>,
 }
 
 impl World {
@@ -81,8 +85,14 @@ impl World {
         engine.lease(std::time::Instant::now() + Duration::from_secs(3_600));
         assert!(engine.prepare(work));
         let mut then = Some(then);
-        let mut seen =
-            Seen { figures: Figures::default(), windows: Vec::new(), end: RunEnd::Finished };
+        let mut seen = Seen {
+            figures: Figures::default(),
+            windows: Vec::new(),
+            end: RunEnd::Finished,
+            draws_made: 0,
+            rows_wanted: 0,
+            published: BTreeMap::new(),
+        };
         self.runtime.block_on(async {
             while let Some(event) = events.recv().await {
                 for news in engine.join(event) {
@@ -101,8 +111,14 @@ impl World {
                             seen.figures.merge(&figures.figures);
                             seen.windows.push((window, *figures));
                         }
-                        AttemptNews::Ended { end, .. } => {
-                            seen.end = end;
+                        AttemptNews::RowsWanted => {
+                            seen.rows_wanted += 1;
+                            let leased = engine.draws_made(attempt) + 50;
+                            assert!(engine.lease_rows(attempt, leased));
+                        }
+                        AttemptNews::Ended { end, published, draws_made } => {
+                            (seen.end, seen.draws_made) = (end, draws_made);
+                            seen.published = published;
                             return;
                         }
                     }
@@ -174,6 +190,7 @@ fn work(plan: Plan, cores: u32) -> Work {
         cores: (0..cores).collect(),
         iterations_done: 0,
         load_sent: Duration::ZERO,
+        rows: RowLease { slice: Slice::whole(), from: 0, until: u64::MAX },
         steering: LoadSteering::default(),
         context: Context::default(),
         secrets: Secrets::default(),
@@ -342,6 +359,7 @@ fn written(world: &World, text: &str) -> Work {
     let text = text.replace("TARGET", &world.url);
     let read_file = |path: &str, _: usize| match path {
         "users.csv" => Ok(b"name\nann\nbob\ncid\n".to_vec()),
+        "many.csv" => Ok((0..500).fold("n\n".to_owned(), |rows, n| format!("{rows}{n}\n")).into()),
         _ => Err("there is no such file".to_owned()),
     };
     let options = CompileOptions {
@@ -705,4 +723,105 @@ fn dat_02_a_takeover_leaves_out_what_may_have_been_sent() {
     let seen = world.run_with(work, |_| {});
 
     assert_eq!(seen.figures.iterations + seen.figures.dropped, 50);
+}
+
+/// Users that read unique rows, and publish each that they drew.
+fn drawing(world: &World, load: &str, rows: RowLease) -> Work {
+    let text = r#"
+target: TARGET
+data: { many: { csv: many.csv, pick: unique } }
+workflows:
+  main:
+    load: LOAD
+    steps: [ { get: / }, { set: { row: "many.n" } } ]
+    publish: { rows: { collect: row, limit: 10000 } }
+"#;
+    Work { rows, ..written(world, &text.replace("LOAD", load)) }
+}
+
+/// The rows that were drawn, each with how often.
+fn drawn(seen: &[&Seen]) -> BTreeMap<String, u32> {
+    let mut drawn = BTreeMap::new();
+    for published in seen.iter().filter_map(|seen| seen.published.get("rows")) {
+        let Value::List(rows) = published else { panic!("{published} is no list") };
+        for row in rows.iter() {
+            *drawn.entry(row.to_string()).or_default() += 1;
+        }
+    }
+    drawn
+}
+
+#[test]
+fn dat_01_users_draw_each_row_once_and_wait_for_what_is_not_leased() {
+    let world = World::new();
+    let rows = RowLease { slice: Slice::whole(), from: 0, until: 20 };
+    for load in ["{ vus: 5, duration: 1s }", "{ vus: 5, iterations: 1000, max_duration: 1s }"] {
+        let seen = world.run_with(drawing(&world, load, rows.clone()), |_| {});
+
+        let drawn = drawn(&[&seen]);
+        assert_eq!(drawn.len(), 500, "{load}: users of all cores have used all rows up");
+        assert!(drawn.values().all(|&times| times == 1), "{load}: {drawn:?}");
+        assert_eq!((seen.draws_made, seen.figures.iterations), (500, 500), "{load}");
+        assert!(seen.rows_wanted >= 9, "{load}: 20 rows, then 50 at a time");
+    }
+}
+
+#[test]
+fn dat_01_an_attempt_that_goes_on_draws_no_row_that_was_leased_before() {
+    let world = World::new();
+    let slices = Slice::whole().split_evenly(2);
+    let mut lease = RowLease { slice: slices[1].clone(), from: 0, until: 0 };
+    let loads = ["{ vus: 3, duration: 300ms }", "{ rate: 100/s, duration: 300ms, max_vus: 5 }"];
+    let mut all = Vec::new();
+    for load in loads {
+        // It begins behind the one before, with ten draws, and is leased more when it asks.
+        lease = RowLease { from: lease.until, until: lease.until + 10, ..lease };
+        let work = drawing(&world, load, lease.clone());
+        let seen = world.run_with(work, |_| {});
+        lease.until = lease.from + seen.draws_made;
+        all.push(seen);
+    }
+
+    let drawn = drawn(&all.iter().collect::<Vec<_>>());
+    assert!(drawn.values().all(|&times| times == 1), "{drawn:?}");
+    let made: u64 = all.iter().map(|seen| seen.draws_made).sum();
+    assert_eq!(drawn.len() as u64, made);
+    assert!(drawn.keys().all(|row| row.parse::<u64>().unwrap() % 2 == 1), "{drawn:?}");
+}
+
+#[test]
+fn dat_01_starts_without_a_row_are_dropped_and_counted() {
+    let world = World::new();
+    let rows = RowLease { slice: Slice::whole(), from: 490, until: 500 };
+    let load = "{ rate: 100/s, duration: 500ms, max_vus: 50 }";
+
+    let seen = world.run_with(drawing(&world, load, rows), |_| {});
+
+    assert_eq!(seen.draws_made, 10);
+    assert_eq!((seen.figures.iterations, seen.figures.dropped), (10, 40));
+    assert_eq!(seen.rows_wanted, 0, "nobody asks for what there is not");
+}
+
+#[test]
+fn dat_01_a_user_that_comes_back_draws_on() {
+    let world = World::new();
+    let rows = RowLease { slice: Slice::whole(), from: 0, until: 500 };
+    let load = "{ executor: externally-controlled, vus: 4, max_vus: 4, duration: 1s }";
+    let mut work = drawing(&world, load, rows);
+    Arc::make_mut(&mut work.plan).workflows[0].graceful_stop = Duration::ZERO;
+    let attempt = work.attempt;
+    let amount = |version, users| LoadSteering {
+        version,
+        amount: Some(Amount::Users(users)),
+        ..LoadSteering::default()
+    };
+
+    let seen = world.run_with(work, |engine| {
+        assert!(engine.steer(attempt, amount(1, 1)));
+        assert!(engine.steer(attempt, amount(2, 4)));
+    });
+
+    let drawn = drawn(&[&seen]);
+    assert_eq!(drawn.len(), 500);
+    assert!(drawn.values().all(|&times| times == 1), "{drawn:?}");
 }

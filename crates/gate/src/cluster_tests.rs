@@ -12,7 +12,7 @@ use hyperscale_model::{
     EndStatus, Fence, Incarnation, JobId, NodeId, PartId, PartIndex, ProgressSeq, Role, ShardId,
     Time, Version, WallTime,
 };
-use hyperscale_plan::{Datacenters, Plan, RunSettings, Secrets};
+use hyperscale_plan::{Datacenters, Plan, RunSettings, Secrets, Slice, Split};
 use hyperscale_stats::{Delta, Figures, WindowFigures};
 use hyperscale_wire::{
     DatacenterStatus, Message, NodeState, NodeStatus, PartReport, PartResult, StopMode, Subject,
@@ -393,6 +393,7 @@ fn report(part: PartId, seq: u64, state: WorkflowState) -> PartReport {
         seq: ProgressSeq(seq),
         workflows: vec![WorkflowReport { state, started: Some(Duration::ZERO), ended: None }],
         gaps: Vec::new(),
+        rows: Vec::new(),
         workers: 1,
         cores: 1,
         late_requests: 0,
@@ -830,4 +831,27 @@ fn what_cannot_be_removed_is_refused_with_the_reason() {
     let asked = cluster.ask(A, Request::Remove { node: A });
     let Reply::Error(error) = &cluster.replies[&asked] else { panic!("the last was removed") };
     assert!(error.message.contains("the only one that votes"), "{error:?}");
+}
+
+#[test]
+fn dat_01_datacenters_that_run_the_whole_load_each_draw_from_rows_of_their_own() {
+    let mut cluster = Cluster::new();
+    let run = RunSettings { split: Split::Each, ..both().run };
+    let id = cluster.submit(A, "k", &Plan { run, ..both() });
+    let job = cluster.accepted(id);
+
+    let offers: BTreeMap<PartId, (Slice, Slice)> = (cluster.told.iter())
+        .filter_map(|(.., message)| match message {
+            Message::OfferPart(offer) => {
+                Some((offer.part, (offer.slice.clone(), offer.rows.clone())))
+            }
+            _ => None,
+        })
+        .collect();
+
+    assert_eq!(offers.keys().copied().collect::<Vec<_>>(), [part(job, 0), part(job, 1)]);
+    let halves = Slice::whole().split_evenly(2);
+    for ((slice, rows), half) in offers.values().zip(&halves) {
+        assert_eq!((slice, rows), (&Slice::whole(), half), "all of the load, half of the rows");
+    }
 }

@@ -760,6 +760,7 @@ impl Gate {
             | Message::StopWorkflow { .. }
             | Message::SteerPart { .. }
             | Message::SteerAttempt { .. }
+            | Message::LeaseRows { .. }
             | Message::PartEndedAck { .. }
             | Message::RenewLease { .. }
             | Message::LeaseGranted { .. }

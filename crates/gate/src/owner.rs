@@ -1,7 +1,7 @@
 //! What the owner of a job does: parts, statistics, thresholds, completion, news.
 
 use std::borrow::Cow;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,15 +9,15 @@ use hyperscale_model::{
     AttemptId, DatacenterId, DeltaSeq, EndStatus, FailureCause, Fence, JobId, NodeId, PartId,
     PartIndex, Pressure, ProgressSeq, Time, Verdict, WorkflowIndex,
 };
-use hyperscale_plan::{Datacenters, Plan, Secrets};
+use hyperscale_plan::{DataIndex, Datacenters, Plan, Secrets, Slice, UniqueRows};
 use hyperscale_report::{
     EventRecord, JobResult, Latency, LiveView, ScaleView, SeriesPoint, Summary, SummaryInput,
     ThresholdView,
 };
 use hyperscale_stats::{Delta, Histogram};
 use hyperscale_wire::{
-    CopyMark, Gap, Message, PartOffer, PartReport, PartResult, RefusePart, StopMode, StopReason,
-    WorkflowState, decode_value,
+    CopyMark, Gap, Message, PartOffer, PartReport, PartResult, RefusePart, RowsUsed, StopMode,
+    StopReason, WorkflowState, decode_value,
 };
 
 use crate::copies::{Acknowledgement, Change, Checkpoint, Copies, as_blob, keep_event};
@@ -207,6 +207,16 @@ impl Live {
         keep_event(&mut self.events, event);
     }
 
+    fn rows(&self, job: &Job) -> Vec<RowsUsed> {
+        (self.parts.iter().zip(&job.parts))
+            .flat_map(|(live, (_, end))| match (end, &live.report) {
+                (Some(end), _) => end.rows.clone(),
+                (None, Some(report)) => report.rows.clone(),
+                (None, None) => Vec::new(),
+            })
+            .collect()
+    }
+
     fn gaps(&self, job: &Job) -> Vec<Gap> {
         (self.parts.iter().zip(&job.parts))
             .flat_map(|(live, (_, end))| match (end, &live.report) {
@@ -216,6 +226,24 @@ impl Live {
             })
             .collect()
     }
+}
+
+/// What became of the unique rows of a part that nobody hears of any more: whatever it has not
+/// reported as sent it may have sent.
+fn rows_of_missing(plan: &Plan, draws: &Slice, reported: &[RowsUsed]) -> Vec<RowsUsed> {
+    let mut owned: BTreeMap<DataIndex, u64> = BTreeMap::new();
+    for index in 0..plan.workflows.len() {
+        let index = WorkflowIndex(u16::try_from(index).unwrap_or(u16::MAX));
+        for (source, rows) in UniqueRows::of(plan, index).ending(draws) {
+            *owned.entry(source).or_default() += rows;
+        }
+    }
+    let of_source = |(source, rows): (DataIndex, u64)| {
+        let known = reported.iter().find(|used| used.source == source);
+        let sent = known.map_or(0, |used| used.sent);
+        RowsUsed { source, sent, possibly_sent: rows.saturating_sub(sent) }
+    };
+    owned.into_iter().map(of_source).collect()
 }
 
 fn millis(duration: Duration) -> u64 {
@@ -389,6 +417,7 @@ impl Gate {
                 status: EndStatus::Failed { cause },
                 is_missing: false,
                 gaps: Vec::new(),
+                rows: Vec::new(),
                 late_requests: 0,
                 attempts,
             };
@@ -624,6 +653,7 @@ impl Gate {
         let is_ended = ended.is_some();
         let (fence, datacenter, slice) =
             (state.fence, target.datacenter.clone(), target.slice.clone());
+        let rows = target.rows.clone();
         let (plan, window) = (state.plan, self.config.window);
         let stop = match (&state.cancel, &state.broken) {
             (Some((by, mode)), _) => Some((StopReason::Cancelled { by: by.clone() }, *mode)),
@@ -669,6 +699,7 @@ impl Gate {
                     status: result.status.clone(),
                     is_missing: false,
                     gaps: result.report.gaps.clone(),
+                    rows: result.report.rows.clone(),
                     late_requests: result.report.late_requests,
                     attempts: result.attempts.clone(),
                 };
@@ -680,11 +711,19 @@ impl Gate {
             return;
         }
         if since_accepted >= deadline || is_lost_for_good || has_best_effort {
-            let gaps = known.report.as_ref().map(|report| report.gaps.clone()).unwrap_or_default();
+            let report = known.report.as_ref();
+            let gaps = report.map(|report| report.gaps.clone()).unwrap_or_default();
+            let reported = report.map(|report| report.rows.as_slice()).unwrap_or_default();
+            let rows = if is_starting {
+                rows_of_missing(&live.plan, &slice.within(&rows), reported)
+            } else {
+                Vec::new() // No part was told to start.
+            };
             let end = PartEnd {
                 status: EndStatus::TimedOut,
                 is_missing: true,
                 gaps,
+                rows,
                 late_requests: 0,
                 attempts: Vec::new(),
             };
@@ -715,7 +754,7 @@ impl Gate {
             messages.push(Message::SteerPart { part, fence, steering });
         }
         if !known.is_accepted || known.needs_offer {
-            let offer = PartOffer { part, fence, plan, slice, window, secrets };
+            let offer = PartOffer { part, fence, plan, slice, rows, window, secrets };
             messages.push(Message::OfferPart(Box::new(offer)));
         }
         if !known.is_accepted {
@@ -832,6 +871,7 @@ impl Gate {
         let (started, at) = (state.started, self.wall(now));
         let late_requests = ends().map(|end| end.late_requests).sum();
         let gaps: Vec<Gap> = ends().flat_map(|end| end.gaps.clone()).collect();
+        let rows: Vec<RowsUsed> = ends().flat_map(|end| end.rows.clone()).collect();
         let Some(live) = self.live.get_mut(&job) else { return };
         let length = live.load_time().unwrap_or(elapsed);
         live.judge(&names, length, true);
@@ -848,6 +888,7 @@ impl Gate {
             verdict,
             thresholds: &live.thresholds,
             gaps: &gaps,
+            rows: &rows,
             late_requests,
             is_incomplete: is_partial,
             duration: length,
@@ -1093,6 +1134,7 @@ impl Gate {
                 .iter()
                 .map(|gap| hyperscale_report::gap_view(plan, gap))
                 .collect(),
+            rows: hyperscale_report::rows_views(plan, &live.rows(state)),
             datacenters: (state.parts.iter().zip(reports()))
                 .map(|((target, _), report)| {
                     let (workers, cores) = report.map_or((0, 0), |r| (r.workers, r.cores));
@@ -1202,4 +1244,40 @@ fn changes(
         news.push(("gap", format!("{} was lost, load is missing from +{from:.1} s", gap.worker)));
     }
     news
+}
+
+#[cfg(test)]
+mod tests {
+    use hyperscale_plan::expr::{Expr, Var};
+    use hyperscale_plan::{DataSource, OnEnd, Pick};
+
+    use super::*;
+
+    #[test]
+    fn dat_01_whatever_a_missing_part_owned_it_may_have_sent() {
+        let mut plan = crate::tests::plan(vec![crate::tests::workflow("a")]);
+        plan.data = vec![DataSource {
+            name: "users".to_owned(),
+            blob: hyperscale_model::BlobHash([0; 32]),
+            rows: 1_000,
+            columns: None,
+            pick: Pick::Unique,
+            on_end: OnEnd::Stop,
+        }];
+        let source = DataIndex(0);
+        plan.workflows[0].steps = vec![hyperscale_plan::Step {
+            when: Some(Expr::Var(Var::Row(source))),
+            action: hyperscale_plan::Action::Pause(hyperscale_plan::Pause::Constant(
+                Duration::ZERO,
+            )),
+        }];
+        let half = &Slice::whole().split_evenly(2)[1];
+
+        let silent = rows_of_missing(&plan, half, &[]);
+        let reported =
+            rows_of_missing(&plan, half, &[RowsUsed { source, sent: 100, possibly_sent: 3 }]);
+
+        assert_eq!(silent, [RowsUsed { source, sent: 0, possibly_sent: 500 }]);
+        assert_eq!(reported, [RowsUsed { source, sent: 100, possibly_sent: 400 }]);
+    }
 }

@@ -287,12 +287,19 @@ impl Gate {
                 Split::Shares(shares) => shares.get(name.as_str()).copied().unwrap_or(0),
             })
             .collect();
-        let slices = match plan.run.split {
-            Split::Each => vec![Slice::whole(); chosen.len()],
-            Split::Weighted | Split::Even | Split::Shares(_) => Slice::whole().split(&weights),
+        let (all, parts) = (vec![Slice::whole(); chosen.len()], Slice::whole().split(&weights));
+        // Unique rows are divided also where the load is not.
+        let (slices, rows) = match plan.run.split {
+            Split::Each => (all, parts),
+            Split::Weighted | Split::Even | Split::Shares(_) => (parts, all),
         };
-        let targets = chosen.into_iter().zip(slices);
-        Ok(targets.map(|(name, slice)| Target { datacenter: name.clone(), slice }).collect())
+        let targets = chosen.into_iter().zip(slices).zip(rows);
+        let target = |((name, slice), rows): ((&DatacenterId, _), _)| Target {
+            datacenter: name.clone(),
+            slice,
+            rows,
+        };
+        Ok(targets.map(target).collect())
     }
 
     /// Has another datacenter take a part that was not accepted in time, if there is one.

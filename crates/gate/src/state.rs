@@ -9,7 +9,7 @@ use hyperscale_model::{
     NodeId, PartIndex, Verdict, WallTime, WorkflowIndex,
 };
 use hyperscale_plan::{Slice, Steering};
-use hyperscale_wire::{Gap, StopMode};
+use hyperscale_wire::{Gap, RowsUsed, StopMode};
 use serde::{Deserialize, Serialize};
 
 use crate::ring::owner;
@@ -188,6 +188,9 @@ pub struct Target {
     pub datacenter: DatacenterId,
     /// Its share of each load.
     pub slice: Slice,
+    /// What of all unique rows that share draws from: everything, unless each datacenter runs the
+    /// whole load.
+    pub rows: Slice,
 }
 
 /// How a part ended.
@@ -199,6 +202,8 @@ pub struct PartEnd {
     pub is_missing: bool,
     /// Load that it did not send.
     pub gaps: Vec<Gap>,
+    /// What became of unique rows.
+    pub rows: Vec<RowsUsed>,
     /// Requests that came too late to count.
     pub late_requests: u64,
     /// Each attempt with its last delta.
@@ -384,10 +389,12 @@ impl State {
                     status,
                     is_missing: false,
                     gaps: Vec::new(),
+                    rows: Vec::new(),
                     late_requests: 0,
                     attempts: Vec::new(),
                 });
-                let target = Target { datacenter: to.clone(), slice: target.slice.clone() };
+                let (slice, rows) = (target.slice.clone(), target.rows.clone());
+                let target = Target { datacenter: to.clone(), slice, rows };
                 job.parts.push((target, None));
             }
             Entry::JobStarted { job, fence, at } => {

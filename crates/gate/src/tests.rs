@@ -222,6 +222,7 @@ impl Desk {
             seq: hyperscale_model::ProgressSeq(seq),
             workflows: vec![workflow; self.workflows],
             gaps: Vec::new(),
+            rows: Vec::new(),
             workers: 1,
             cores: 2,
             late_requests: 0,

@@ -13,7 +13,7 @@ use hyperscale_model::{
     ProgressSeq, ProposalId, ShardIndex, SplitMix, Time, WorkflowIndex,
 };
 use hyperscale_plan::expr::Value;
-use hyperscale_plan::{Plan, Priority};
+use hyperscale_plan::{Plan, Priority, RowLease, UniqueRows};
 use hyperscale_resilience::{Alarm, BreakerConfig, Breakers, ManagersTrouble};
 use hyperscale_stats::{Arrival, Delta, Watermark};
 use hyperscale_wire::{
@@ -24,6 +24,7 @@ use hyperscale_wire::{
 use crate::gap::gaps;
 use crate::placement::{Candidate, Wish, choose, has_work, place};
 use crate::relay::Relay;
+use crate::rows::{first_rows, rows_used};
 use crate::state::{
     Applied, Attempt, CloseReason, Closed, Entry, Part, Placement, Shard, State, Workflow, shard_id,
 };
@@ -141,6 +142,7 @@ impl About {
             Entry::PartForgotten { part } => Self(13, Some(*part), None, None),
             Entry::PartSteered { part, .. } => Self(14, Some(*part), None, None),
             Entry::PartResumed { part, .. } => Self(15, Some(*part), None, None),
+            Entry::RowsLeased { attempt, .. } => Self(16, None, None, Some(*attempt)),
         }
     }
 }
@@ -355,6 +357,7 @@ impl Manager {
         let mut acknowledge = Vec::new();
         let mut steer = Vec::new();
         let mut closed_ones = Vec::new();
+        let mut open = Vec::new();
         // An old report that came late says nothing of what the worker should do now.
         let current = report.attempts.iter().filter(|_| is_newer);
         for reported in current {
@@ -366,6 +369,7 @@ impl Manager {
             };
             match &known.closed {
                 None => {
+                    open.push(*reported);
                     if let Some(mode) = self.stop_of(attempt) {
                         stop.push((attempt, mode));
                     }
@@ -378,6 +382,9 @@ impl Manager {
                 }
                 Some(closed) => closed_ones.push((attempt, closed.last_delta, reported.phase)),
             }
+        }
+        for reported in &open {
+            self.on_rows_reported(reported);
         }
         let Leadership::Leading(leading) = &mut self.leadership else { return };
         for (attempt, last, phase) in closed_ones {
@@ -535,6 +542,11 @@ impl Manager {
                 }
                 self.report_soon(now);
             }
+            Entry::RowsLeased { attempt, until } if applied == Applied::Changed => {
+                if let Some(known) = self.state.attempt(*attempt) {
+                    self.tell_rows(*attempt, known.worker, *until);
+                }
+            }
             Entry::WorkflowEnded { part, workflow, status, .. } if applied == Applied::Changed => {
                 self.event(Event::WorkflowEnded {
                     part: *part,
@@ -557,6 +569,7 @@ impl Manager {
             | Entry::WorkflowPlaced { .. }
             | Entry::AttemptOpened { .. }
             | Entry::AttemptStarted { .. }
+            | Entry::RowsLeased { .. }
             | Entry::AttemptClosed { .. }
             | Entry::StopAsked { .. }
             | Entry::WorkflowStopAsked { .. }
@@ -758,6 +771,7 @@ impl Manager {
                 until: live.relay.until,
                 iterations: live.relay.iterations,
                 load_sent: self.load_sent(now, id, live),
+                draws_made: live.ended.as_ref().and_then(|end| end.draws_made),
                 published,
             };
             closing.push(Entry::AttemptClosed { attempt: id, closed });
@@ -887,7 +901,7 @@ impl Manager {
             let Some((number, attempt)) = shard.open() else {
                 all_accepted = false;
                 if !subject.is_shard_done(shard, failure.is_some()) {
-                    entries.extend(self.reopen(now, subject, shard_index, shard));
+                    entries.extend(self.reopen(now, subject, plan, (shard_index, shard)));
                 }
                 continue;
             };
@@ -950,13 +964,21 @@ impl Manager {
         &self,
         now: Time,
         subject: &Subject<'_>,
-        shard_index: ShardIndex,
-        shard: &Shard,
+        plan: &Plan,
+        (shard_index, shard): (ShardIndex, &Shard),
     ) -> Option<Entry> {
         let last = shard.attempts.last()?;
         let has_failed = |worker| shard.attempts.iter().any(|attempt| attempt.worker == worker);
         let candidates = self.candidates(now);
         let slice = shard.slice.clone();
+        let rows = {
+            let unique = UniqueRows::of(plan, subject.index);
+            let draws = slice.within(&subject.part.rows);
+            let started = subject.workflow.started.unwrap_or(subject.elapsed);
+            let load_time = subject.part.pauses.load_time(started, subject.elapsed);
+            let load = &subject.planned.load;
+            first_rows(&unique, load, (&slice, &draws), shard.rows_end(), load_time)
+        };
         let placement = match choose(&candidates, last.cores, has_failed) {
             Some(chosen) => Placement {
                 worker: chosen.worker,
@@ -964,6 +986,7 @@ impl Manager {
                 cores: chosen.free,
                 beside: None,
                 slice,
+                rows,
             },
             // No core is free, and none may be until the load ends: whoever runs another shard of
             // this workflow takes this one over too.
@@ -975,6 +998,7 @@ impl Manager {
                     cores: sibling.cores,
                     beside: Some(sibling.seat),
                     slice,
+                    rows,
                 }
             }
         };
@@ -1054,6 +1078,11 @@ impl Manager {
                     seat: known.seat,
                     iterations_done: shard.iterations_done(),
                     load_sent: shard.load_sent(),
+                    rows: RowLease {
+                        slice: shard.slice.within(&part.rows),
+                        from: known.rows.0,
+                        until: known.rows.1,
+                    },
                     steering: part.load_steering(attempt.shard.workflow),
                     context: workflow.context.clone(),
                     secrets: secrets.unwrap_or_default(),
@@ -1123,10 +1152,18 @@ impl Manager {
             .collect();
         let placed = place(&wishes, &candidates);
         let entries: Vec<Entry> = (ready.iter().zip(placed))
-            .filter_map(|((_, part, workflow, _), placed)| {
-                let context = self.state.parts.get(part)?.context.clone();
-                let (part, workflow) = (*part, *workflow);
-                placed.map(|shards| Entry::WorkflowPlaced { part, workflow, shards, context })
+            .filter_map(|((_, part_id, workflow, plan), placed)| {
+                let mut shards = placed?;
+                let part = self.state.parts.get(part_id)?;
+                let unique = UniqueRows::of(plan, *workflow);
+                let load = &plan.workflow(*workflow)?.load;
+                for shard in &mut shards {
+                    let draws = shard.slice.within(&part.rows);
+                    let slices = (&shard.slice, &draws);
+                    shard.rows = first_rows(&unique, load, slices, 0, Duration::ZERO);
+                }
+                let (part, workflow, context) = (*part_id, *workflow, part.context.clone());
+                Some(Entry::WorkflowPlaced { part, workflow, shards, context })
             })
             .collect();
         // One at a time where they share cores: the next review sees what this one took.
@@ -1227,6 +1264,8 @@ impl Manager {
             open().map(|(_, attempt)| (attempt.seat, attempt.cores)).collect();
         let cores = seats.values().sum();
         let gaps = gaps(id, part, &plan, elapsed);
+        let Leadership::Leading(leading) = &self.leadership else { return None };
+        let rows = rows_used(leading, (id, part), &plan);
         let started = part.started;
         let (steered, pauses) = (part.steering.version, part.pauses.clone());
         let Leadership::Leading(leading) = &mut self.leadership else { return None };
@@ -1243,6 +1282,7 @@ impl Manager {
             seq: leading.report_seq,
             workflows,
             gaps,
+            rows,
             workers: u32::try_from(workers.len()).unwrap_or(u32::MAX),
             cores,
             late_requests: late.map(|(_, (_, requests))| *requests).sum(),
@@ -1308,6 +1348,7 @@ fn given_by(entry: &Entry) -> Vec<(NodeId, u32)> {
         | Entry::PartStarted { .. }
         | Entry::WorkflowStarted { .. }
         | Entry::AttemptStarted { .. }
+        | Entry::RowsLeased { .. }
         | Entry::AttemptClosed { .. }
         | Entry::StopAsked { .. }
         | Entry::WorkflowStopAsked { .. }

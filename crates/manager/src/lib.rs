@@ -17,6 +17,7 @@ mod leader;
 mod peers;
 mod placement;
 mod relay;
+mod rows;
 pub mod state;
 mod steering;
 
@@ -748,6 +749,7 @@ impl Manager {
             | Message::StartAttempt { .. }
             | Message::StopAttempt { .. }
             | Message::SteerAttempt { .. }
+            | Message::LeaseRows { .. }
             | Message::AttemptEndedAck { .. } => {}
         }
     }
@@ -812,7 +814,8 @@ impl Manager {
                 self.refuse_part(from, part, offer.fence, RefusePart::BadPlan { message });
                 continue;
             };
-            if !offer.slice.is_valid() || offer.window < Duration::from_millis(10) {
+            let is_cut_well = offer.slice.is_valid() && offer.rows.is_valid();
+            if !is_cut_well || offer.window < Duration::from_millis(10) {
                 let message = "its slice or window is malformed".to_owned();
                 self.refuse_part(from, part, offer.fence, RefusePart::BadPlan { message });
                 continue;
@@ -837,6 +840,7 @@ impl Manager {
                 plan: offer.plan,
                 workflows: u16::try_from(plan.workflows.len()).unwrap_or(u16::MAX),
                 slice: offer.slice,
+                rows: offer.rows,
                 window: offer.window,
             });
         }

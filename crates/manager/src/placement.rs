@@ -92,6 +92,7 @@ fn spread(cores: u32, slice: &Slice, free: &mut [Candidate]) -> Vec<Placement> {
             cores,
             beside: None,
             slice,
+            rows: 0,
         })
         .collect()
 }

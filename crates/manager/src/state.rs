@@ -41,6 +41,8 @@ pub enum Entry {
         workflows: u16,
         /// Its share.
         slice: Slice,
+        /// What of all unique rows that share draws from.
+        rows: Slice,
         /// The length of a window.
         window: Duration,
     },
@@ -84,6 +86,13 @@ pub enum Entry {
         attempt: AttemptId,
         /// The job's time.
         at: Duration,
+    },
+    /// An attempt may make more draws of unique rows.
+    RowsLeased {
+        /// The attempt.
+        attempt: AttemptId,
+        /// The first that it may not make, by its number within the shard's share.
+        until: u64,
     },
     /// An attempt is over: from here on it adds nothing.
     AttemptClosed {
@@ -166,6 +175,8 @@ pub struct Placement {
     pub beside: Option<AttemptId>,
     /// Its share of the workflow's load.
     pub slice: Slice,
+    /// How many draws of unique rows it may make before it is leased more.
+    pub rows: u64,
 }
 
 /// How an attempt was closed, and what of it counts.
@@ -182,6 +193,8 @@ pub struct Closed {
     /// The load's time up to which it may have sent starts, if that may be ahead of the load: it
     /// heard of a pause late, or never.
     pub load_sent: Duration,
+    /// How many draws of unique rows it has made, if its worker has said so.
+    pub draws_made: Option<u64>,
     /// What it published.
     pub published: BTreeMap<String, Value>,
 }
@@ -233,6 +246,9 @@ pub struct Part {
     pub plan: BlobHash,
     /// Its share.
     pub slice: Slice,
+    /// What of all unique rows that share draws from: everything, unless each datacenter runs the
+    /// whole load.
+    pub rows: Slice,
     /// The length of a window.
     pub window: Duration,
     /// When its time started.
@@ -289,6 +305,9 @@ pub struct Attempt {
     /// The attempt that these cores were given to first; itself, unless it took over a lost shard
     /// when no core was free.
     pub seat: AttemptId,
+    /// The first draw of unique rows that is leased to it, and the first after them, by their
+    /// numbers within the shard's share.
+    pub rows: (u64, u64),
     /// The job's time at which it started.
     pub started: Option<Duration>,
     /// How it was closed.
@@ -329,6 +348,12 @@ impl Shard {
     #[must_use]
     pub fn load_sent(&self) -> Duration {
         self.closed().map(|closed| closed.load_sent).max().unwrap_or_default()
+    }
+
+    /// The first draw of unique rows that none of its attempts can have made.
+    #[must_use]
+    pub fn rows_end(&self) -> u64 {
+        self.attempts.last().map_or(0, Attempt::rows_end)
     }
 
     /// How many workers it took down.
@@ -384,7 +409,7 @@ impl State {
     fn try_apply(&mut self, entry: &Entry) -> Option<()> {
         match entry {
             Entry::LeaderStarted { .. } => {}
-            Entry::PartAccepted { part, fence, gate, plan, workflows, slice, window } => {
+            Entry::PartAccepted { part, fence, gate, plan, workflows, slice, rows, window } => {
                 if self.forgotten.contains(part) {
                     return None;
                 }
@@ -393,6 +418,7 @@ impl State {
                     gate: *gate,
                     plan: *plan,
                     slice: slice.clone(),
+                    rows: rows.clone(),
                     window: *window,
                     started: None,
                     stop: None,
@@ -423,7 +449,7 @@ impl State {
                         let shard = shard_id(*part, index, ShardIndex(shard));
                         let first = AttemptId { shard, number: number_of(1) };
                         let slice = placement.slice.clone();
-                        Shard { slice, attempts: vec![Attempt::new(placement, first)] }
+                        Shard { slice, attempts: vec![Attempt::new(placement, first, 0)] }
                     })
                     .collect();
             }
@@ -447,12 +473,18 @@ impl State {
                 }
                 let seat = placement.beside.unwrap_or(*attempt);
                 let shard = self.live_shard(attempt.shard)?;
-                shard.attempts.push(Attempt::new(placement, seat));
+                let rows_from = shard.rows_end();
+                shard.attempts.push(Attempt::new(placement, seat, rows_from));
             }
             Entry::AttemptStarted { attempt, at } => {
                 let attempt = self.open_attempt(*attempt)?;
                 attempt.started.is_none().then_some(())?;
                 attempt.started = Some(*at);
+            }
+            Entry::RowsLeased { attempt, until } => {
+                let attempt = self.open_attempt(*attempt)?;
+                (*until > attempt.rows.1).then_some(())?;
+                attempt.rows.1 = *until;
             }
             Entry::AttemptClosed { attempt, closed } => {
                 self.open_attempt(*attempt)?.closed = Some(closed.clone());
@@ -594,12 +626,13 @@ impl State {
 }
 
 impl Attempt {
-    const fn new(placement: &Placement, seat: AttemptId) -> Self {
+    const fn new(placement: &Placement, seat: AttemptId, rows_from: u64) -> Self {
         Self {
             worker: placement.worker,
             incarnation: placement.incarnation,
             cores: placement.cores,
             seat,
+            rows: (rows_from, rows_from.saturating_add(placement.rows)),
             started: None,
             closed: None,
         }
@@ -625,15 +658,17 @@ mod tests {
         let (gate, worker) = (NodeId(1), NodeId(2));
         let workflow = WorkflowIndex(0);
         let (incarnation, slice) = (Incarnation(1), Slice::whole());
-        let placement = Placement { worker, incarnation, cores: 2, beside: None, slice };
+        let placement = Placement { worker, incarnation, cores: 2, beside: None, slice, rows: 8 };
         let published = BTreeMap::from([("token".to_owned(), Value::Int(7))]);
         let shard = shard_id(part, workflow, ShardIndex(0));
+        let attempt = AttemptId { shard, number: AttemptNumber(1) };
         let closed = Closed {
             why: CloseReason::Ended(AttemptEnd::Finished),
             last_delta: DeltaSeq(3),
             until: Duration::from_secs(3),
             iterations: 9,
             load_sent: Duration::ZERO,
+            draws_made: Some(9),
             published: published.clone(),
         };
         let context = Context::default();
@@ -646,11 +681,13 @@ mod tests {
                 plan: BlobHash([1; 32]),
                 workflows: 1,
                 slice: Slice::whole(),
+                rows: Slice::whole(),
                 window: Duration::from_secs(1),
             },
             Entry::WorkflowPlaced { part, workflow, shards, context },
             Entry::WorkflowStarted { part, workflow, at },
-            Entry::AttemptClosed { attempt: AttemptId { shard, number: AttemptNumber(1) }, closed },
+            Entry::RowsLeased { attempt, until: 16 },
+            Entry::AttemptClosed { attempt, closed },
             Entry::WorkflowEnded { part, workflow, status: EndStatus::Completed, at, published },
         ];
         let mut state = State::default();

@@ -1,8 +1,10 @@
 #![expect(clippy::wildcard_enum_match_arm, reason = "tests look at a few messages of many")]
 
 use hyperscale_model::{DeltaSeq, JobId, PartIndex, Pressure};
+use hyperscale_plan::expr::{Expr, Var};
 use hyperscale_plan::{
-    After, HttpSettings, Load, LoadSteering, PLAN_FORMAT, RunSettings, Slice, StepName, Workflow,
+    Action, After, DataIndex, DataSource, HttpSettings, Load, LoadSteering, OnEnd, PLAN_FORMAT,
+    Pause, Pick, RunSettings, Slice, Step, StepName, Workflow,
 };
 use hyperscale_wire::{
     AttemptEnd, AttemptPhase, AttemptReport, AttemptSummary, RefuseAttempt, StopMode, StopReason,
@@ -64,7 +66,15 @@ fn plan(workflows: Vec<Workflow>) -> Plan {
 }
 
 fn running(attempt: AttemptId) -> AttemptReport {
-    AttemptReport { attempt, phase: AttemptPhase::Running, cores: 2, steered: 0, job_time: None }
+    AttemptReport {
+        attempt,
+        phase: AttemptPhase::Running,
+        cores: 2,
+        steered: 0,
+        rows_until: 0,
+        rows_wanted: 0,
+        job_time: None,
+    }
 }
 
 /// A manager whose proposals are decided at once.
@@ -176,6 +186,7 @@ impl Desk {
             fence: FENCE,
             plan: hash,
             slice: Slice::whole(),
+            rows: Slice::whole(),
             window: Duration::from_secs(1),
             secrets: Secrets::default(),
         };
@@ -249,7 +260,12 @@ impl Desk {
     }
 
     fn attempt_ended(&mut self, worker: NodeId, attempt: AttemptId, end: AttemptEnd) {
-        let end = AttemptSummary { end, last_delta: DeltaSeq::NONE, published: BTreeMap::new() };
+        let end = AttemptSummary {
+            end,
+            last_delta: DeltaSeq::NONE,
+            published: BTreeMap::new(),
+            draws_made: None,
+        };
         self.message(worker, Message::AttemptEnded { attempt, end });
     }
 
@@ -449,16 +465,7 @@ fn a_report_that_comes_late_makes_no_worker_forget() {
     let attempt = AttemptId { shard, number: hyperscale_model::AttemptNumber(1) };
     desk.version = 0;
 
-    desk.renew(
-        WORKER,
-        vec![AttemptReport {
-            attempt,
-            phase: AttemptPhase::Running,
-            cores: 2,
-            steered: 0,
-            job_time: None,
-        }],
-    );
+    desk.renew(WORKER, vec![running(attempt)]);
 
     let is_forget = |(_, message): &(NodeId, Message)| matches!(message, Message::LeaseGranted { forget, .. } if !forget.is_empty());
     assert!(!desk.take().iter().any(is_forget));
@@ -534,6 +541,7 @@ fn a_test_that_asks_to_stop_is_heard_even_if_its_attempt_is_closed_at_once() {
         end: hyperscale_wire::AttemptEnd::Aborted { message: message.clone() },
         last_delta: DeltaSeq::NONE,
         published: BTreeMap::new(),
+        draws_made: None,
     };
     desk.message(WORKER, Message::AttemptEnded { attempt, end });
 
@@ -586,9 +594,13 @@ impl Desk {
 
     /// Runs a part of one workflow on a worker; gives its attempt.
     fn run(&mut self) -> AttemptId {
+        self.run_plan(&plan(vec![workflow("a", After::default())]))
+    }
+
+    fn run_plan(&mut self, plan: &Plan) -> AttemptId {
         self.connect_gate();
         self.connect_worker(WORKER);
-        self.offer(&plan(vec![workflow("a", After::default())]));
+        self.offer(plan);
         self.start();
         self.wait(Duration::from_millis(10));
         let (attempt, _) = self.manager.state().open_attempts().next().unwrap();
@@ -707,7 +719,8 @@ fn a_test_that_asks_to_stop_while_its_part_stops_is_heard_once() {
 
     // Its last delta is not acknowledged, with the gate out of reach: the attempt stays open.
     let end = AttemptEnd::Aborted { message: "enough".to_owned() };
-    let end = AttemptSummary { end, last_delta: DeltaSeq(2), published: BTreeMap::new() };
+    let (published, draws_made) = (BTreeMap::new(), None);
+    let end = AttemptSummary { end, last_delta: DeltaSeq(2), published, draws_made };
     desk.message(WORKER, Message::AttemptEnded { attempt, end });
     let ticks = desk.wait(Duration::from_secs(3));
 
@@ -773,4 +786,144 @@ fn obs_04_a_leader_that_is_overloaded_is_told_once_and_once_when_it_is_well() {
     let expected =
         [(15, Crossing { from: none, to: trouble }), (35, Crossing { from: trouble, to: none })];
     assert_eq!(told, expected, "it is the only one, and so all of them");
+}
+
+/// A plan whose users draw from so many unique rows, with their blob.
+fn drawing(rows: u64) -> (Plan, Arc<[u8]>) {
+    let blob: Arc<[u8]> =
+        (0..rows).map(|row| format!("{row}\n")).collect::<String>().into_bytes().into();
+    let source = DataSource {
+        name: "users".to_owned(),
+        blob: hyperscale_blobs::hash_of(&blob),
+        rows,
+        columns: None,
+        pick: Pick::Unique,
+        on_end: OnEnd::Stop,
+    };
+    let reads = Expr::Var(Var::Row(DataIndex(0)));
+    let pause = Action::Pause(Pause::Constant(Duration::ZERO));
+    let mut workflow = workflow("a", After::default());
+    workflow.steps = vec![Step { when: Some(reads), action: pause }];
+    (Plan { data: vec![source], ..plan(vec![workflow]) }, blob)
+}
+
+impl Desk {
+    /// Runs a part that draws from so many unique rows.
+    fn run_drawing(&mut self, rows: u64) -> AttemptId {
+        let (plan, bytes) = drawing(rows);
+        self.input(Input::Blob { bytes });
+        self.run_plan(&plan)
+    }
+
+    /// The worker asks for rows; gives up to which it has been leased them since the last call.
+    fn want_rows(&mut self, attempt: AttemptId, has: u64, wanted: u64) -> Vec<u64> {
+        self.take();
+        let report = AttemptReport { rows_until: has, rows_wanted: wanted, ..running(attempt) };
+        self.renew(WORKER, vec![report]);
+        let leases = self.take().into_iter().filter_map(|(_, message)| match message {
+            Message::LeaseRows { until, .. } => Some(until),
+            _ => None,
+        });
+        leases.collect()
+    }
+
+    /// The worker is lost, and another one takes over; gives the rows that it is leased.
+    fn lose_worker(&mut self) -> (u64, u64) {
+        let other = NodeId(11);
+        self.connect_worker(other);
+        self.input(Input::Disconnected { node: WORKER });
+        for _ in 0..15 {
+            self.wait(Duration::from_secs(1));
+            self.renew(other, Vec::new());
+        }
+        self.offered_rows()
+    }
+
+    fn offered_rows(&mut self) -> (u64, u64) {
+        let offers = self.take().into_iter().rev().find_map(|(_, message)| match message {
+            Message::OfferAttempt(assignment) => Some(assignment),
+            _ => None,
+        });
+        let rows = offers.unwrap().rows;
+        (rows.from, rows.until)
+    }
+
+    fn rows_reported(&mut self) -> Vec<(u64, u64)> {
+        self.wait(Duration::from_secs(2));
+        let report = self.take().into_iter().rev().find_map(|(_, message)| match message {
+            Message::PartReport(report) => Some(report.rows),
+            Message::PartEnded(result) => Some(result.report.rows),
+            _ => None,
+        });
+        report.unwrap().into_iter().map(|rows| (rows.sent, rows.possibly_sent)).collect()
+    }
+}
+
+#[test]
+fn dat_01_a_takeover_begins_behind_all_that_was_leased() {
+    let mut desk = Desk::new();
+    let attempt = desk.run_drawing(1_000);
+
+    assert_eq!(desk.want_rows(attempt, 16, 50), [50], "four users began with four rows each");
+    let (from, until) = desk.lose_worker();
+
+    assert_eq!((from, until), (50, 66));
+    assert_eq!(desk.rows_reported(), [(0, 50)], "nobody knows which of them were sent");
+}
+
+#[test]
+fn dat_01_rows_that_a_worker_has_not_drawn_are_used() {
+    let mut desk = Desk::new();
+    let attempt = desk.run_drawing(1_000);
+    desk.connect_worker(NodeId(11));
+
+    let (end, last_delta, published) = (AttemptEnd::Drained, DeltaSeq::NONE, BTreeMap::new());
+    let end = AttemptSummary { end, last_delta, published, draws_made: Some(3) };
+    desk.message(WORKER, Message::AttemptEnded { attempt, end });
+
+    assert_eq!(desk.offered_rows(), (3, 19));
+    // The next one has not started: it has sent nothing.
+    assert_eq!(desk.rows_reported(), [(3, 0)]);
+}
+
+#[test]
+fn dat_01_rows_of_an_attempt_that_never_started_are_used() {
+    let mut desk = Desk::new();
+    desk.connect_gate();
+    desk.connect_worker(WORKER);
+    let (plan, bytes) = drawing(1_000);
+    desk.input(Input::Blob { bytes });
+    desk.offer(&plan);
+    desk.start();
+    desk.wait(Duration::from_millis(10));
+    assert_eq!(desk.offered_rows(), (0, 16));
+
+    assert_eq!(desk.lose_worker(), (0, 16));
+}
+
+#[test]
+fn dat_01_a_lease_of_rows_is_told_until_it_is_heard_and_ends_with_the_rows() {
+    let mut desk = Desk::new();
+    let attempt = desk.run_drawing(40);
+
+    assert_eq!(desk.want_rows(attempt, 16, 100), [40], "there are no others");
+    assert_eq!(desk.want_rows(attempt, 16, 100), [40], "its worker has not heard of it");
+    assert!(desk.want_rows(attempt, 40, 100).is_empty());
+    desk.lead_anew();
+    assert_eq!(desk.want_rows(attempt, 16, 100), [40], "the next leader knows it as well");
+    desk.acknowledge(attempt, 0);
+
+    assert_eq!(desk.lose_worker(), (40, 40), "nothing that may have been sent is sent again");
+}
+
+#[test]
+fn dat_01_what_an_attempt_is_leased_after_its_end_is_nobodys() {
+    let mut desk = Desk::new();
+    let attempt = desk.run_drawing(1_000);
+    let (from, _) = desk.lose_worker();
+
+    assert!(desk.want_rows(attempt, 16, 500).is_empty(), "it is closed");
+    let late = Entry::RowsLeased { attempt, until: 500 };
+    assert_eq!(desk.manager.state().clone().apply(&late), state::Applied::Ignored);
+    assert_eq!(from, 16);
 }

@@ -52,16 +52,18 @@ impl WorkerHost {
             AttemptNews::Prepared => EngineEvent::Prepared { attempt },
             AttemptNews::Unprepared(message) => EngineEvent::Unprepared { attempt, message },
             AttemptNews::Window(window, figures) => {
-                EngineEvent::Window { attempt, window, figures }
+                let draws_made = self.engine.draws_made(attempt);
+                EngineEvent::Window { attempt, window, figures, draws_made }
             }
-            AttemptNews::Ended { end, published } => {
+            AttemptNews::RowsWanted => EngineEvent::RowsWanted { attempt },
+            AttemptNews::Ended { end, published, draws_made } => {
                 let end = match end {
                     RunEnd::Finished => AttemptEnd::Finished,
                     RunEnd::Stopped => AttemptEnd::Stopped,
                     RunEnd::Aborted(message) => AttemptEnd::Aborted { message },
                     RunEnd::Lost(message) => AttemptEnd::CoreLost { message },
                 };
-                EngineEvent::Ended { attempt, end, published }
+                EngineEvent::Ended { attempt, end, published, draws_made: Some(draws_made) }
             }
         };
         self.tell(now, event);
@@ -88,6 +90,9 @@ impl WorkerHost {
             EngineCommand::Steer { attempt, steering } => {
                 (attempt, self.engine.steer(attempt, steering))
             }
+            EngineCommand::LeaseRows { attempt, until } => {
+                (attempt, self.engine.lease_rows(attempt, until))
+            }
             EngineCommand::Stop { attempt, mode } => {
                 let stop = match mode {
                     StopMode::Graceful => Stop::Graceful,
@@ -112,7 +117,9 @@ impl WorkerHost {
             tracing::error!(%job, %attempt, held_back, "a core that ran this attempt is gone");
         }
         let end = AttemptEnd::CoreLost { message: "a core of the worker is gone".to_owned() };
-        self.tell(now, EngineEvent::Ended { attempt, end, published: Default::default() });
+        // Its other cores may not have heard that it is over: who knows what they still draw.
+        let (published, draws_made) = (Default::default(), None);
+        self.tell(now, EngineEvent::Ended { attempt, end, published, draws_made });
     }
 }
 
@@ -126,6 +133,7 @@ fn work(preparation: Preparation) -> Work {
         cores,
         iterations_done: assignment.iterations_done,
         load_sent: assignment.load_sent,
+        rows: assignment.rows,
         steering: assignment.steering,
         context: assignment.context,
         secrets: assignment.secrets,

@@ -341,7 +341,7 @@ pub(crate) static DATA: Section = Section {
     name: "data",
     heading: "Data",
     anchor: "data",
-    doc: "An iteration draws one row of each source that it uses; `${users.name}` is a field of the row. Exactly one of `csv`, `json`, `jsonl` and `values` says where rows come from. A file has at most 64 MiB. `unique` gives no row twice in the whole run, on all workers together.",
+    doc: "An iteration draws one row of each source that it uses; `${users.name}` is a field of the row. Exactly one of `csv`, `json`, `jsonl` and `values` says where rows come from. A file has at most 64 MiB. `unique` gives no row twice in the whole run, on all workers and in all datacenters together, also when nodes die: rows that a lost worker may have sent are not used again, and the report counts them as possibly sent. Datacenters, workers and the workflows that use a source have a part of its rows each; what is left of one part is not used by another, and the report says how much. A user's setup has no such row. With `on_end: recycle` rows come again, in rounds.",
     required: &[],
     keys: &[
         key("csv", File, "", "a CSV file; fields are text"),

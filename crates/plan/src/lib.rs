@@ -43,6 +43,7 @@ mod ir;
 mod keys;
 mod load;
 mod reference;
+mod rows;
 mod shape;
 mod slice;
 mod steering;
@@ -60,6 +61,7 @@ pub use diagnostics::{
 pub use ir::*;
 pub use load::{Arrivals, Distribution, Load, LoadKind, Stage};
 pub use reference::{json_schema, reference};
+pub use rows::{RowLease, UniqueRows};
 pub use slice::Slice;
 pub use steering::{Amount, LoadSteering, Pauses, ScaleError, Steering};
 pub use threshold::{Aggregate, Comparison, DatacenterFilter, Filter, Threshold, ThresholdMetric};

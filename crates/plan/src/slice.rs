@@ -69,6 +69,12 @@ impl Slice {
         self.split(&vec![1; n])
     }
 
+    /// What this slice is of another one, instead of everything.
+    #[must_use]
+    pub fn within(&self, outer: &Self) -> Self {
+        Self { cuts: outer.cuts.iter().chain(&self.cuts).cloned().collect() }
+    }
+
     /// How many of the first `total` numbers belong to the slice.
     #[must_use]
     pub fn count(&self, total: u64) -> u64 {
@@ -176,6 +182,14 @@ mod tests {
             let real = slices[0].count(total) as f64;
             prop_assert!((real - ideal).abs() <= 1.0, "{real} of {total} instead of {ideal}");
         }
+    }
+
+    #[test]
+    fn a_slice_within_another_is_a_cut_of_it() {
+        let (outer, inner) = (Slice::whole().split(&[1, 2]), Slice::whole().split_evenly(3));
+
+        assert_eq!(inner[1].within(&outer[1]), outer[1].split_evenly(3)[1]);
+        assert_eq!(inner[1].within(&Slice::whole()), inner[1]);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use hyperscale_stats::SparseHistogram;
 use serde_json::{Value, json};
 
 use crate::summary::millis;
-use crate::terminal::{gap_text, headline};
+use crate::terminal::{gap_text, headline, rows_text};
 use crate::{JobResult, SeriesPoint, job_time, summary_text, threshold_value};
 
 const STYLE: &str = include_str!("../assets/report.css");
@@ -79,6 +79,7 @@ pub fn html(result: &JobResult) -> String {
         "<h2>Gaps</h2><div id=\"gaps\"></div>",
         "<h2>Events</h2><div id=\"events\"></div>",
     ));
+    put(&rows(result));
     put(&repeat(result));
     put(&format!(
         "</main><footer>hyperscale {} &middot; job {} &middot; this file needs no network</footer>",
@@ -88,6 +89,16 @@ pub fn html(result: &JobResult) -> String {
     put(&format!("<script type=\"application/json\" id=\"data\">{data}</script>"));
     put(&format!("<script>{SCRIPT}</script></body></html>\n"));
     page
+}
+
+/// What became of unique rows, if there are any.
+fn rows(result: &JobResult) -> String {
+    if result.summary.rows.is_empty() {
+        return String::new();
+    }
+    let line = |rows| format!("<li>{}</li>", escape(&rows_text(rows)));
+    let lines: String = result.summary.rows.iter().map(line).collect();
+    format!("<h2>Rows</h2><ul>{lines}</ul>")
 }
 
 /// Text as it may stand in HTML, in elements and in quoted attributes.
@@ -425,6 +436,23 @@ mod tests {
         assert!(!page.contains("<img"), "no text may become an element");
         assert!(!page.contains("<!--"), "no text may open a comment");
         assert_eq!(page.matches("</script>").count(), 2, "only our own scripts end");
+    }
+
+    #[test]
+    fn dat_01_rows_are_told_in_the_page_and_the_text() {
+        let mut result = sample::result();
+        assert!(!html(&result).contains("<h2>Rows</h2>"), "without unique data there are none");
+        result.summary.rows = vec![crate::RowsView {
+            source: "users".to_owned(),
+            rows: 1_000,
+            sent: 640,
+            left: 348,
+            possibly_sent: 12,
+        }];
+
+        let line = "rows of users: 640 of 1,000 sent, 348 left, 12 possibly sent";
+        assert!(summary_text(&result).contains(line), "{}", summary_text(&result));
+        assert!(html(&result).contains(&format!("<li>{line}")));
     }
 
     #[test]

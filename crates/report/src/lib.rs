@@ -19,8 +19,8 @@ pub use junit::junit;
 pub use live::{ExampleView, LiveStep, LiveView, ScaleView, ThresholdView};
 pub use result::{EventRecord, JobResult, SeriesPoint};
 pub use summary::{
-    CheckSummary, GapView, GeneratorView, Latency, SUMMARY_SCHEMA, StepSummary, Summary,
-    SummaryInput, Totals, gap_view,
+    CheckSummary, GapView, GeneratorView, Latency, RowsView, SUMMARY_SCHEMA, StepSummary, Summary,
+    SummaryInput, Totals, gap_view, rows_views,
 };
 pub use terminal::{
     aligned_duration, bytes, count, duration, job_time, plain, rate, share, shortened,

@@ -4,7 +4,7 @@ use hyperscale_model::{JobId, JobState};
 use hyperscale_plan::{Amount, Load, LoadKind, Workflow};
 use serde::{Deserialize, Serialize};
 
-use crate::{GapView, Latency};
+use crate::{GapView, Latency, RowsView};
 
 /// A job at one moment; whoever shows it needs nothing else.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -52,6 +52,9 @@ pub struct LiveView {
     pub thresholds: Vec<ThresholdView>,
     /// Load that was not sent.
     pub gaps: Vec<GapView>,
+    /// What became of the rows of each unique source that ends.
+    #[serde(default)]
+    pub rows: Vec<RowsView>,
     /// Each datacenter: name, workers, cores.
     pub datacenters: Vec<(String, u32, u32)>,
     /// Lag of starts at the 99th percentile, in µs.

@@ -120,6 +120,7 @@ pub(crate) fn result() -> JobResult {
         verdict: Verdict::Broken,
         thresholds: &thresholds,
         gaps: &[gap],
+        rows: &[],
         late_requests: 0,
         is_incomplete: false,
         duration: Duration::from_secs(4),

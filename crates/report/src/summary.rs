@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use hyperscale_model::{EndStatus, JobId, Outcome, OutcomeCounts, Verdict};
-use hyperscale_plan::{Plan, StepIndex};
+use hyperscale_plan::{OnEnd, Pick, Plan, StepIndex};
 use hyperscale_stats::{Figures, Histogram};
-use hyperscale_wire::{Gap, GapCause};
+use hyperscale_wire::{Gap, GapCause, RowsUsed};
 use serde::{Deserialize, Serialize};
 
 use crate::ThresholdView;
@@ -44,6 +44,9 @@ pub struct Summary {
     pub partial: bool,
     /// Load that was planned and not sent.
     pub gaps: Vec<GapView>,
+    /// What became of the rows of each unique source that ends.
+    #[serde(default)]
+    pub rows: Vec<RowsView>,
     /// Requests that reached the gate too late to count.
     pub late_requests: u64,
     /// From the job's start to its end.
@@ -98,6 +101,21 @@ pub struct GapView {
     pub cause: GapCause,
     /// The worker that was lost.
     pub worker: String,
+}
+
+/// What became of the rows of a source.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RowsView {
+    /// The source.
+    pub source: String,
+    /// All of them: the sum of what follows.
+    pub rows: u64,
+    /// Those that iterations have drawn.
+    pub sent: u64,
+    /// Those that nobody has drawn.
+    pub left: u64,
+    /// Those of which that is not known: their worker was lost.
+    pub possibly_sent: u64,
 }
 
 /// Counts.
@@ -234,6 +252,8 @@ pub struct SummaryInput<'a> {
     pub thresholds: &'a [ThresholdView],
     /// Load that was not sent.
     pub gaps: &'a [Gap],
+    /// What became of unique rows, as each part reports it.
+    pub rows: &'a [RowsUsed],
     /// Requests that came too late to count.
     pub late_requests: u64,
     /// Whether statistics or datacenters are missing.
@@ -310,6 +330,7 @@ impl Summary {
             verdict: input.verdict,
             partial: input.is_incomplete || !input.gaps.is_empty(),
             gaps: input.gaps.iter().map(|gap| gap_view(plan, gap)).collect(),
+            rows: rows_views(plan, input.rows),
             late_requests: input.late_requests,
             duration_ms: millis(input.duration),
             generator: generator(&input, &figures.lag),
@@ -373,6 +394,62 @@ pub fn gap_view(plan: &Plan, gap: &Gap) -> GapView {
     }
 }
 
+/// What became of unique rows, from what all parts report of them.
+#[must_use]
+pub fn rows_views(plan: &Plan, used: &[RowsUsed]) -> Vec<RowsView> {
+    let sources = (plan.data.iter().enumerate())
+        .filter(|(_, source)| source.pick == Pick::Unique && source.on_end == OnEnd::Stop);
+    let views = sources.map(|(index, source)| {
+        let of_source = || used.iter().filter(|used| used.source.get() == index);
+        let sent: u64 = of_source().map(|used| used.sent).sum();
+        let possibly_sent: u64 = of_source().map(|used| used.possibly_sent).sum();
+        RowsView {
+            source: source.name.clone(),
+            rows: source.rows,
+            sent,
+            left: source.rows.saturating_sub(sent).saturating_sub(possibly_sent),
+            possibly_sent,
+        }
+    });
+    views.collect()
+}
+
 pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use hyperscale_plan::{DataIndex, DataSource};
+
+    use super::*;
+
+    #[test]
+    fn dat_01_rows_are_what_was_sent_what_is_left_and_what_nobody_knows() {
+        let source = |name: &str, pick, on_end| DataSource {
+            name: name.to_owned(),
+            blob: hyperscale_model::BlobHash([0; 32]),
+            rows: 100,
+            columns: None,
+            pick,
+            on_end,
+        };
+        let data = vec![
+            source("again", Pick::Unique, OnEnd::Recycle),
+            source("users", Pick::Unique, OnEnd::Stop),
+            source("any", Pick::Random, OnEnd::Stop),
+        ];
+        let plan = Plan { data, ..crate::sample::result().plan };
+        let part = |source, sent, possibly_sent| RowsUsed {
+            source: DataIndex(source),
+            sent,
+            possibly_sent,
+        };
+
+        let views = rows_views(&plan, &[part(1, 40, 0), part(1, 20, 7)]);
+
+        assert_eq!(views.len(), 1, "rows that come again are never used up");
+        let RowsView { rows, sent, left, possibly_sent, .. } = views[0];
+        assert_eq!((rows, sent, left, possibly_sent), (100, 60, 33, 7));
+    }
 }

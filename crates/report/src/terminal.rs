@@ -7,7 +7,7 @@ use hyperscale_model::{Outcome, Verdict};
 
 use hyperscale_wire::GapCause;
 
-use crate::{GapView, JobResult, Latency, Summary, ThresholdView};
+use crate::{GapView, JobResult, Latency, RowsView, Summary, ThresholdView};
 
 /// A duration in the unit that gives three digits: `812 µs`, `43.1 ms`, `1.24 s`.
 #[must_use]
@@ -182,6 +182,17 @@ pub(crate) fn gap_text(gap: &GapView) -> String {
     format!("{} shard {}: {amount} not sent, {} {cause}", gap.workflow, gap.shard, gap.worker)
 }
 
+/// What became of a source's rows, in a line.
+pub(crate) fn rows_text(rows: &RowsView) -> String {
+    let possibly = match rows.possibly_sent {
+        0 => String::new(),
+        rows => format!(", {} possibly sent (their worker was lost)", count(rows)),
+    };
+    let (name, all) = (plain(&rows.source), count(rows.rows));
+    let (sent, left) = (count(rows.sent), count(rows.left));
+    format!("rows of {name}: {sent} of {all} sent, {left} left{possibly}")
+}
+
 /// The summary as a person reads it after a run: the verdict first, and ten steps on one screen.
 #[must_use]
 pub fn summary_text(result: &JobResult) -> String {
@@ -219,6 +230,9 @@ fn write_summary(text: &mut String, result: &JobResult) -> std::fmt::Result {
     for gap in &summary.gaps {
         let length = duration(Duration::from_millis(gap.to_ms.saturating_sub(gap.from_ms)));
         writeln!(text, " ! gap {} ({length}): {}", job_time(gap.from_ms), gap_text(gap))?;
+    }
+    for rows in &summary.rows {
+        writeln!(text, " {}", rows_text(rows))?;
     }
     if summary.late_requests > 0 {
         let late = count(summary.late_requests);

@@ -232,7 +232,7 @@ impl Wish {
                     Request::Submit {
                         key: self.test.plan.name.clone(),
                         plan: self.test.plan.to_bytes(),
-                        blobs: Vec::new(),
+                        blobs: self.test.blobs.clone(),
                         secrets: Secrets(values.into_iter().collect()),
                     },
                 ));

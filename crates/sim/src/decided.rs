@@ -8,7 +8,7 @@ use hyperscale_manager::state::{CloseReason, Closed, Part, State, Workflow, shar
 use hyperscale_model::{
     AttemptId, AttemptNumber, EndStatus, JobId, NodeId, PartId, Time, WorkflowIndex,
 };
-use hyperscale_plan::{LoadKind, Plan, Steering};
+use hyperscale_plan::{LoadKind, Plan, Steering, UniqueRows};
 use hyperscale_wire::StopMode;
 
 use crate::host::Host;
@@ -189,7 +189,11 @@ impl Decided {
         let is_in_time = *at + Duration::from_millis(300) < started + planned.load.duration();
         for shard in &workflow.shards {
             let (done, wanted) = (shard.iterations_done(), shard.slice.count(total));
+            // Users stop where unique rows are used up.
+            let draws = shard.slice.within(&part.rows);
+            let has_rows = shard.rows_end() < UniqueRows::of(&plan, index).draws(&draws);
             let is_whole = planned.load.kind() == LoadKind::Iterations
+                && has_rows
                 && *status == EndStatus::Completed
                 && is_in_time;
             if done > wanted || (is_whole && done != wanted) {

@@ -68,7 +68,14 @@ fn test(number: usize, submit_at: u64, load: Load) -> Test {
         },
         source: None,
     };
-    Test { plan, submit_at: at(submit_at), cancel: None, steers: Vec::new(), secret: false }
+    Test {
+        plan,
+        submit_at: at(submit_at),
+        cancel: None,
+        steers: Vec::new(),
+        secret: false,
+        blobs: Vec::new(),
+    }
 }
 
 fn users(vus: u32, duration: Duration) -> Load {

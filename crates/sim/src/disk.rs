@@ -1,7 +1,7 @@
 //! A node's disk. It outlives its node; what was written for good is there after any crash.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -17,6 +17,9 @@ pub(crate) struct Content {
     /// How many changes of the ledger still get through before the node is cut off.
     pub(crate) writes_left: Option<usize>,
     pub(crate) blobs: BTreeMap<BlobHash, Arc<[u8]>>,
+    /// Blobs that its node has dropped since it was last at rest: whoever looks only then would
+    /// miss a result that was decided and forgotten in between, after a long outage.
+    pub(crate) dropped: BTreeMap<BlobHash, Arc<[u8]>>,
     pub(crate) checkpoints: BTreeMap<JobId, Vec<u8>>,
     pub(crate) results: BTreeMap<JobId, Arc<JobResult>>,
     pub(crate) incarnation: u64,
@@ -26,6 +29,13 @@ pub(crate) struct Content {
 }
 
 impl Content {
+    pub(crate) fn drop_blobs(&mut self, needed: &BTreeSet<BlobHash>) {
+        let all = std::mem::take(&mut self.blobs).into_iter();
+        let (kept, dropped): (BTreeMap<_, _>, _) = all.partition(|(hash, _)| needed.contains(hash));
+        self.blobs = kept;
+        self.dropped.extend::<BTreeMap<_, _>>(dropped);
+    }
+
     /// What a crash leaves: all that was written for good.
     pub(crate) fn crash(&mut self) {
         self.writes_left = None;

@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use hyperscale_model::{AttemptId, Outcome, SplitMix, Time};
 use hyperscale_plan::expr::Value;
-use hyperscale_plan::{Arrivals, LoadKind, LoadSteering, StepIndex, Workflow};
+use hyperscale_plan::{
+    Arrivals, LoadKind, LoadSteering, RowLease, StepIndex, UniqueRows, Workflow,
+};
 use hyperscale_stats::{Recorder, Sample, WindowFigures};
 use hyperscale_wire::{AttemptEnd, StopMode};
 use hyperscale_worker::{EngineCommand, EngineEvent, Preparation};
@@ -38,7 +40,7 @@ pub(crate) struct Habits {
 }
 
 /// Load that was sent.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Sent {
     pub(crate) attempt: AttemptId,
     /// The first and last instant, by the worker's clock.
@@ -52,6 +54,8 @@ pub(crate) struct Sent {
     pub(crate) starts: u64,
     /// The version of its steering that it obeyed.
     pub(crate) steered: u64,
+    /// The draws of unique rows that it made, by their numbers over the whole run.
+    pub(crate) draws: Vec<u64>,
 }
 
 #[derive(Debug)]
@@ -83,9 +87,43 @@ struct Run {
     carry: f64,
     iterations: u64,
     has_published: bool,
+    draws: Option<Draws>,
+}
+
+/// The draws of unique rows that an attempt makes.
+#[derive(Debug)]
+struct Draws {
+    lease: RowLease,
+    /// The next, by its number within the slice, and the first that finds no row.
+    next: u64,
+    end: u64,
+}
+
+impl Draws {
+    fn make(&mut self, count: u64) -> Vec<u64> {
+        let last = self.next.saturating_add(count).min(self.lease.until.min(self.end));
+        let made = (self.next..last).filter_map(|local| self.lease.slice.global(local)).collect();
+        self.next = self.next.max(last);
+        made
+    }
+
+    const fn waits(&self) -> bool {
+        self.next >= self.lease.until && self.next < self.end
+    }
 }
 
 impl Run {
+    fn draws_made(&self) -> u64 {
+        self.draws.as_ref().map_or(0, |draws| draws.next - draws.lease.from)
+    }
+
+    /// How many of so many iterations find their rows, with the draws that they make.
+    fn draw(&mut self, iterations: u64) -> (u64, Vec<u64>) {
+        let Some(draws) = &mut self.draws else { return (iterations, Vec::new()) };
+        let made = draws.make(iterations);
+        (made.len() as u64, made)
+    }
+
     fn workflow(&self) -> Option<&Workflow> {
         self.preparation.plan.workflow(self.preparation.assignment.attempt.shard.workflow)
     }
@@ -168,6 +206,13 @@ impl Engine {
                     run.steering = steering;
                 }
             }
+            EngineCommand::LeaseRows { attempt, until } => {
+                self.step(now, attempt);
+                let run = self.runs.get_mut(&attempt);
+                if let Some(draws) = run.and_then(|run| run.draws.as_mut()) {
+                    draws.lease.until = draws.lease.until.max(until);
+                }
+            }
             EngineCommand::Stop { attempt, mode } => self.stop(now, attempt, mode),
             EngineCommand::Discard { attempt } => {
                 self.step(now, attempt);
@@ -187,6 +232,7 @@ impl Engine {
         let plan = Arc::clone(&preparation.plan);
         let steps = plan.steps.iter().zip(0..);
         let steps = steps.filter(|(step, _)| step.workflow == attempt.shard.workflow);
+        let unique = UniqueRows::of(&plan, attempt.shard.workflow);
         let run = Run {
             steps: steps.map(|(_, index)| StepIndex(index)).collect(),
             arrivals: plan.workflow(attempt.shard.workflow).and_then(|w| w.load.arrivals()),
@@ -205,6 +251,10 @@ impl Engine {
             carry: 0.0,
             iterations: 0,
             has_published: false,
+            draws: (!unique.is_empty()).then(|| {
+                let lease = preparation.assignment.rows.clone();
+                Draws { next: lease.from, end: unique.draws(&lease.slice), lease }
+            }),
             preparation,
         };
         self.runs.insert(attempt, run);
@@ -300,8 +350,10 @@ impl Engine {
         }
         let dropped =
             if run.arrivals.is_some() && self.random.chance(0.1) { count / 10 } else { 0 };
-        let iterations = count - dropped;
-        run.recorder.drop_starts(dropped);
+        let (iterations, draws) = run.draw(count - dropped);
+        // Starts without rows are dropped; users without rows wait.
+        run.recorder.drop_starts(if run.arrivals.is_some() { count - iterations } else { 0 });
+        let is_short = is_active && run.draws.as_ref().is_some_and(Draws::waits);
         let between = (run.last_step, sent_until);
         record(&mut self.random, self.habits.failures, run, iterations, false);
         let requests = iterations * run.steps.len() as u64;
@@ -316,7 +368,11 @@ impl Engine {
                 iterations,
                 starts: if run.arrivals.is_some() { count } else { 0 },
                 steered,
+                draws,
             });
+        }
+        if is_short {
+            self.events.push(EngineEvent::RowsWanted { attempt: id });
         }
         run.last_step = now;
         run.next_step = now + STEP;
@@ -328,10 +384,14 @@ impl Engine {
             // Users that are suspended have nothing to tell.
             if !figures.is_empty() {
                 let figures = Box::new(figures);
-                self.events.push(EngineEvent::Window { attempt: id, window, figures });
+                let draws_made = run.draws_made();
+                let event = EngineEvent::Window { attempt: id, window, figures, draws_made };
+                self.events.push(event);
             }
         }
-        let is_done = left.is_some_and(|left| left == iterations) || run.load_time(now) >= duration;
+        let has_rows = run.draws.as_ref().is_none_or(|draws| draws.next < draws.end);
+        let is_done = left.is_some_and(|left| left == iterations || !has_rows)
+            || run.load_time(now) >= duration;
         if let Some(until) = is_stopping {
             if now >= until {
                 self.end(now, id, AttemptEnd::Stopped, false);
@@ -353,6 +413,7 @@ impl Engine {
         if has_run && is_cut && now < self.lease_until {
             // A request that was on its way, cut: counted, neither good nor bad.
             let cut = self.random.below(3).min(u64::from(run.arrivals.is_none()));
+            let (cut, draws) = run.draw(cut);
             record(&mut self.random, 0.0, &mut run, cut, true);
             let (between, load) = ((now, now), (run.load_time(now), run.load_time(now)));
             let requests = cut * run.steps.len() as u64;
@@ -366,12 +427,15 @@ impl Engine {
                 iterations,
                 starts,
                 steered: run.steering.version,
+                draws,
             });
         }
         let figures = figures(&mut run, 0);
         if !figures.is_empty() {
             let figures = Box::new(figures);
-            self.events.push(EngineEvent::Window { attempt: id, window: run.window, figures });
+            let (window, draws_made) = (run.window, run.draws_made());
+            let event = EngineEvent::Window { attempt: id, window, figures, draws_made };
+            self.events.push(event);
         }
         let mut published = BTreeMap::new();
         if run.has_published
@@ -381,7 +445,10 @@ impl Engine {
                 published.insert(publish.name.clone(), Value::Int(7));
             }
         }
-        self.events.push(EngineEvent::Ended { attempt: id, end, published });
+        // A core that is gone may not have said how far it was.
+        let is_known = !matches!(end, AttemptEnd::CoreLost { .. }) || self.random.chance(0.5);
+        let draws_made = is_known.then(|| run.draws_made());
+        self.events.push(EngineEvent::Ended { attempt: id, end, published, draws_made });
     }
 }
 
@@ -390,6 +457,7 @@ fn attempt_of(event: &EngineEvent) -> AttemptId {
         EngineEvent::Prepared { attempt }
         | EngineEvent::Unprepared { attempt, .. }
         | EngineEvent::Window { attempt, .. }
+        | EngineEvent::RowsWanted { attempt }
         | EngineEvent::Ended { attempt, .. } => *attempt,
     }
 }

@@ -455,6 +455,7 @@ impl Host {
 
     /// Passes on whatever the role and what is beside it want done, until neither wants anything.
     fn pump(&mut self, now: Time, effects: &mut Vec<Effect>) {
+        self.disk.0.borrow_mut().dropped.clear();
         for round in 0.. {
             if round > ROUNDS_MAX {
                 effects.push(Effect::Broken(format!("the {} does not come to rest", self.role)));
@@ -538,7 +539,7 @@ impl Host {
                     self.disk.0.borrow_mut().blobs.insert(hash, bytes);
                 }
                 O::DropBlobs { needed } => {
-                    self.disk.0.borrow_mut().blobs.retain(|hash, _| needed.contains(hash));
+                    self.disk.0.borrow_mut().drop_blobs(&needed);
                 }
                 O::StoreCheckpoint { job, checkpoint } => {
                     if !self.has(Mutation::LoseCheckpoints) {
@@ -643,7 +644,7 @@ impl Host {
                     self.disk.0.borrow_mut().blobs.insert(hash, bytes);
                 }
                 O::DropBlobs { needed } => {
-                    self.disk.0.borrow_mut().blobs.retain(|hash, _| needed.contains(hash));
+                    self.disk.0.borrow_mut().drop_blobs(&needed);
                 }
                 O::Snapshot { snapshot, .. } => {
                     ledger.handle(now, hyperscale_ledger::Input::Snapshot { snapshot });
@@ -702,7 +703,7 @@ impl Host {
                         | EngineCommand::Discard { attempt } => {
                             effects.push(Effect::Commanded { attempt: *attempt });
                         }
-                        EngineCommand::Lease { .. } => {}
+                        EngineCommand::Lease { .. } | EngineCommand::LeaseRows { .. } => {}
                     }
                     engine.command(now, command);
                 }

@@ -59,6 +59,10 @@ mutations! {
     ForgetSteering = "forget-steering",
     /// The attempts of a takeover begin as if the job had never been steered.
     OldSteering = "old-steering",
+    /// The attempts of a takeover draw unique rows from the first one again.
+    DrawAgain = "draw-again",
+    /// Rows of attempts that were lost count as never sent.
+    ForgetLostRows = "forget-lost-rows",
     /// A leader serves before its barrier is decided.
     SkipBarrier = "skip-barrier",
     /// A manager that leads no more goes on as if it did.
@@ -100,7 +104,9 @@ impl Mutation {
             | Self::DropResult
             | Self::SentProbeIsLife
             | Self::ForgetSteering
-            | Self::OldSteering => Kind::Local,
+            | Self::OldSteering
+            | Self::DrawAgain
+            | Self::ForgetLostRows => Kind::Local,
             Self::ServeUnconfirmed
             | Self::SkipBarrier
             | Self::IgnoreLeadershipLoss
@@ -185,6 +191,13 @@ impl Tampering {
                 // As new as it was, and so nothing puts it right.
                 assignment.steering.pauses = Default::default();
                 assignment.steering.amount = None;
+            }
+            (Mutation::DrawAgain, Message::OfferAttempt(assignment)) => assignment.rows.from = 0,
+            (Mutation::ForgetLostRows, Message::PartReport(report)) => {
+                report.rows.iter_mut().for_each(|rows| rows.possibly_sent = 0);
+            }
+            (Mutation::ForgetLostRows, Message::PartEnded(result)) => {
+                result.report.rows.iter_mut().for_each(|rows| rows.possibly_sent = 0);
             }
             (Mutation::ReleaseTwice, Message::RenewLease { report, .. }) => report.cores *= 2,
             (Mutation::ProgressByFence, Message::PartReport(report)) => {
@@ -274,6 +287,7 @@ pub(crate) fn fence_of(message: &mut Message) -> Option<&mut Fence> {
         | Message::StopWorkflow { fence, .. }
         | Message::SteerPart { fence, .. }
         | Message::SteerAttempt { fence, .. }
+        | Message::LeaseRows { fence, .. }
         | Message::LeaseGranted { fence, .. }
         | Message::Lead { fence }
         | Message::StartAttempt { fence, .. }

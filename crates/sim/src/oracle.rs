@@ -8,8 +8,10 @@ use hyperscale_gate::{Reply, read_entry};
 use hyperscale_model::{
     AttemptId, DatacenterId, Fence, JobId, NodeId, PartId, Role, Time, WorkflowIndex,
 };
-use hyperscale_plan::{Context, Load, LoadKind, Plan, Slice, Split, Steering};
-use hyperscale_report::JobResult;
+use hyperscale_plan::{
+    Context, DataIndex, DataSource, Load, LoadKind, Plan, Slice, Split, Steering, UniqueRows,
+};
+use hyperscale_report::{JobResult, RowsView};
 use hyperscale_stats::Delta;
 use hyperscale_wire::{Message, decode_value};
 use hyperscale_worker::Preparation;
@@ -103,6 +105,8 @@ struct Truth {
     result: Option<Box<JobResult>>,
     /// What the client was shown last.
     shown: Option<Shown>,
+    /// By source the unique rows that were sent.
+    rows: BTreeMap<DataIndex, BTreeSet<u64>>,
 }
 
 #[derive(Debug)]
@@ -294,6 +298,48 @@ impl Oracle {
         users.max().map_or(0, u64::from)
     }
 
+    /// Iterations have drawn unique rows: none that any has drawn before.
+    fn on_rows(&mut self, plan: &Plan, sent: &Sent) -> Checked {
+        let shard = sent.attempt.shard;
+        let unique = UniqueRows::of(plan, shard.workflow);
+        let truth = self.jobs.entry(shard.job).or_default();
+        for (source, _) in unique.ending(&Slice::whole()) {
+            let rows = truth.rows.entry(source).or_default();
+            for draw in &sent.draws {
+                let Some(row) = unique.row(source, *draw) else {
+                    return Err(format!("DAT-01: draw {draw} of {} finds no row", sent.attempt));
+                };
+                if !rows.insert(row) {
+                    let attempt = sent.attempt;
+                    return Err(format!("DAT-01: row {row} is sent twice, now by {attempt}"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The rows that a job says it has sent are those that were, as far as it can know.
+    fn check_rows(&self, id: JobId, result: &JobResult) -> Checked {
+        let Some(truth) = self.jobs.get(&id) else { return Ok(()) };
+        for view in &result.summary.rows {
+            let named = |(_, source): &(usize, &DataSource)| source.name == view.source;
+            let Some((index, _)) = result.plan.data.iter().enumerate().find(named) else {
+                return Err(format!("DAT-01: {id} has no source {}", view.source));
+            };
+            let source = truth.rows.iter().find(|(source, _)| source.get() == index);
+            let drawn = source.map_or(0, |(_, rows)| rows.len() as u64);
+            let RowsView { rows, sent, left, possibly_sent, .. } = *view;
+            let adds_up = rows == sent + left + possibly_sent;
+            if !adds_up || drawn < sent || drawn > sent + possibly_sent {
+                return Err(format!(
+                    "DAT-01: {drawn} of {rows} rows of {id} were sent; it says {sent} sent, {left} \
+                     left, {possibly_sent} possibly sent"
+                ));
+            }
+        }
+        Ok(())
+    }
+
     /// Load was sent: never more than planned, by one attempt of a shard at a time.
     pub(crate) fn on_load(&mut self, trouble: Time, between: (Time, Time), sent: &Sent) -> Checked {
         let shard = sent.attempt.shard;
@@ -301,6 +347,8 @@ impl Oracle {
         let Some(plan) = plan else { return Err(format!("{} has no plan", sent.attempt)) };
         // Each datacenter gets the whole load, or all of them together.
         let is_each = plan.run.split == Split::Each;
+        let plan = plan.clone();
+        self.on_rows(&plan, sent)?;
         let load = plan.workflow(shard.workflow).map(|workflow| workflow.load.clone());
         let Some(load) = load else { return Err(format!("{} has no load", sent.attempt)) };
         let truth = self.attempts.entry(sent.attempt).or_default();
@@ -636,7 +684,11 @@ impl Oracle {
                 truth.ended_at = Some(now);
                 let gates = hosts.values().filter(|host| host.role == Role::Gate);
                 let held: Vec<_> = gates
-                    .filter_map(|gate| gate.disk.0.borrow().blobs.get(&end.result).cloned())
+                    .filter_map(|gate| {
+                        let disk = gate.disk.0.borrow();
+                        let held = disk.blobs.get(&end.result);
+                        held.or_else(|| disk.dropped.get(&end.result)).cloned()
+                    })
                     .collect();
                 let (count, majority) = (held.len(), self.majority);
                 if count < majority {
@@ -661,6 +713,7 @@ impl Oracle {
         let Some(result) = self.jobs.get(&id).and_then(|truth| truth.result.as_ref()) else {
             return Err(format!("INV-12: {id} ended without a stored result"));
         };
+        self.check_rows(id, result)?;
         let totals = &result.summary.totals;
         let outcomes: u64 = totals.outcomes.values().sum();
         let steps: u64 = result.summary.steps.iter().map(|step| step.totals.requests).sum();

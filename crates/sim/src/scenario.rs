@@ -1,13 +1,16 @@
 //! What a seed draws: the nodes, the tests, the client's wishes, and which kinds of fault are on.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
+use hyperscale_blobs::hash_of;
 use hyperscale_model::{NodeId, SplitMix, Time, WorkflowIndex};
+use hyperscale_plan::expr::{Expr, Var};
 use hyperscale_plan::{
-    After, Aggregate, Comparison, Datacenters, Distribution, HttpSettings, Load, LoadKind,
-    LocalIndex, PLAN_FORMAT, Plan, Priority, Publish, RunSettings, Split, Stage, StepName,
-    Threshold, ThresholdMetric, Workflow,
+    Action, After, Aggregate, Comparison, DataIndex, DataSource, Datacenters, Distribution,
+    HttpSettings, Load, LoadKind, LocalIndex, OnEnd, PLAN_FORMAT, Pause, Pick, Plan, Priority,
+    Publish, RunSettings, Split, Stage, Step, StepName, Threshold, ThresholdMetric, Workflow,
 };
 use hyperscale_wire::StopMode;
 
@@ -48,6 +51,8 @@ pub(crate) struct Datacenter {
 #[derive(Debug, Clone)]
 pub(crate) struct Test {
     pub(crate) plan: Plan,
+    /// The rows of its data.
+    pub(crate) blobs: Vec<Arc<[u8]>>,
     pub(crate) submit_at: Time,
     pub(crate) cancel: Option<Cancel>,
     /// How the client steers it, in order.
@@ -331,8 +336,38 @@ impl Test {
         let latest = if kind == Kind::Local { 120_000 } else { 360_000 };
         let submit_at = Time::from_millis(between(random, 1_500, latest));
         let steers = draw_steers(random, &plan);
-        Self { plan, submit_at, cancel, steers, secret }
+        let mut plan = plan;
+        let blobs = draw_data(&mut random.fork(), &mut plan);
+        Self { plan, blobs, submit_at, cancel, steers, secret }
     }
+}
+
+/// Unique rows, few and many, which some of the workflows draw; gives their blobs.
+fn draw_data(random: &mut SplitMix, plan: &mut Plan) -> Vec<Arc<[u8]>> {
+    let sources = [0, 1, 1, 2][pick(random, 4)];
+    let mut blobs = Vec::new();
+    for index in 0..sources {
+        let rows = [between(random, 0, 30), between(random, 30, 400)][pick(random, 2)];
+        let lines: String = (0..rows).map(|row| format!("[{index},{row}]\n")).collect();
+        let blob: Arc<[u8]> = lines.into_bytes().into();
+        plan.data.push(DataSource {
+            name: format!("d{index}"),
+            blob: hash_of(&blob),
+            rows,
+            columns: None,
+            pick: Pick::Unique,
+            on_end: if random.chance(0.85) { OnEnd::Stop } else { OnEnd::Recycle },
+        });
+        blobs.push(blob);
+        for workflow in &mut plan.workflows {
+            if random.chance(0.6) {
+                let reads = Some(Expr::Var(Var::Row(DataIndex(index))));
+                let action = Action::Pause(Pause::Constant(Duration::ZERO));
+                workflow.steps.push(Step { when: reads, action });
+            }
+        }
+    }
+    blobs
 }
 
 /// Pauses, which mostly end again, and amounts that each load takes.

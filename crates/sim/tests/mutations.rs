@@ -20,15 +20,20 @@ const fn hint(mutation: Mutation) -> u64 {
         | Mutation::ReleaseTwice
         | Mutation::SkipBarrier
         | Mutation::OldSteering
+        | Mutation::EarlyCompletion
         | Mutation::ProgressByFence => 1,
-        Mutation::StretchLease | Mutation::ForgetSteering | Mutation::ForgetCopies => 2,
-        Mutation::ServeUnconfirmed | Mutation::IgnoreLeadershipLoss => 3,
-        Mutation::EarlyCompletion => 4,
-        Mutation::AcceptLowerFence | Mutation::LoseWrites | Mutation::LoseCancel => 5,
-        Mutation::LoseCheckpoints | Mutation::RecomputeContext | Mutation::DropResult => 6,
-        Mutation::ForgetAbort => 8,
-        Mutation::IgnoreLease => 12,
-        Mutation::SentProbeIsLife => 16,
+        Mutation::StretchLease | Mutation::ServeUnconfirmed => 3,
+        Mutation::IgnoreLeadershipLoss | Mutation::SentProbeIsLife => 4,
+        Mutation::AcceptLowerFence
+        | Mutation::LoseWrites
+        | Mutation::ForgetSteering
+        | Mutation::ForgetCopies => 5,
+        Mutation::LoseCheckpoints => 6,
+        Mutation::IgnoreLease | Mutation::RecomputeContext => 7,
+        Mutation::ForgetAbort | Mutation::DrawAgain => 8,
+        Mutation::ForgetLostRows => 12,
+        Mutation::DropResult => 26,
+        Mutation::LoseCancel => 49,
     }
 }
 

@@ -33,6 +33,7 @@ pub(crate) fn schemas() -> Map<String, Value> {
         check_summary(),
         threshold_view(),
         gap_view(),
+        rows_view(),
         generator_view(),
         series_point(),
         exchange(),
@@ -406,6 +407,7 @@ fn summary() -> Named {
             ("verdict", verdict()),
             ("partial", flag("Whether load or statistics are missing.")),
             ("gaps", list(reference("GapView"), "Load that was planned and not sent.")),
+            ("rows", list(reference("RowsView"), "What became of unique rows, by source.")),
             ("late_requests", count("Requests that reached the gate too late to count.")),
             ("duration_ms", count("From the job's start to its end.")),
             ("totals", reference("Totals")),
@@ -498,6 +500,23 @@ fn threshold_view() -> Named {
             ("passed", flag("Whether it holds.")),
             ("value", or_null(number("The figure, in the unit that it was written in."))),
             ("broken_since_ms", or_null(count("Since which time of the job it is broken."))),
+        ],
+    )
+}
+
+fn rows_view() -> Named {
+    named(
+        "RowsView",
+        "What became of the rows of a unique source that ends.",
+        [
+            ("source", text("Its name.")),
+            ("rows", count("All of them: the sum of what follows.")),
+            ("sent", count("Those that iterations have drawn.")),
+            ("left", count("Those that nobody has drawn.")),
+            (
+                "possibly_sent",
+                count("Those of which that is not known, since their worker was lost."),
+            ),
         ],
     )
 }
@@ -607,6 +626,7 @@ fn live_view() -> Named {
             ("steps", list(reference("LiveStep"), "Each step.")),
             ("thresholds", list(reference("ThresholdView"), "Each threshold.")),
             ("gaps", list(reference("GapView"), "Load that was not sent.")),
+            ("rows", list(reference("RowsView"), "What became of unique rows, by source.")),
             ("datacenters", mixed("Each datacenter: name, workers, cores.")),
             ("lag_p99_us", number("Lag of starts at the 99th percentile.")),
             ("busy_share", number("The busiest core of the last second, from 0 to 1.")),

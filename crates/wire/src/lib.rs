@@ -32,6 +32,6 @@ pub use ledger::{Assembly, LEDGER_BYTES_MAX, ledger_pieces};
 pub use message::{
     Assignment, AttemptEnd, AttemptPhase, AttemptReport, AttemptSummary, BLOB_CHUNK_BYTES,
     CopyMark, DatacenterStatus, Gap, GapCause, Message, NODES_TOLD_MAX, NodeState, NodeStatus,
-    PartOffer, PartReport, PartResult, RefuseAttempt, RefusePart, SOFTWARE, StopMode, StopReason,
-    Subject, WorkerReport, WorkflowReport, WorkflowState,
+    PartOffer, PartReport, PartResult, RefuseAttempt, RefusePart, RowsUsed, SOFTWARE, StopMode,
+    StopReason, Subject, WorkerReport, WorkflowReport, WorkflowState,
 };

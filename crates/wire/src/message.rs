@@ -9,7 +9,9 @@ use hyperscale_model::{
     WallTime, WorkflowIndex,
 };
 use hyperscale_plan::expr::Value;
-use hyperscale_plan::{Context, LoadSteering, Pauses, Secrets, Slice, Steering};
+use hyperscale_plan::{
+    Context, DataIndex, LoadSteering, Pauses, RowLease, Secrets, Slice, Steering,
+};
 use hyperscale_stats::Delta;
 use serde::{Deserialize, Serialize};
 
@@ -197,6 +199,16 @@ pub enum Message {
         fence: Fence,
         /// All that is decided of it.
         steering: LoadSteering,
+    },
+    /// The attempt may make these draws of unique rows as well. Said again as long as its worker's
+    /// reports show that it has not heard of them.
+    LeaseRows {
+        /// The attempt.
+        attempt: AttemptId,
+        /// The leader's fence.
+        fence: Fence,
+        /// The first draw that it may not make yet, by its number within the shard's share.
+        until: u64,
     },
     /// The attempt is over; repeated until acknowledged.
     AttemptEnded {
@@ -393,6 +405,7 @@ impl Message {
             | Self::StopWorkflow { .. }
             | Self::SteerPart { .. }
             | Self::SteerAttempt { .. }
+            | Self::LeaseRows { .. }
             | Self::PartEndedAck { .. }
             | Self::OrphanPart { .. }
             | Self::PartEnded(_)
@@ -469,6 +482,7 @@ impl Message {
             | Self::StartAttempt { .. }
             | Self::StopAttempt { .. }
             | Self::SteerAttempt { .. }
+            | Self::LeaseRows { .. }
             | Self::AttemptEndedAck { .. } => matches!((from, to), (Role::Manager, Role::Worker)),
             Self::Drain { .. } => matches!(
                 (from, to),
@@ -519,6 +533,7 @@ impl Message {
             Self::StopWorkflow { .. } => "stop_workflow",
             Self::SteerPart { .. } => "steer_part",
             Self::SteerAttempt { .. } => "steer_attempt",
+            Self::LeaseRows { .. } => "lease_rows",
             Self::PartEndedAck { .. } => "part_ended_ack",
             Self::OrphanPart { .. } => "orphan_part",
             Self::Probe { .. } => "probe",
@@ -575,6 +590,9 @@ pub struct PartOffer {
     pub plan: BlobHash,
     /// The share of each workflow's load that runs here.
     pub slice: Slice,
+    /// What of all unique rows that share draws from: everything, unless each datacenter runs the
+    /// whole load.
+    pub rows: Slice,
     /// The length of a window of statistics.
     pub window: Duration,
     /// The values of the plan's secrets.
@@ -734,6 +752,8 @@ pub struct PartReport {
     pub workflows: Vec<WorkflowReport>,
     /// Load that was not sent, as far as that is known.
     pub gaps: Vec<Gap>,
+    /// What became of unique rows.
+    pub rows: Vec<RowsUsed>,
     /// Workers of the datacenter that take part.
     pub workers: u32,
     /// Cores that the part holds.
@@ -800,6 +820,18 @@ pub struct Gap {
     pub worker: NodeId,
 }
 
+/// What became of the rows of a unique source that ends. The rest of them is left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RowsUsed {
+    /// The source.
+    pub source: DataIndex,
+    /// Rows that iterations have drawn.
+    pub sent: u64,
+    /// Rows that attempts were leased of which nobody knows whether they drew them. They are not
+    /// used again.
+    pub possibly_sent: u64,
+}
+
 /// Why load was not sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -857,6 +889,10 @@ pub struct AttemptReport {
     /// wall clock shows.
     #[serde(default)]
     pub job_time: Option<Duration>,
+    /// The first draw of unique rows that it may not make, as far as it has heard.
+    pub rows_until: u64,
+    /// Up to which draw it would like to be leased rows; never less than it was.
+    pub rows_wanted: u64,
 }
 
 /// What an attempt does.
@@ -896,6 +932,8 @@ pub struct Assignment {
     /// of it: they heard of a pause late, or never.
     #[serde(default)]
     pub load_sent: Duration,
+    /// Which draws of unique rows it may make.
+    pub rows: RowLease,
     /// How its load is steered.
     #[serde(default)]
     pub steering: LoadSteering,
@@ -937,6 +975,8 @@ pub struct AttemptSummary {
     pub last_delta: DeltaSeq,
     /// What its iterations published, by name.
     pub published: BTreeMap<String, Value>,
+    /// How many draws of unique rows it has made, if that is known: it makes no other.
+    pub draws_made: Option<u64>,
 }
 
 /// Why an attempt ended.

@@ -30,7 +30,7 @@ use std::time::Duration;
 use hyperscale_blobs::Blobs;
 use hyperscale_model::{AttemptId, BlobHash, DeltaSeq, Fence, NodeId, Pressure, Time, Version};
 use hyperscale_plan::expr::Value;
-use hyperscale_plan::{LoadSteering, Plan};
+use hyperscale_plan::{LoadSteering, Plan, UniqueRows};
 use hyperscale_stats::WindowFigures;
 use hyperscale_wire::{
     Assignment, AttemptEnd, AttemptPhase, AttemptReport, AttemptSummary, Message, RefuseAttempt,
@@ -152,6 +152,13 @@ pub enum EngineCommand {
         /// All of it.
         steering: LoadSteering,
     },
+    /// It may make draws of unique rows before this one, by its number within its share.
+    LeaseRows {
+        /// The attempt.
+        attempt: AttemptId,
+        /// The first that it may not make.
+        until: u64,
+    },
     /// Stop it; its end is told.
     Stop {
         /// The attempt.
@@ -202,6 +209,13 @@ pub enum EngineEvent {
         window: u64,
         /// What it did.
         figures: Box<WindowFigures>,
+        /// How many draws of unique rows it has made until now.
+        draws_made: u64,
+    },
+    /// Users of the attempt wait for unique rows to be leased.
+    RowsWanted {
+        /// The attempt.
+        attempt: AttemptId,
     },
     /// The attempt is over; no window follows.
     Ended {
@@ -211,6 +225,8 @@ pub enum EngineEvent {
         end: AttemptEnd,
         /// What its iterations published.
         published: BTreeMap<String, Value>,
+        /// How many draws of unique rows it has made, if that is known: it makes no other.
+        draws_made: Option<u64>,
     },
 }
 
@@ -449,6 +465,8 @@ impl Worker {
                     cores: state.held_cores(),
                     steered: state.assignment.steering.version,
                     job_time: state.job_time(now),
+                    rows_until: state.assignment.rows.until,
+                    rows_wanted: state.rows_wanted,
                 })
                 .collect(),
         };
@@ -522,6 +540,11 @@ impl Worker {
                     self.steer(attempt, steering);
                 }
             }
+            Message::LeaseRows { attempt, fence, until } => {
+                if self.accepts(from, fence) {
+                    self.lease_rows(attempt, until);
+                }
+            }
             Message::DeltaAck { attempt, through, pressure, .. } => {
                 self.pressure = pressure;
                 if let Some(state) = self.attempts.get_mut(&attempt) {
@@ -588,6 +611,7 @@ impl Worker {
             known.assignment.fence = fence; // A repeated offer, perhaps of the next leader.
             known.offered_by = from;
             self.steer(attempt, assignment.steering);
+            self.lease_rows(attempt, assignment.rows.until);
             let Some(known) = self.attempts.get(&attempt) else { return };
             match known.phase {
                 Phase::Prepared | Phase::Running { .. } => {
@@ -611,7 +635,7 @@ impl Worker {
             Some(RefuseAttempt::Draining)
         } else if cores.is_empty() {
             Some(RefuseAttempt::NoCores { free })
-        } else if !assignment.slice.is_valid() {
+        } else if !assignment.slice.is_valid() || !assignment.rows.slice.is_valid() {
             Some(RefuseAttempt::BadPlan { message: "its slice is malformed".to_owned() })
         } else {
             None
@@ -695,6 +719,8 @@ impl Worker {
             .filter_map(|hash| Some((hash, Arc::clone(self.blobs.get(hash)?))))
             .collect();
         attempt.phase = Phase::Preparing;
+        let draws = &attempt.assignment.rows.slice;
+        attempt.rows_end = UniqueRows::of(&plan, id.shard.workflow).draws(draws);
         let (assignment, cores) = (attempt.assignment.clone(), attempt.cores.clone());
         let preparation = Preparation { assignment, plan, blobs, cores };
         self.outputs.push(Output::Engine(EngineCommand::Prepare(Box::new(preparation))));
@@ -760,6 +786,23 @@ impl Worker {
         }
     }
 
+    /// Leases only grow while an attempt lives.
+    fn lease_rows(&mut self, id: AttemptId, until: u64) {
+        let Some(attempt) = self.attempts.get_mut(&id) else { return };
+        if until <= attempt.assignment.rows.until {
+            return;
+        }
+        attempt.assignment.rows.until = until;
+        match attempt.phase {
+            Phase::Preparing | Phase::Prepared | Phase::Running { .. } => {
+                let command = EngineCommand::LeaseRows { attempt: id, until };
+                self.outputs.push(Output::Engine(command));
+            }
+            // Comes with the preparation, or too late.
+            Phase::Fetching | Phase::Ended { .. } => {}
+        }
+    }
+
     fn on_stop(&mut self, from: NodeId, attempt: AttemptId, mode: StopMode) {
         if self.attempts.contains_key(&attempt) {
             self.stop_for_leader(attempt, mode);
@@ -767,7 +810,8 @@ impl Worker {
         }
         // Its offer was lost, or its end is decided: nobody shall wait for more of it.
         let (end, published) = (AttemptEnd::Stopped, BTreeMap::new());
-        let end = AttemptSummary { end, last_delta: DeltaSeq::NONE, published };
+        let (last_delta, draws_made) = (DeltaSeq::NONE, None);
+        let end = AttemptSummary { end, last_delta, published, draws_made };
         self.send(from, Message::AttemptEnded { attempt, end });
     }
 
@@ -786,7 +830,7 @@ impl Worker {
                 if is_known_to_engine {
                     self.outputs.push(Output::Engine(EngineCommand::Discard { attempt: id }));
                 }
-                self.end(id, AttemptEnd::Stopped, BTreeMap::new());
+                self.end(id, AttemptEnd::Stopped, BTreeMap::new(), Some(0));
             }
             Phase::Running { stopping } => {
                 if stopping.is_none_or(|known| known < mode) {
@@ -846,7 +890,7 @@ impl Worker {
                 }
                 self.give_up(attempt, message);
             }
-            EngineEvent::Window { attempt, window, figures } => {
+            EngineEvent::Window { attempt, window, figures, draws_made } => {
                 // Nothing is added to what has ended: its end says which delta is the last.
                 if !self.is(attempt, |phase| matches!(phase, Phase::Running { .. })) {
                     return self.out_of_turn(attempt, "a window");
@@ -860,16 +904,23 @@ impl Worker {
                     windows_at(pressure, state.assignment.window)
                 };
                 state.outbox.push(attempt, window, *figures, span);
+                let is_urgent = state.on_drawn(draws_made);
                 self.send_deltas(now, attempt);
+                self.renew_soon(now, is_urgent);
             }
-            EngineEvent::Ended { attempt, end, published } => {
+            EngineEvent::RowsWanted { attempt } => {
+                let Some(state) = self.attempts.get_mut(&attempt) else { return };
+                let is_urgent = state.on_rows_wanted();
+                self.renew_soon(now, is_urgent);
+            }
+            EngineEvent::Ended { attempt, end, published, draws_made } => {
                 let may_end =
                     |phase: &Phase| !matches!(phase, Phase::Fetching | Phase::Ended { .. });
                 if !self.is(attempt, may_end) {
                     return self.out_of_turn(attempt, "its end");
                 }
                 self.outputs.push(Output::Event(Event::AttemptEnded { attempt, end: end.clone() }));
-                self.end(attempt, end, published);
+                self.end(attempt, end, published, draws_made);
                 self.send_deltas(now, attempt);
             }
         }
@@ -887,7 +938,21 @@ impl Worker {
         self.outputs.push(Output::Event(Event::OutOfTurn { attempt, what }));
     }
 
-    fn end(&mut self, id: AttemptId, end: AttemptEnd, published: BTreeMap<String, Value>) {
+    /// The leader shall hear at once what attempts want of it; if none is reached, with the next
+    /// renewal.
+    fn renew_soon(&mut self, now: Time, is_urgent: bool) {
+        if let Some(leader) = self.link_to_leader().filter(|_| is_urgent) {
+            self.renew(now, leader);
+        }
+    }
+
+    fn end(
+        &mut self,
+        id: AttemptId,
+        end: AttemptEnd,
+        published: BTreeMap<String, Value>,
+        draws_made: Option<u64>,
+    ) {
         let Some(attempt) = self.attempts.get_mut(&id) else { return };
         let end = match (end, self.drain) {
             // Told to stop because the worker leaves: the rest of the load runs elsewhere.
@@ -897,7 +962,8 @@ impl Worker {
             (end, _) => end,
         };
         attempt.outbox.seal();
-        let summary = AttemptSummary { end, last_delta: attempt.outbox.last(), published };
+        let last_delta = attempt.outbox.last();
+        let summary = AttemptSummary { end, last_delta, published, draws_made };
         attempt.phase = Phase::Ended { summary, told: None, is_acknowledged: false };
     }
 

@@ -4,7 +4,8 @@ use hyperscale_model::{
     AttemptNumber, DatacenterId, DeltaSeq, JobId, Outcome, ShardId, WallTime, WorkflowIndex,
 };
 use hyperscale_plan::{
-    Context, HttpSettings, Load, PLAN_FORMAT, RunSettings, Secrets, Slice, StepIndex, Workflow,
+    Context, HttpSettings, Load, PLAN_FORMAT, RowLease, RunSettings, Secrets, Slice, StepIndex,
+    Workflow,
 };
 use hyperscale_stats::{Recorder, Sample};
 
@@ -73,6 +74,7 @@ fn assignment(number: u32, cores: u32) -> Assignment {
         seat: attempt(number),
         iterations_done: 0,
         load_sent: Duration::ZERO,
+        rows: RowLease { slice: Slice::whole(), from: 100, until: 104 },
         steering: Default::default(),
         context: Context::default(),
         secrets: Secrets::default(),
@@ -86,11 +88,14 @@ fn assignment(number: u32, cores: u32) -> Assignment {
 struct Bench {
     worker: Worker,
     now: Time,
+    /// What the engine has drawn by the next window.
+    draws_made: u64,
 }
 
 impl Bench {
     fn new() -> Self {
-        let mut bench = Self { worker: Worker::new(WorkerConfig::new(2)), now: Time::ZERO };
+        let worker = Worker::new(WorkerConfig::new(2));
+        let mut bench = Self { worker, now: Time::ZERO, draws_made: 0 };
         bench.input(Input::Connected { manager: LEADER });
         bench.grant();
         bench
@@ -165,7 +170,8 @@ impl Bench {
             },
         );
         let figures = Box::new(WindowFigures { figures: recorder.take(), ..Default::default() });
-        self.input(Input::Engine(EngineEvent::Window { attempt, window, figures }))
+        let draws_made = self.draws_made;
+        self.input(Input::Engine(EngineEvent::Window { attempt, window, figures, draws_made }))
     }
 }
 
@@ -293,7 +299,8 @@ fn an_end_is_told_until_it_is_acknowledged_and_frees_the_cores_at_once() {
     let attempt = bench.run(2);
     let published = BTreeMap::new();
 
-    let ended = EngineEvent::Ended { attempt, end: AttemptEnd::Finished, published };
+    let ended =
+        EngineEvent::Ended { attempt, end: AttemptEnd::Finished, published, draws_made: Some(0) };
     let outputs = bench.input(Input::Engine(ended));
 
     let is_end = |output: &Output| {
@@ -319,7 +326,8 @@ fn shd_03_a_draining_worker_hands_its_load_back_and_leaves() {
     }
     let stopped = bench.at(60_000);
     let published = BTreeMap::new();
-    let ended = EngineEvent::Ended { attempt, end: AttemptEnd::Stopped, published };
+    let ended =
+        EngineEvent::Ended { attempt, end: AttemptEnd::Stopped, published, draws_made: Some(0) };
     let told = bench.input(Input::Engine(ended));
     let left = bench.hear(Message::AttemptEndedAck { attempt });
 
@@ -360,7 +368,7 @@ fn dsp_12_an_offer_that_comes_late_does_not_bring_an_attempt_back() {
     let mut bench = Bench::new();
     let attempt = bench.run(2);
     let (end, published) = (AttemptEnd::Finished, BTreeMap::new());
-    bench.input(Input::Engine(EngineEvent::Ended { attempt, end, published }));
+    bench.input(Input::Engine(EngineEvent::Ended { attempt, end, published, draws_made: Some(7) }));
     bench.hear(Message::AttemptEndedAck { attempt });
 
     bench.hear(Message::OfferAttempt(Box::new(assignment(1, 2))));
@@ -431,4 +439,93 @@ fn dat_02_a_worker_follows_the_newest_value_by_whichever_way_it_comes() {
     assert_eq!(steered(&bench.hear(lease(bench.now, 3))), [3], "the message was lost");
     let below = Message::SteerAttempt { attempt, fence: Fence(0), steering: steering(9) };
     assert_eq!(steered(&bench.hear(below)), [0; 0], "a deposed leader steers nothing");
+}
+
+/// The rows that an attempt has been leased and would like to have, as the last report says.
+fn rows_reported(outputs: &[Output]) -> Option<(u64, u64)> {
+    outputs.iter().rev().find_map(|output| match output {
+        Output::Send { message: Message::RenewLease { report, .. }, .. } => {
+            report.attempts.first().map(|attempt| (attempt.rows_until, attempt.rows_wanted))
+        }
+        _ => None,
+    })
+}
+
+fn lease_rows(until: u64) -> Message {
+    Message::LeaseRows { attempt: attempt(1), fence: FENCE, until }
+}
+
+#[test]
+fn dat_01_users_that_wait_for_rows_make_the_worker_ask_at_once_and_once() {
+    let mut bench = Bench::new();
+    bench.run(1);
+    let wanted = || Input::Engine(EngineEvent::RowsWanted { attempt: attempt(1) });
+
+    let first = bench.input(wanted());
+    let again = bench.input(wanted());
+    bench.now += Duration::from_secs(1);
+    let renewed = bench.input(Input::Tick);
+
+    assert_eq!(rows_reported(&first), Some((104, 112)));
+    assert_eq!(rows_reported(&again), None, "the other core waits for the same rows");
+    assert_eq!(rows_reported(&renewed), Some((104, 112)), "what may be lost is repeated");
+}
+
+#[test]
+fn dat_01_rows_are_asked_for_before_they_are_used_up() {
+    let mut bench = Bench::new();
+    bench.run(1);
+    bench.hear(lease_rows(150));
+
+    bench.draws_made = 2;
+    let slow = bench.window(attempt(1), 0);
+    bench.draws_made = 22;
+    let fast = bench.window(attempt(1), 1);
+
+    assert_eq!(rows_reported(&slow), None, "2 a second: it has rows for 20 s");
+    assert_eq!(rows_reported(&fast), Some((150, 222)), "20 a second: rows for 5 s");
+}
+
+#[test]
+fn dat_01_a_lease_of_rows_only_grows_and_reaches_the_engine_once() {
+    let mut bench = Bench::new();
+    bench.run(1);
+    let leased = |outputs: Vec<Output>| {
+        outputs.iter().any(|output| {
+            matches!(output, Output::Engine(EngineCommand::LeaseRows { until: 120, .. }))
+        })
+    };
+
+    assert!(leased(bench.hear(lease_rows(120))));
+    assert!(!leased(bench.hear(lease_rows(120))), "repeated");
+    let late = bench.hear(lease_rows(110));
+    assert!(!late.iter().any(|output| matches!(output, Output::Engine(_))), "{late:?}");
+    let deposed = Message::LeaseRows { attempt: attempt(1), fence: Fence(0), until: 200 };
+    let refused = bench.hear(deposed);
+    assert!(!refused.iter().any(|output| matches!(output, Output::Engine(_))), "{refused:?}");
+
+    // The next leader says the newest in its offer, if the last word of the old one was lost.
+    let rows = RowLease { slice: Slice::whole(), from: 100, until: 130 };
+    let offer = Assignment { fence: Fence(9), rows, ..assignment(1, 1) };
+    let offered = bench.hear(Message::OfferAttempt(Box::new(offer)));
+    let command = EngineCommand::LeaseRows { attempt: attempt(1), until: 130 };
+    assert!(offered.contains(&Output::Engine(command)), "{offered:?}");
+}
+
+#[test]
+fn dat_01_an_end_says_how_many_rows_were_drawn_if_that_is_known() {
+    let mut bench = Bench::new();
+    bench.run(1);
+    let made = |outputs: Vec<Output>| {
+        outputs.into_iter().find_map(|output| match output {
+            Output::Send { message: Message::AttemptEnded { end, .. }, .. } => Some(end.draws_made),
+            _ => None,
+        })
+    };
+
+    let unknown = Message::StopAttempt { attempt: attempt(2), fence: FENCE, mode: StopMode::Now };
+    assert_eq!(made(bench.hear(unknown)), Some(None), "it may have been here and be forgotten");
+    let (end, published) = (AttemptEnd::Finished, BTreeMap::new());
+    let ended = EngineEvent::Ended { attempt: attempt(1), end, published, draws_made: Some(3) };
+    assert_eq!(made(bench.input(Input::Engine(ended))), Some(Some(3)));
 }

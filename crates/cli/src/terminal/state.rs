@@ -179,7 +179,7 @@ mod tests {
             "vus": 0, "vus_max": 0, "planned_rate": 0.0, "request_rate": 0.0,
             "iteration_rate": 0.0, "requests": 0, "failed": 0, "iterations": 0, "dropped": 0,
             "latency_us": hyperscale_report::Latency::default(), "recent": [], "steps": [],
-            "thresholds": [], "gaps": [], "datacenters": [], "lag_p99_us": 0.0, "busy_share": 0.0,
+            "thresholds": [], "gaps": [], "rows": [], "datacenters": [], "lag_p99_us": 0.0, "busy_share": 0.0,
         }))
         .unwrap();
         let scale = |workflow: &str, amount, most, is_users| hyperscale_report::ScaleView {

@@ -20,4 +20,5 @@ mod gates;
 mod jobs;
 mod managers;
 mod playground;
+mod recorder;
 mod system;

@@ -1,10 +1,12 @@
 //! A datacenter of several managers, of which the leading one dies.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::system::{Control, Process, WITHIN, World, free_addresses, is_whole, until};
+use crate::recorder::Recorder;
+use crate::system::{Control, Process, WITHIN, World, free_addresses, is_whole, read_json, until};
 
 const MANAGERS: usize = 3;
 const WORKERS: usize = 2;
@@ -16,12 +18,18 @@ struct Datacenter {
     managers: Vec<Process>,
     addresses: Vec<String>,
     certificates: PathBuf,
-    _workers: Vec<Process>,
+    workers: Vec<Process>,
 }
 
 impl Datacenter {
     #[track_caller]
     fn start(world: &World) -> Self {
+        Self::with_cores(world, 1)
+    }
+
+    /// With so many cores for each worker.
+    #[track_caller]
+    fn with_cores(world: &World, cores: usize) -> Self {
         let certificates = world.certificates("local");
         let addresses = free_addresses(MANAGERS);
         let managers =
@@ -36,9 +44,10 @@ impl Datacenter {
         let process = node("gate", &["--api", "127.0.0.1:0", "--data-dir", "gate"]);
         let api = process.announced("API on http://").trim_end_matches("/api/v1").to_owned();
         let control = Control { process, nodes: all.clone(), api };
-        let workers = (0..WORKERS).map(|_| node("worker", &["--cores", "1"])).collect();
-        control.until_free(WORKERS);
-        Self { control, managers, addresses, certificates, _workers: workers }
+        let given = cores.to_string();
+        let workers = (0..WORKERS).map(|_| node("worker", &["--cores", &given])).collect();
+        control.until_free(WORKERS * cores);
+        Self { control, managers, addresses, certificates, workers }
     }
 
     fn submit(&self, world: &World, file: &Path) -> Process {
@@ -260,4 +269,45 @@ fn a_worker_finds_its_manager_in_a_file_that_is_written_later() {
     world.write("managers", format!("{} # the only one\n", control.nodes));
 
     control.until_free(1);
+}
+
+#[test]
+fn dat_01_no_row_is_sent_twice_though_a_worker_and_the_leading_manager_are_killed() {
+    let world = World::new();
+    let target = Recorder::start();
+    let mut datacenter = Datacenter::with_cores(&world, 2);
+    const ROWS: u64 = 20_000;
+    world.write("rows.csv", (0..ROWS).fold("n\n".to_owned(), |rows, n| format!("{rows}{n}\n")));
+    // Users and starts draw from the same rows, each on both workers.
+    let text = format!(
+        "target: {}\ndata: {{ rows: {{ csv: rows.csv, pick: unique }} }}\nworkflows:\n  \
+         users:\n    load: {{ vus: 4, duration: 20s }}\n    cores: 2\n    \
+         steps: [ {{ get: \"/${{rows.n}}\" }}, {{ pause: 20ms }} ]\n  \
+         starts:\n    load: {{ rate: 50/s, duration: 20s, max_vus: 20 }}\n    cores: 2\n    \
+         steps: [ {{ get: \"/${{rows.n}}\" }} ]\n",
+        target.url
+    );
+    let job = datacenter.submit(&world, &world.write("rows.yaml", text));
+    until("load", WITHIN, || (target.paths().len() > 500).then_some(()));
+
+    let leader = datacenter.leader(&[]);
+    datacenter.workers[0].kill();
+    datacenter.managers[leader].kill();
+
+    job.end(2 * WITHIN).expect(0);
+    let summary = read_json(&world.path("summary.json"));
+    let mut received: BTreeMap<String, u64> = BTreeMap::new();
+    target.paths().into_iter().for_each(|path| *received.entry(path).or_default() += 1);
+    let twice: Vec<_> = received.iter().filter(|(_, times)| **times > 1).collect();
+    assert!(twice.is_empty(), "rows were sent twice: {twice:?}");
+    let rows = &summary["rows"][0];
+    println!("{} rows reached the target: {rows}", received.len());
+    let [all, sent, left, possibly] =
+        ["rows", "sent", "left", "possibly_sent"].map(|name| rows[name].as_u64().unwrap());
+    assert_eq!((all, sent + left + possibly), (ROWS, ROWS), "{rows}");
+    let received = received.len() as u64;
+    assert!(sent <= received && received <= sent + possibly, "{received} were sent: {rows}");
+    assert!(possibly > 0, "nobody knows all of what the killed worker sent: {rows}");
+    let gaps = summary["gaps"].as_array().unwrap();
+    assert!(!gaps.is_empty(), "a worker was lost");
 }

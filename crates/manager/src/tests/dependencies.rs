@@ -77,7 +77,7 @@ impl Crew {
         let Some((worker, _)) = self.running.remove(&attempt) else { return };
         let value = self.publishes.get(&attempt.shard.workflow.0).cloned();
         let published = value.map(|value| ("token".to_owned(), value)).into_iter().collect();
-        let end = AttemptSummary { end, last_delta: DeltaSeq::NONE, published };
+        let end = AttemptSummary { end, last_delta: DeltaSeq::NONE, published, draws_made: None };
         self.desk.message(worker, Message::AttemptEnded { attempt, end });
     }
 

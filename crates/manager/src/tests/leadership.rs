@@ -122,6 +122,7 @@ fn ldr_10_three_gates_that_offer_one_part_make_one_of_it() {
             fence: Fence(fence),
             plan: hash,
             slice: Slice::whole(),
+            rows: Slice::whole(),
             window: Duration::from_secs(1),
             secrets: Secrets::default(),
         };

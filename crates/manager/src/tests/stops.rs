@@ -208,6 +208,7 @@ fn tmo_03_a_decision_counts_once_and_one_of_a_deposed_gate_not_at_all() {
         fence: newer,
         plan: hash,
         slice: Slice::whole(),
+        rows: Slice::whole(),
         window: Duration::from_secs(1),
         secrets: Secrets::default(),
     };

@@ -8,7 +8,7 @@ use crate::expr::check::SourceNames;
 use crate::expr::functions::Ty;
 use crate::expr::pattern::select;
 use crate::expr::{Expr, Var};
-use crate::ir::{DataSource, OnEnd, Pick, Plan};
+use crate::ir::{DataSource, OnEnd, Pick, Plan, Workflow};
 use crate::shape::Consts;
 use crate::walk;
 use crate::yaml::Node;
@@ -124,23 +124,50 @@ impl<'n> Compiler<'n> {
                 let message = format!("the data source `{name}` is never used");
                 self.collector.push(Draft::warning(key.span, message).link("data"));
             }
-            if source.pick != Pick::Unique || source.on_end != OnEnd::Stop {
+            if source.pick != Pick::Unique {
                 continue;
             }
-            let iterations = readers
-                .iter()
-                .filter_map(|at| plan.workflows.get(*at))
-                .filter_map(|workflow| {
-                    let arrivals = || workflow.load.arrivals().map(|arrivals| arrivals.total());
-                    workflow.load.iterations().or_else(arrivals)
-                })
-                .fold(0, u64::saturating_add);
-            if iterations > source.rows {
+            let workflows = || readers.iter().filter_map(|at| plan.workflows.get(*at));
+            for workflow in workflows() {
+                let steps = workflow.vu_setup.clone();
+                let setup = Workflow {
+                    vu_setup: Vec::new(),
+                    vu_teardown: Vec::new(),
+                    finally: Vec::new(),
+                    steps,
+                    ..workflow.clone()
+                };
+                if setup.data().iter().any(|read| plan.data.get(read.get()) == Some(source)) {
+                    let at = &workflow.name;
+                    let message = format!("the users' setup in `{at}` has no row of `{name}`");
+                    self.collector.push(
+                        Draft::error(key.span, message)
+                            .note("only an iteration draws rows that come once")
+                            .link("data"),
+                    );
+                }
+            }
+            if source.on_end != OnEnd::Stop {
+                continue;
+            }
+            let iterations = workflows().filter_map(|workflow| {
+                let arrivals = || workflow.load.arrivals().map(|arrivals| arrivals.total());
+                workflow.load.iterations().or_else(arrivals)
+            });
+            let (most, parts) = (iterations.max().unwrap_or(0), readers.len() as u64);
+            if most.saturating_mul(parts) > source.rows {
                 let rows = source.rows;
                 let message = format!("`{name}` runs out: it has {rows} rows");
-                let each = format!(
-                    "the loads that use it plan {iterations} iterations, each may need a row of its own"
-                );
+                let each = if parts == 1 {
+                    format!(
+                        "the load that uses it plans {most} iterations, each needs a row of its own"
+                    )
+                } else {
+                    format!(
+                        "{parts} workflows that use it have equal parts of them, and one plans \
+                         {most} iterations, each with a row of its own"
+                    )
+                };
                 self.collector.push(
                     Draft::warning(key.span, message)
                         .note(each)

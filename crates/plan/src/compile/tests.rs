@@ -748,3 +748,39 @@ fn outputs_and_a_proxy_are_read() {
     let proxy = crate::ir::Proxy { host: "::1".to_owned(), port: 3128 };
     assert_eq!(compiled.plan.http.proxy, Some(proxy));
 }
+
+#[test]
+fn dat_01_a_setup_cannot_read_rows_that_come_once() {
+    let file = |pick: &str| {
+        format!(
+            "target: http://h\ndata: {{ users: {{ values: [ 1, 2 ], pick: {pick} }} }}\n\
+             workflows:\n  a:\n    load: {{ vus: 1, iterations: 1 }}\n    \
+             each_vu: {{ setup: [ {{ log: \"${{users}}\" }} ] }}\n    steps: [ {{ get: / }} ]\n"
+        )
+    };
+
+    let errors = bad(&file("unique"));
+
+    assert!(errors.contains("the users' setup in `a` has no row of `users`"), "{errors}");
+    assert!(with_sets(file("sequential").as_bytes(), &[]).is_ok());
+}
+
+#[test]
+fn dat_01_workflows_that_share_rows_are_warned_of_their_part() {
+    let file = |iterations: u32| {
+        format!(
+            "target: http://h\ndata: {{ users: {{ values: [ 1, 2, 3, 4 ], pick: unique }} }}\n\
+             workflows:\n  a:\n    load: {{ vus: 1, iterations: 1 }}\n    \
+             steps: [ {{ get: \"/${{users}}\" }} ]\n  b:\n    \
+             load: {{ vus: 1, iterations: {iterations} }}\n    \
+             steps: [ {{ get: \"/${{users}}\" }} ]\n"
+        )
+    };
+    let warned = |iterations| {
+        let compiled = with_sets(file(iterations).as_bytes(), &[]).unwrap();
+        format!("{:?}", compiled.warnings).contains("runs out")
+    };
+
+    assert!(!warned(2), "each workflow has two of the four rows");
+    assert!(warned(3), "all together four iterations, and `b` has no row for its third");
+}

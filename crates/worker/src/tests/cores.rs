@@ -42,7 +42,12 @@ fn wrk_02_each_end_gives_back_its_own_cores_and_no_others() {
         for (attempt, free) in attempts.into_iter().zip(1..) {
             bench.input(Input::Engine(EngineEvent::Prepared { attempt }));
             let (end, published) = (end.clone(), BTreeMap::new());
-            bench.input(Input::Engine(EngineEvent::Ended { attempt, end, published }));
+            bench.input(Input::Engine(EngineEvent::Ended {
+                attempt,
+                end,
+                published,
+                draws_made: Some(0),
+            }));
             assert_eq!(bench.worker.free_cores(), free, "stepwise");
         }
         // What the leader hears of it next.
@@ -61,7 +66,7 @@ fn wrk_02_each_end_gives_back_its_own_cores_and_no_others() {
 fn bpr_02_at_reject_and_with_a_full_outbox_all_that_matters_still_passes() {
     let mut config = WorkerConfig::new(2);
     config.outbox_bytes = 1;
-    let mut bench = Bench { worker: Worker::new(config), now: Time::ZERO };
+    let mut bench = Bench { worker: Worker::new(config), now: Time::ZERO, draws_made: 0 };
     bench.input(Input::Connected { manager: LEADER });
     bench.grant();
     let attempt = bench.run(2);
@@ -93,7 +98,12 @@ fn bpr_02_at_reject_and_with_a_full_outbox_all_that_matters_still_passes() {
     assert!(leads.iter().any(is_known), "a new leader is followed");
 
     let (end, published) = (AttemptEnd::Stopped, BTreeMap::new());
-    let ended = bench.input(Input::Engine(EngineEvent::Ended { attempt, end, published }));
+    let ended = bench.input(Input::Engine(EngineEvent::Ended {
+        attempt,
+        end,
+        published,
+        draws_made: Some(0),
+    }));
     note(&mut sent, &ended);
 
     let last = ended.iter().find_map(|output| match output {

@@ -126,7 +126,7 @@ impl Bench {
             Happens::Window => self.window(attempt, 0),
             Happens::EngineEnded => {
                 let (end, published) = (AttemptEnd::Finished, BTreeMap::new());
-                self.engine(EngineEvent::Ended { attempt, end, published })
+                self.engine(EngineEvent::Ended { attempt, end, published, draws_made: Some(0) })
             }
             Happens::EndAcknowledged => self.hear(Message::AttemptEndedAck { attempt }),
             Happens::DeltasAcknowledged => {
@@ -221,7 +221,12 @@ fn wrk_04_what_has_ended_stays_as_it_ended() {
 
         bench.happen(happens);
         let (end, published) = (AttemptEnd::Stopped, BTreeMap::new());
-        bench.engine(EngineEvent::Ended { attempt: attempt(1), end, published });
+        bench.engine(EngineEvent::Ended {
+            attempt: attempt(1),
+            end,
+            published,
+            draws_made: Some(0),
+        });
         let again = end_of(&bench.at(4_000));
 
         let is_done = matches!(happens, Happens::EndAcknowledged | Happens::Forgotten);

@@ -71,6 +71,7 @@ fn view() -> LiveView {
             threshold("latency.p95 < 300ms", true, 88.0, None),
             threshold("failed < 0.3%", false, 0.004, Some(112_000)),
         ],
+        rows: Vec::new(),
         gaps: vec![GapView {
             workflow: "browse".to_owned(),
             shard: 1,
