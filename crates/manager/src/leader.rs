@@ -17,8 +17,9 @@ use hyperscale_plan::{Plan, Priority, RowLease, UniqueRows};
 use hyperscale_resilience::{Alarm, BreakerConfig, Breakers, ManagersTrouble};
 use hyperscale_stats::{Arrival, Delta, Watermark};
 use hyperscale_wire::{
-    Assignment, AttemptEnd, AttemptPhase, AttemptSummary, GapCause, Message, PartReport,
-    PartResult, RefuseAttempt, StopMode, StopReason, WorkerReport, WorkflowReport, WorkflowState,
+    Assignment, AttemptEnd, AttemptPhase, AttemptReport, AttemptSummary, GapCause, Message,
+    PartReport, PartResult, RefuseAttempt, StopMode, StopReason, WorkerReport, WorkflowReport,
+    WorkflowState,
 };
 
 use crate::gap::gaps;
@@ -28,7 +29,7 @@ use crate::rows::{first_rows, rows_used};
 use crate::state::{
     Applied, Attempt, CloseReason, Closed, Entry, Part, Placement, Shard, State, Workflow, shard_id,
 };
-use crate::{Event, Leadership, Manager, Output};
+use crate::{Event, Input, Leadership, Manager, Output};
 
 /// How long the managers must be in trouble before it is told.
 const ALARM_AFTER: Duration = Duration::from_secs(5);
@@ -721,6 +722,41 @@ impl Manager {
         leading.next_call = now + pause.mul_f64(0.75 + jitter / 2.0);
         leading.calls += 1;
         workers.into_iter().for_each(|worker| self.send(worker, Message::Lead { fence }));
+    }
+
+    /// Whether an input is one of the many that change nothing beyond what they are answered with: a
+    /// worker that goes on as before, statistics of a load that runs, their acknowledgements. With a
+    /// thousand workers these come by the thousand a second, and looking at everything after each of
+    /// them would take more than a core. What time makes due is looked at when it is.
+    pub(crate) fn is_routine(&self, now: Time, input: &Input) -> bool {
+        let Leadership::Leading(leading) = &self.leadership else { return false };
+        let Input::Message { from, message } = input else { return false };
+        let runs = |attempt: &AttemptId| {
+            let is_open = self.state.attempt(*attempt).is_some_and(|known| known.closed.is_none());
+            let live = leading.live.get(attempt);
+            is_open && live.is_some_and(|live| live.ended.is_none() && live.refusal.is_none())
+        };
+        if let Message::Delta(delta) = message {
+            return runs(&delta.attempt);
+        }
+        if let Message::DeltaAck { attempt, .. } = message {
+            return runs(attempt);
+        }
+        let Message::RenewLease { report, .. } = message else { return false };
+        let Some(view) = self.workers.get(from) else { return false };
+        let Some(known) = &view.report else { return false };
+        let is_well = !view.is_gone
+            && view.last_granted.is_some()
+            && now < view.last_heard + self.config.stale_after;
+        let goes_on = |(was, is): (&AttemptReport, &AttemptReport)| {
+            (was.attempt, was.phase, was.cores, was.steered)
+                == (is.attempt, is.phase, is.cores, is.steered)
+                && runs(&is.attempt)
+        };
+        is_well
+            && (known.cores, known.is_draining) == (report.cores, report.is_draining)
+            && known.attempts.len() == report.attempts.len()
+            && known.attempts.iter().zip(&report.attempts).all(goes_on)
     }
 
     /// Looks for what is missing, and proposes or sends it.

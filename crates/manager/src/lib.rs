@@ -431,6 +431,7 @@ impl Manager {
         {
             leading.is_refused = false;
         }
+        let is_routine = self.is_routine(now, &input);
         match input {
             Input::GateConnected { gate } => self.on_gate_connected(gate),
             Input::MemberGone { node } => self.on_member_gone(now, node),
@@ -476,7 +477,9 @@ impl Manager {
         }
         self.blobs.tick(now);
         self.found();
-        self.lead(now);
+        if !is_routine {
+            self.lead(now);
+        }
         self.beat(now);
         self.review_electorate(now);
         let requests = self.blobs.drain();
