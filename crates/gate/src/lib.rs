@@ -135,7 +135,8 @@ impl GateConfig {
             push: Duration::from_millis(250),
             judge: Duration::from_secs(1),
             checkpoint: Duration::from_secs(1),
-            statistics_wait: Duration::from_secs(30),
+            // Longer than most cuts: a leader may have died with what a worker that is cut off still has.
+            statistics_wait: Duration::from_secs(60),
             part_wait: Duration::from_secs(300),
             limit_grace: Duration::from_secs(10),
             dispatch_wait: Duration::from_secs(6),

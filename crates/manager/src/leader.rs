@@ -846,12 +846,25 @@ impl Manager {
         !leading.job_times.contains_key(&part) && open.into_iter().any(|(_, a)| is_unheard(a))
     }
 
+    /// Where nobody can tell the job's time, this leader's wall clock settles it: what is told later
+    /// comes from those that it has told, and may be late.
+    fn settle_time(&mut self, now: Time, part: PartId) {
+        if self.job_time(now, part).is_some() || self.awaits_time(part) {
+            return;
+        }
+        let Some(elapsed) = self.elapsed(now, part) else { return };
+        if let Leadership::Leading(leading) = &mut self.leadership {
+            leading.job_times.insert(part, (now, elapsed));
+        }
+    }
+
     fn review_part(&mut self, now: Time, part_id: PartId) {
         let Some(part) = self.state.parts.get(&part_id).filter(|part| part.ended.is_none()) else {
             return;
         };
         let (hash, stop) = (part.plan, part.stop.clone());
         let Some(plan) = self.plan(hash) else { return };
+        self.settle_time(now, part_id);
         let elapsed = self.elapsed(now, part_id);
         let is_over = elapsed.is_some_and(|elapsed| elapsed >= plan.run.deadline);
         if stop.is_none() && is_over && !self.awaits_time(part_id) {

@@ -89,6 +89,8 @@ impl Manager {
             let ahead = |(from, to): (Duration, Option<Duration>)| {
                 // Of the last pause it is known when the worker had heard of it.
                 let until = if Some((from, to)) == last { heard_at } else { elapsed };
+                // One that has not heard of it goes on as if it had never been, beyond its end too.
+                let to = to.filter(|_| heard >= part.turn);
                 let from = from.max(started);
                 let over = to.map_or(until, |to| to.min(until)).saturating_sub(from).min(longest);
                 pauses.load_time(started, from) + over

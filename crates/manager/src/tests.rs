@@ -927,3 +927,28 @@ fn dat_01_what_an_attempt_is_leased_after_its_end_is_nobodys() {
     assert_eq!(desk.manager.state().clone().apply(&late), state::Applied::Ignored);
     assert_eq!(from, 16);
 }
+
+#[test]
+fn dat_02_a_worker_that_heard_of_neither_a_pause_nor_its_end_may_have_sent_on() {
+    let (mut desk, other) = (Desk::new(), NodeId(11));
+    desk.run();
+    desk.connect_worker(other);
+    desk.wait(Duration::from_secs(2));
+    desk.input(Input::Disconnected { node: WORKER });
+    desk.steer(steering(1, true));
+    desk.wait(Duration::from_secs(1));
+    desk.renew(other, Vec::new());
+    desk.steer(steering(2, false));
+    for _ in 0..12 {
+        desk.wait(Duration::from_secs(1));
+        desk.renew(other, Vec::new());
+    }
+
+    let sent = desk.take().into_iter().find_map(|(_, message)| match message {
+        Message::OfferAttempt(assignment) => Some(assignment.load_sent),
+        _ => None,
+    });
+
+    // It has its lease for 10 s from its last renewal, and knows of no pause until then.
+    assert!(sent.unwrap() >= Duration::from_secs(10), "{sent:?}");
+}

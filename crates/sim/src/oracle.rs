@@ -785,7 +785,8 @@ impl Oracle {
                 return Err(format!("INV-7: {job} showed {before} requests, then {now}"));
             }
             if is_one_part && stages.iter().zip(&last.stages).any(|(now, before)| now < before) {
-                return Err(format!("PRG-01: {job} went back: {:?}", view.workflows));
+                let (before, now) = (&last.stages, &view.workflows);
+                return Err(format!("PRG-01: {job} went back from {before:?} to {now:?}"));
             }
         }
         truth.shown = Some(Shown { owner, requests: view.requests, stages });

@@ -18,22 +18,22 @@ const fn hint(mutation: Mutation) -> u64 {
         Mutation::EarlyRedispatch
         | Mutation::CountDuplicates
         | Mutation::ReleaseTwice
-        | Mutation::SkipBarrier
         | Mutation::OldSteering
+        | Mutation::SkipBarrier
         | Mutation::EarlyCompletion
         | Mutation::ProgressByFence => 1,
         Mutation::StretchLease | Mutation::ServeUnconfirmed => 3,
-        Mutation::IgnoreLeadershipLoss | Mutation::SentProbeIsLife => 4,
+        Mutation::SentProbeIsLife => 4,
         Mutation::AcceptLowerFence
         | Mutation::LoseWrites
         | Mutation::ForgetSteering
+        | Mutation::IgnoreLeadershipLoss
         | Mutation::ForgetCopies => 5,
-        Mutation::LoseCheckpoints => 6,
+        Mutation::LoseCheckpoints | Mutation::ForgetLostRows => 6,
         Mutation::IgnoreLease | Mutation::RecomputeContext => 7,
         Mutation::ForgetAbort | Mutation::DrawAgain => 8,
-        Mutation::ForgetLostRows => 12,
+        Mutation::LoseCancel => 19,
         Mutation::DropResult => 26,
-        Mutation::LoseCancel => 49,
     }
 }
 
