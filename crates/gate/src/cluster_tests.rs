@@ -855,3 +855,34 @@ fn dat_01_datacenters_that_run_the_whole_load_each_draw_from_rows_of_their_own()
         assert_eq!((slice, rows), (&Slice::whole(), half), "all of the load, half of the rows");
     }
 }
+
+#[test]
+fn orp_01_the_next_owner_asks_for_the_statistics_of_parts_that_had_ended() {
+    let mut cluster = Cluster::new();
+    let id = cluster.submit(A, "k", &both());
+    let job = cluster.accepted(id);
+    cluster.accept_all(job);
+    let attempt = cluster.delta(part(job, 0), 1);
+    // Its second delta is still on its way when the part ends, and then the owner dies.
+    cluster.end(part(job, 0), 1, vec![(attempt, DeltaSeq(2))]);
+    let first = cluster.owner(job);
+    cluster.kill(first);
+    cluster.told.clear();
+    cluster.wait(10);
+
+    let owner = cluster.owner(job);
+    assert_ne!(owner, first);
+    let asks = |cluster: &Cluster| {
+        let offers = cluster.told.iter().filter(|(from, to, message)| {
+            let is_offer = matches!(message, Message::OfferPart(o) if o.part == part(job, 0));
+            (*from, *to) == (owner, EU) && is_offer
+        });
+        offers.count()
+    };
+    assert!(asks(&cluster) > 0, "the datacenter speaks to the owner that it knows");
+    let fence = cluster.fence(job);
+    cluster.manager_says(EU, Message::PartAccepted { part: part(job, 0), fence });
+    cluster.told.clear();
+    cluster.wait(10);
+    assert_eq!(asks(&cluster), 0, "it knows by now");
+}

@@ -654,6 +654,8 @@ impl Gate {
         let (fence, datacenter, slice) =
             (state.fence, target.datacenter.clone(), target.slice.clone());
         let rows = target.rows.clone();
+        let ended_with = (state.parts.get(usize::from(part.part.0)))
+            .and_then(|(_, end)| Some(end.as_ref()?.attempts.clone()));
         let (plan, window) = (state.plan, self.config.window);
         let stop = match (&state.cancel, &state.broken) {
             (Some((by, mode)), _) => Some((StopReason::Cancelled { by: by.clone() }, *mode)),
@@ -690,6 +692,8 @@ impl Gate {
             let waited = elapsed.unwrap_or(since_accepted.saturating_sub(ahead));
             waited >= effort.deadline && reported >= usize::from(effort.min_datacenters)
         });
+        let lacks_statistics =
+            ended_with.is_some_and(|attempts| !live.statistics.is_complete(&attempts));
         let Some(known) = live.parts.get_mut(usize::from(part.part.0)) else { return };
         known.lost_since = known.lost_since.filter(|_| is_lost).or(is_lost.then_some(now));
         let is_lost_for_good = known.lost_since.is_some_and(|since| now >= since + wait);
@@ -708,6 +712,15 @@ impl Gate {
             return;
         }
         if is_ended {
+            // It ended while another gate owned the job, and that is where its datacenter sends what
+            // is not counted yet.
+            let is_due = known.commanded_at.is_none_or(|sent| now >= sent + resend);
+            if let Some(leader) = leader.filter(|_| lacks_statistics && known.needs_offer && is_due)
+            {
+                known.commanded_at = Some(now);
+                let offer = PartOffer { part, fence, plan, slice, rows, window, secrets };
+                self.send(leader, Message::OfferPart(Box::new(offer)));
+            }
             return;
         }
         if since_accepted >= deadline || is_lost_for_good || has_best_effort {

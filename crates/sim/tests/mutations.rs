@@ -30,9 +30,10 @@ const fn hint(mutation: Mutation) -> u64 {
         | Mutation::IgnoreLeadershipLoss
         | Mutation::ForgetCopies => 5,
         Mutation::LoseCheckpoints | Mutation::ForgetLostRows => 6,
-        Mutation::IgnoreLease | Mutation::RecomputeContext => 7,
+        Mutation::RecomputeContext => 7,
         Mutation::ForgetAbort | Mutation::DrawAgain => 8,
         Mutation::LoseCancel => 19,
+        Mutation::IgnoreLease => 22,
         Mutation::DropResult => 26,
     }
 }
