@@ -171,6 +171,8 @@ pub(crate) struct Host {
     pub(crate) confirmed_until: Time,
     /// It does not come back once it is down.
     pub(crate) is_leaving: bool,
+    /// As it was when it stopped amid what it wanted done: others may have heard of what it decided.
+    pub(crate) remains: Option<Node>,
     settings: Settings,
     spins: u32,
 }
@@ -200,6 +202,7 @@ impl Host {
             missed: Vec::new(),
             confirmed_until: Time::ZERO,
             is_leaving: false,
+            remains: None,
             settings,
             spins: 0,
         }
@@ -476,6 +479,7 @@ impl Host {
                 Pumped::Moved => {}
                 Pumped::Rests => return,
                 Pumped::Stopped => {
+                    self.remains = self.node.take();
                     self.crash();
                     return;
                 }

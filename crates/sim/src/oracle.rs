@@ -510,7 +510,7 @@ impl Oracle {
         host: &Host,
         hosts: &BTreeMap<NodeId, Host>,
     ) -> Checked {
-        match &host.node {
+        match host.node.as_ref().or(host.remains.as_ref()) {
             Some(Node::Manager { manager, .. }) => {
                 let jobs = &self.jobs;
                 let plans = |job: JobId| jobs.get(&job)?.plan.clone();

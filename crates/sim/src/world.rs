@@ -595,6 +595,9 @@ impl World {
         {
             self.fail(what);
         }
+        if let Some(host) = self.hosts.get_mut(&node) {
+            host.remains = None;
+        }
         if has_stopped {
             self.after_crash(node);
         }
