@@ -217,6 +217,7 @@ impl Leader {
                     | Output::StoreBlob { .. }
                     | Output::DropBlobs { .. }
                     | Output::Snapshot { .. }
+                    | Output::Decided(_)
                     | Output::Event(_) => {}
                 }
             }

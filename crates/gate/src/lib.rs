@@ -10,6 +10,7 @@
 
 #![warn(clippy::wildcard_enum_match_arm)]
 
+mod audit;
 mod cluster;
 mod copies;
 mod federation;
@@ -31,8 +32,8 @@ use std::time::Duration;
 
 use hyperscale_blobs::{Blobs, Peers};
 use hyperscale_model::{
-    BlobHash, ClientId, DatacenterId, Electorate, ElectorateChange, EndStatus, Fence, Incarnation,
-    JobId, NodeId, ProposalId, SplitMix, Time, WallTime,
+    BlobHash, ClientId, DatacenterId, Decision, Electorate, ElectorateChange, EndStatus, Fence,
+    Incarnation, JobId, NodeId, ProposalId, SplitMix, Time, WallTime,
 };
 use hyperscale_plan::Plan;
 use hyperscale_report::JobResult;
@@ -321,6 +322,8 @@ pub enum Output {
         /// The state.
         snapshot: Vec<u8>,
     },
+    /// Note in the audit trail.
+    Decided(Decision),
     /// Log and count.
     Event(Event),
 }
@@ -793,6 +796,9 @@ impl Gate {
             Err(error) => return self.malformed("ledger entry", &error),
         };
         let applied = self.state.apply(index, &entry);
+        if applied == Applied::Changed {
+            self.outputs.push(Output::Decided(audit::decision(index, &entry)));
+        }
         if by == (self.config.node, self.config.incarnation) {
             self.proposed.remove(&proposal);
         }

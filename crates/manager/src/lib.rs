@@ -12,6 +12,7 @@
 
 #![warn(clippy::wildcard_enum_match_arm)]
 
+mod audit;
 mod gap;
 mod leader;
 mod peers;
@@ -27,8 +28,9 @@ use std::time::Duration;
 
 use hyperscale_blobs::{Blobs, Peers};
 use hyperscale_model::{
-    AttemptId, BlobHash, DatacenterId, Electorate, ElectorateChange, EndStatus, Fence, Incarnation,
-    NodeId, OverloadState, PartId, ProposalId, Role, Time, Version, WallTime, WorkflowIndex,
+    AttemptId, BlobHash, DatacenterId, Decision, Electorate, ElectorateChange, EndStatus, Fence,
+    Incarnation, NodeId, OverloadState, PartId, ProposalId, Role, Time, Version, WallTime,
+    WorkflowIndex,
 };
 use hyperscale_plan::{Plan, Secrets};
 use hyperscale_resilience::{Crossing, Managers, ManagersTrouble};
@@ -234,6 +236,8 @@ pub enum Output {
         /// The state.
         snapshot: Vec<u8>,
     },
+    /// Note in the audit trail.
+    Decided(Decision),
     /// Log and count.
     Event(Event),
 }
@@ -891,6 +895,8 @@ impl Manager {
             }
         };
         let applied = self.state.apply(&entry);
+        let noted = audit::decision(index, &entry).filter(|_| applied == Applied::Changed);
+        self.outputs.extend(noted.map(Output::Decided));
         self.peers.note_founded();
         if let Entry::PartForgotten { part } = &entry
             && applied == Applied::Changed

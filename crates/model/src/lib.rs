@@ -14,6 +14,7 @@
 //! ```
 
 mod blob;
+mod decision;
 mod electorate;
 mod health;
 mod id;
@@ -24,6 +25,7 @@ mod status;
 mod time;
 
 pub use blob::{BlobHash, ParseBlobHashError};
+pub use decision::Decision;
 pub use electorate::{Electorate, ElectorateChange};
 pub use health::{
     DatacenterCounts, DatacenterHealth, NodeDecision, NodeHealth, NodeSignals, Progress,

@@ -4,6 +4,7 @@
 //! process are linked through memory, others over TLS; either way the same frames pass the same
 //! checks. Drivers hold no rules: what happens is decided in the roles.
 
+mod audit;
 mod clock;
 mod discovery;
 mod drive;

@@ -26,6 +26,7 @@ use hyperscale_model::{BlobHash, Incarnation, JobId, NodeId, Role};
 use hyperscale_report::JobResult;
 use serde::{Deserialize, Serialize};
 
+use crate::audit::Trail;
 use crate::drive::NodeError;
 
 /// A data directory, or none: then nothing outlives the process but results, which may have a
@@ -171,6 +172,14 @@ impl Storage {
                 Ok(Box::new(store))
             }
         }
+    }
+
+    /// Where a role notes what its ledger decides, if anything is kept.
+    pub(crate) fn trail(&self, name: &str) -> Result<Option<Trail>, NodeError> {
+        let Some(root) = &self.root else { return Ok(None) };
+        let path = root.join(format!("{name}-audit.jsonl"));
+        let trail = Trail::open(path.clone());
+        trail.map(Some).map_err(disk(&path, "the audit trail cannot be opened"))
     }
 
     pub(crate) fn put_blob(

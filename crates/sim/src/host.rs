@@ -564,7 +564,7 @@ impl Host {
                 O::Event(Event::Malformed { what, error }) => {
                     effects.push(Effect::Broken(format!("gate: {what}: {error}")));
                 }
-                O::Event(_) => {}
+                O::Decided(_) | O::Event(_) => {}
             }
         }
         if moved { Pumped::Moved } else { Pumped::Rests }
@@ -658,7 +658,7 @@ impl Host {
                 O::Event(Event::Malformed { what, error }) => {
                     effects.push(Effect::Broken(format!("manager: {what}: {error}")));
                 }
-                O::Event(_) => {}
+                O::Decided(_) | O::Event(_) => {}
             }
         }
         if moved { Pumped::Moved } else { Pumped::Rests }

@@ -250,6 +250,16 @@ fn a_gate_that_lost_its_disk_is_replaced_by_what_comes_up_in_its_place() {
     system.gates[1].process.kill();
     job.end(2 * WITHIN).expect(0);
     is_whole(&world, target.counted().requests);
+
+    // Who looks back finds what was decided, by whom.
+    let trail = std::fs::read_to_string(world.path("gate-2/gate-audit.jsonl")).unwrap();
+    let lines: Vec<Value> = trail.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let removed = lines.iter().find(|line| line["what"] == "node_removed").unwrap();
+    assert_eq!((&removed["node"], &removed["by"]), (&lost.into(), &"anonymous".into()));
+    let of_job = |what: &str| lines.iter().filter(|line| line["what"] == what).count();
+    assert_eq!((of_job("job_accepted"), of_job("job_ended")), (1, 1), "{trail}");
+    let indexes: Vec<u64> = lines.iter().filter_map(|line| line["index"].as_u64()).collect();
+    assert!(indexes.is_sorted_by(|one, next| one < next), "{trail}");
 }
 
 /// What a gate says to a submission, and after how long.
