@@ -6,10 +6,13 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use hyperscale_model::{Decision, WallTime};
 use serde::Serialize;
+
+use crate::observe::{Observer, Part};
 
 /// A file that is larger makes place for a new one.
 const FILE_BYTES_MAX: u64 = 8 << 20;
@@ -22,6 +25,30 @@ pub(crate) struct Trail {
     bytes: u64,
     /// The index of the last line.
     last: u64,
+}
+
+/// A role's trail, if anything of it is kept.
+#[derive(Debug)]
+pub(crate) struct Audit {
+    trail: Option<Trail>,
+    part: Part,
+    observer: Arc<Observer>,
+}
+
+impl Audit {
+    pub(crate) const fn new(trail: Option<Trail>, part: Part, observer: Arc<Observer>) -> Self {
+        Self { trail, part, observer }
+    }
+
+    /// Adds a decision. What cannot be written is told, and decided all the same.
+    pub(crate) fn note(&mut self, decision: &Decision) {
+        let wall = self.observer.clock().wall();
+        if let Some(Err(error)) = self.trail.as_mut().map(|trail| trail.add(wall, decision))
+            && let Some(held_back) = self.observer.trouble(self.part, "audit trail", "")
+        {
+            tracing::error!(%error, held_back, "the audit trail cannot be written");
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -61,12 +88,12 @@ impl Trail {
 }
 
 /// The file before.
-fn earlier(path: &std::path::Path) -> PathBuf {
+fn earlier(path: &Path) -> PathBuf {
     path.with_extension("1.jsonl")
 }
 
 /// The highest index in a file. A last line that was torn counts for nothing.
-fn last_index(path: &std::path::Path) -> io::Result<u64> {
+fn last_index(path: &Path) -> io::Result<u64> {
     let file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
@@ -85,7 +112,7 @@ fn last_index(path: &std::path::Path) -> io::Result<u64> {
 mod tests {
     use super::*;
 
-    fn lines(path: &std::path::Path) -> Vec<u64> {
+    fn lines(path: &Path) -> Vec<u64> {
         let text = fs::read_to_string(path).unwrap();
         text.lines().map(|l| serde_json::from_str::<Decision>(l).unwrap().index).collect()
     }

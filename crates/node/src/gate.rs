@@ -10,10 +10,10 @@ use hyperscale_gate::{
     RequestErrorKind, RequestId,
 };
 use hyperscale_ledger::{Input as LedgerInput, Ledger, LedgerConfig, Output as LedgerOutput};
-use hyperscale_model::{ClientId, Decision, Electorate, EndStatus, NodeId, Role, Time};
+use hyperscale_model::{ClientId, Electorate, EndStatus, NodeId, Role, Time};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::audit::Trail;
+use crate::audit::Audit;
 use crate::drive::{Host, NodeError, Progress};
 use crate::link::LinkEvent;
 use crate::links::{Change, Links};
@@ -103,7 +103,7 @@ pub(crate) struct GateHost {
     leaves_at: Option<Time>,
     /// Whether another gate was asked to lead instead.
     has_handed_over: bool,
-    trail: Option<Trail>,
+    audit: Audit,
 }
 
 impl GateHost {
@@ -122,7 +122,7 @@ impl GateHost {
         for (job, checkpoint) in storage.checkpoints()? {
             gate.handle(now, Input::Checkpoint { job, checkpoint });
         }
-        let trail = storage.trail("gate")?;
+        let audit = Audit::new(storage.trail("gate")?, Part::Gate, Arc::clone(&observer));
         let ledger = open_ledger(&storage, "gate", node, timers, now)?;
         gate.handle(now, if ledger.is_founded() { Input::Founded } else { Input::Tick });
         let (links, waiting) = (Links::new(Arc::clone(&observer)), BTreeMap::new());
@@ -137,7 +137,7 @@ impl GateHost {
             observer,
             leaves_at: None,
             has_handed_over: false,
-            trail,
+            audit,
         })
     }
 
@@ -161,16 +161,6 @@ impl GateHost {
         };
         self.gate.handle(now, input);
         Ok(())
-    }
-
-    /// Adds to the audit trail; what cannot be written is told, and decided all the same.
-    fn note(&mut self, decision: &Decision) {
-        let wall = self.observer.clock().wall();
-        if let Some(Err(error)) = self.trail.as_mut().map(|trail| trail.add(wall, decision))
-            && let Some(held_back) = self.observer.trouble(Part::Gate, "audit trail", "")
-        {
-            tracing::error!(%error, held_back, "the audit trail cannot be written");
-        }
     }
 
     /// Goes once others have its jobs and one of them leads.
@@ -238,7 +228,7 @@ impl GateHost {
             Output::Snapshot { snapshot, .. } => {
                 self.ledger.handle(now, LedgerInput::Snapshot { snapshot });
             }
-            Output::Decided(decision) => self.note(&decision),
+            Output::Decided(decision) => self.audit.note(&decision),
             Output::Event(event) => log(&self.observer, &event),
         }
         Ok(())

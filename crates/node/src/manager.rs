@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use hyperscale_ledger::{Input as LedgerInput, Ledger, Output as LedgerOutput};
 use hyperscale_manager::{Event, Input, Manager, ManagerConfig, Output};
-use hyperscale_model::{Decision, NodeId, OverloadState, Role, Time};
+use hyperscale_model::{NodeId, OverloadState, Role, Time};
 use hyperscale_resilience::Crossing;
 
-use crate::audit::Trail;
+use crate::audit::Audit;
 use crate::drive::{Host, NodeError, Progress};
 use crate::gate::{open_ledger, tell_electorate};
 use crate::link::LinkEvent;
@@ -42,7 +42,7 @@ pub(crate) struct ManagerHost {
     observer: Arc<Observer>,
     /// When it goes, whether or not another leads by then.
     leaves_at: Option<Time>,
-    trail: Option<Trail>,
+    audit: Audit,
 }
 
 impl ManagerHost {
@@ -58,12 +58,12 @@ impl ManagerHost {
         for bytes in storage.blobs(Role::Manager)? {
             manager.handle(now, Input::Blob { bytes });
         }
-        let trail = storage.trail("manager")?;
+        let audit = Audit::new(storage.trail("manager")?, Part::Manager, Arc::clone(&observer));
         let ledger = open_ledger(&storage, "manager", node, timers, now)?;
         manager.handle(now, if ledger.is_founded() { Input::Founded } else { Input::Tick });
         let links = Links::new(Arc::clone(&observer));
         let talk = Talk::default();
-        Ok(Self { manager, ledger, storage, links, talk, observer, leaves_at: None, trail })
+        Ok(Self { manager, ledger, storage, links, talk, observer, leaves_at: None, audit })
     }
 
     fn on_ledger(&mut self, now: Time, output: LedgerOutput) -> Result<(), NodeError> {
@@ -85,16 +85,6 @@ impl ManagerHost {
         };
         self.manager.handle(now, input);
         Ok(())
-    }
-
-    /// Adds to the audit trail; what cannot be written is told, and decided all the same.
-    fn note(&mut self, decision: &Decision) {
-        let wall = self.observer.clock().wall();
-        if let Some(Err(error)) = self.trail.as_mut().map(|trail| trail.add(wall, decision))
-            && let Some(held_back) = self.observer.trouble(Part::Manager, "audit trail", "")
-        {
-            tracing::error!(%error, held_back, "the audit trail cannot be written");
-        }
     }
 
     /// Goes once another leads, if this one does and there is another.
@@ -131,7 +121,7 @@ impl ManagerHost {
             Output::Snapshot { snapshot, .. } => {
                 self.ledger.handle(now, LedgerInput::Snapshot { snapshot });
             }
-            Output::Decided(decision) => self.note(&decision),
+            Output::Decided(decision) => self.audit.note(&decision),
             Output::Event(event) => log(&self.observer, &event),
         }
         Ok(())
