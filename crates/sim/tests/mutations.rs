@@ -27,12 +27,12 @@ const fn hint(mutation: Mutation) -> u64 {
         Mutation::AcceptLowerFence
         | Mutation::LoseWrites
         | Mutation::ForgetSteering
-        | Mutation::IgnoreLeadershipLoss
-        | Mutation::ForgetCopies => 5,
-        Mutation::LoseCheckpoints | Mutation::ForgetLostRows => 6,
+        | Mutation::IgnoreLeadershipLoss => 5,
+        Mutation::LoseCheckpoints | Mutation::ForgetCopies => 6,
+        Mutation::ForgetLostRows => 12,
         Mutation::RecomputeContext => 7,
         Mutation::ForgetAbort | Mutation::DrawAgain => 8,
-        Mutation::LoseCancel => 19,
+        Mutation::LoseCancel => 184,
         Mutation::IgnoreLease => 22,
         Mutation::DropResult => 26,
     }
