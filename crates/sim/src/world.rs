@@ -559,7 +559,10 @@ impl World {
             _ => before != authority(host, &message),
         };
         let has_refused = effects.iter().any(|effect| match effect {
-            Effect::Send { message, .. } => matches!(message, Message::StaleFence { .. }),
+            // A leader that is not certain of its lead takes no offer at all.
+            Effect::Send { message, .. } => {
+                matches!(message, Message::StaleFence { .. } | Message::PartRefused { .. })
+            }
             _ => false,
         });
         let is_alive = self.hosts.get(&to).is_some_and(Host::is_up);
