@@ -208,12 +208,6 @@ impl Peers {
         self.removed = removed;
     }
 
-    /// Nodes that take no part any more.
-    #[must_use]
-    pub fn removed(&self) -> &[NodeId] {
-        &self.removed
-    }
-
     /// How many nodes vote, or will once the ledger is founded.
     #[must_use]
     pub fn voters(&self) -> usize {

@@ -654,8 +654,10 @@ impl Gate {
         let (fence, datacenter, slice) =
             (state.fence, target.datacenter.clone(), target.slice.clone());
         let rows = target.rows.clone();
-        let ended_with = (state.parts.get(usize::from(part.part.0)))
-            .and_then(|(_, end)| Some(end.as_ref()?.attempts.clone()));
+        let end = state.parts.get(usize::from(part.part.0)).and_then(|(_, end)| end.as_ref());
+        let lacks_statistics = end
+            .zip(self.live.get(&part.job))
+            .is_some_and(|(end, live)| !live.statistics.is_complete(&end.attempts));
         let (plan, window) = (state.plan, self.config.window);
         let stop = match (&state.cancel, &state.broken) {
             (Some((by, mode)), _) => Some((StopReason::Cancelled { by: by.clone() }, *mode)),
@@ -692,8 +694,6 @@ impl Gate {
             let waited = elapsed.unwrap_or(since_accepted.saturating_sub(ahead));
             waited >= effort.deadline && reported >= usize::from(effort.min_datacenters)
         });
-        let lacks_statistics =
-            ended_with.is_some_and(|attempts| !live.statistics.is_complete(&attempts));
         let Some(known) = live.parts.get_mut(usize::from(part.part.0)) else { return };
         known.lost_since = known.lost_since.filter(|_| is_lost).or(is_lost.then_some(now));
         let is_lost_for_good = known.lost_since.is_some_and(|since| now >= since + wait);

@@ -136,9 +136,8 @@ impl Gate {
 
     /// The leader of the gates' ledger has who is there vote instead of who is out.
     pub(crate) fn review_electorate(&mut self, now: Time) {
-        if let Some(change) = self.peers.review_electorate(now).filter(|_| self.leads) {
-            self.outputs.push(Output::ChangeElectorate(change));
-        }
+        let change = if self.leads { self.peers.review_electorate(now) } else { None };
+        self.outputs.extend(change.map(Output::ChangeElectorate));
     }
 
     /// The nodes of a datacenter that were removed.
