@@ -56,6 +56,8 @@ pub(crate) fn decision(index: u64, entry: &Entry) -> Decision {
             Decision { detail: status.as_str().to_owned(), ..of("job_ended", job) }
         }
         Entry::JobForgotten { job } => of("job_forgotten", job),
+        // It takes no effect.
+        Entry::JobSought { job } => of("job_sought", job),
         Entry::NodeRemoved { node, by, .. } => {
             Decision { node: Some(*node), by: Some(by.clone()), ..new("node_removed") }
         }

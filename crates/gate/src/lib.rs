@@ -33,7 +33,7 @@ use std::time::Duration;
 use hyperscale_blobs::{Blobs, Peers};
 use hyperscale_model::{
     BlobHash, ClientId, DatacenterId, Decision, Electorate, ElectorateChange, EndStatus, Fence,
-    Incarnation, JobId, NodeId, ProposalId, SplitMix, Time, WallTime,
+    Incarnation, JobId, NodeId, PartId, ProposalId, SplitMix, Time, WallTime,
 };
 use hyperscale_plan::Plan;
 use hyperscale_report::JobResult;
@@ -443,6 +443,7 @@ enum About {
     /// The session of a gate.
     Session(NodeId),
     Removal(NodeId),
+    Sought(JobId),
     Job(Step, JobId, u64),
 }
 
@@ -492,6 +493,8 @@ pub struct Gate {
     whole: BTreeMap<JobId, (NodeId, hyperscale_wire::CopyMark, BlobHash)>,
     recovering: BTreeMap<JobId, Recovery>,
     live: BTreeMap<JobId, Live>,
+    /// Parts of jobs that this gate does not know: what their managers are told if nobody does.
+    sought: BTreeMap<(PartId, NodeId), Message>,
     results: BTreeMap<JobId, Arc<JobResult>>,
     /// Ended jobs whose results lie where the driver keeps them.
     stored: BTreeSet<JobId>,
@@ -545,6 +548,7 @@ impl Gate {
             whole: BTreeMap::new(),
             recovering: BTreeMap::new(),
             live: BTreeMap::new(),
+            sought: BTreeMap::new(),
             results: BTreeMap::new(),
             stored: BTreeSet::new(),
             pending: BTreeMap::new(),
@@ -801,6 +805,9 @@ impl Gate {
         }
         if by == (self.config.node, self.config.incarnation) {
             self.proposed.remove(&proposal);
+            if let Entry::JobSought { job } = &*entry {
+                self.on_sought(*job);
+            }
         }
         self.after_applied(now, &entry, applied);
     }
@@ -888,7 +895,8 @@ impl Gate {
             | Entry::ThresholdBroken { .. }
             | Entry::LimitReached { .. }
             | Entry::PartEnded { .. }
-            | Entry::JobEnded { .. } => {}
+            | Entry::JobEnded { .. }
+            | Entry::JobSought { .. } => {}
         }
     }
 

@@ -30,8 +30,6 @@ use crate::{About, Event, Gate, Output, Step};
 
 /// Events of a job that are kept for those who come back.
 pub(crate) const EVENTS_MAX: usize = 1_000;
-/// A part of a job that is older than this, and that the gates do not know, is nobody's.
-const ORPHAN_AGE: Duration = Duration::from_secs(60);
 /// How long before a start at a certain time parts are told of it.
 const START_AHEAD: Duration = Duration::from_secs(5);
 /// Windows that a live view shows.
@@ -488,12 +486,7 @@ impl Gate {
             return;
         }
         let Some(state) = self.state.jobs.get(&part.job) else {
-            // A gate that lags may not have heard of a new job yet.
-            let age = self.wall(now).0.saturating_sub(part.job.created().0);
-            if self.has_quorum(now) && u128::from(age) >= ORPHAN_AGE.as_millis() {
-                self.send(leader, Message::OrphanPart { part });
-            }
-            return;
+            return self.seek(now, part, leader, Message::OrphanPart { part });
         };
         let end = state.parts.get(usize::from(part.part.0)).and_then(|(_, end)| end.as_ref());
         // Or holds a part that was moved before it answered.
@@ -505,12 +498,33 @@ impl Gate {
         }
     }
 
+    /// A manager speaks of a part whose job this gate does not know. It may have been forgotten long
+    /// ago; or this gate is new, or was away, and has not heard of it yet: then the answer, after
+    /// which the manager forgets the part too, would lose a result. The ledger settles it.
+    fn seek(&mut self, now: Time, part: PartId, manager: NodeId, answer: Message) {
+        if self.takes_part() {
+            self.sought.insert((part, manager), answer);
+            let about = About::Sought(part.job);
+            self.propose(now, about, &Entry::JobSought { job: part.job });
+        }
+    }
+
+    /// This gate's own question about a job was decided.
+    pub(crate) fn on_sought(&mut self, job: JobId) {
+        let is_known = self.state.jobs.contains_key(&job);
+        let answers: Vec<((PartId, NodeId), Message)> =
+            self.sought.extract_if(.., |(part, _), _| part.job == job).collect();
+        for ((_, manager), answer) in answers {
+            if !is_known {
+                self.send(manager, answer);
+            }
+        }
+    }
+
     pub(crate) fn on_part_ended(&mut self, now: Time, from: NodeId, result: PartResult) {
         let part = result.report.part;
         let Some(state) = self.state.jobs.get(&part.job) else {
-            // Recorded and forgotten long ago.
-            self.send(from, Message::PartEndedAck { part });
-            return;
+            return self.seek(now, part, from, Message::PartEndedAck { part });
         };
         if state.ended.is_some() {
             self.send(from, Message::PartEndedAck { part });

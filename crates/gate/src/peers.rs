@@ -128,7 +128,11 @@ impl Gate {
             Some((About::Job(Step::Cancel | Step::CancelWorkflow, job, _), _)) => {
                 self.fail_cancels(job, why);
             }
-            Some((About::Job(..) | About::Session(_) | About::Removal(_), _)) | None => {}
+            Some((
+                About::Job(..) | About::Session(_) | About::Removal(_) | About::Sought(_),
+                _,
+            ))
+            | None => {}
         }
     }
 

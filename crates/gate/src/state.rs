@@ -158,6 +158,12 @@ pub enum Entry {
         /// The job.
         job: JobId,
     },
+    /// Changes nothing: a gate was told of a job that it does not know. Once this is decided it has
+    /// seen whatever was decided before, and knows whether anybody knows that job.
+    JobSought {
+        /// The job.
+        job: JobId,
+    },
     /// A node takes no part any more, whatever becomes of it.
     NodeRemoved {
         /// Which: a gate, or a manager of a datacenter.
@@ -455,6 +461,7 @@ impl State {
                 }
                 self.jobs.remove(job);
             }
+            Entry::JobSought { .. } => return None,
             Entry::NodeRemoved { node, datacenter, .. } => {
                 (!self.is_removed(*node)).then_some(())?;
                 if self.removed.len() >= REMOVED_MAX {

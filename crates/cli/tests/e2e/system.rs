@@ -373,16 +373,35 @@ impl Process {
     #[track_caller]
     pub(crate) fn end(mut self, within: Duration) -> Ended {
         let start = now();
-        let status = loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                break status;
-            }
+        if !self.is_over(within) {
+            let (stdout, stderr) = (self.stdout.text(), self.stderr.text());
+            panic!("it runs after {within:?}\n-- stdout\n{stdout}\n-- stderr\n{stderr}");
+        }
+        self.ended(start)
+    }
+
+    /// Waits for its end, and ends it as a crash would if that does not come in time.
+    pub(crate) fn end_or_kill(mut self, within: Duration) -> Ended {
+        let start = now();
+        if !self.is_over(within) {
+            self.kill();
+        }
+        self.ended(start)
+    }
+
+    fn is_over(&mut self, within: Duration) -> bool {
+        let start = now();
+        while self.is_running() {
             if start.elapsed() > within {
-                let (stdout, stderr) = (self.stdout.text(), self.stderr.text());
-                panic!("it runs after {within:?}\n-- stdout\n{stdout}\n-- stderr\n{stderr}");
+                return false;
             }
             std::thread::park_timeout(LOOK_EVERY);
-        };
+        }
+        true
+    }
+
+    fn ended(mut self, start: Instant) -> Ended {
+        let status = self.child.wait().unwrap();
         let (stdout, stderr) = (self.stdout.whole(), self.stderr.whole());
         Ended { status, stdout, stderr, took: start.elapsed() }
     }

@@ -244,3 +244,47 @@ fn clk_01_the_jobs_time_is_what_its_datacenter_tells_whatever_its_wall_clock_sho
         assert!((5_000..=6_000).contains(&elapsed), "{elapsed} ms, {ahead} ms ahead");
     }
 }
+
+#[test]
+fn res_06_a_gate_that_has_not_heard_of_a_job_settles_with_the_others_whether_anybody_has() {
+    let mut cluster = Cluster::new();
+    let forgets = |message: &Message| {
+        matches!(message, Message::PartEndedAck { .. } | Message::OrphanPart { .. })
+    };
+    cluster.cut(C);
+    let id = cluster.submit(A, "k", &both());
+    let job = cluster.accepted(id);
+    cluster.accept_all(job);
+
+    // It hears a manager, and the gates' leader, before it hears what they have decided.
+    cluster.input(C, Input::ManagerConnected { manager: EU });
+    cluster.input(C, Input::GateConnected { gate: A });
+    cluster.input(C, Input::Leadership { leads: false, leader: Some(A) });
+    cluster.now += Duration::from_secs(100);
+    let status = EndStatus::Completed;
+    let report = report(part(job, 0), 1, WorkflowState::Ended(status.clone()));
+    let runs = Message::PartReport(Box::new(report.clone()));
+    let ended = PartResult { report, status, attempts: Vec::new() };
+    for message in [runs, Message::PartEnded(Box::new(ended))] {
+        cluster.input(C, Input::Message { from: EU, message });
+    }
+    let said: Vec<Message> = std::mem::take(&mut cluster.wires).into_iter().map(|w| w.2).collect();
+    assert!(said.iter().any(|said| matches!(said, Message::Propose { .. })), "{said:?}");
+    assert!(!said.iter().any(forgets), "its manager would forget the result: {said:?}");
+
+    cluster.heal(C);
+    // Whatever it proposed then is decided now.
+    let asked = said.into_iter().find_map(|said| match said {
+        Message::Propose { entry, .. } => Some(entry),
+        _ => None,
+    });
+    cluster.log.extend(asked);
+    cluster.told.clear();
+    cluster.wait(3);
+    assert!(!cluster.told.iter().any(|(.., said)| forgets(said)), "{:?}", cluster.told);
+    cluster.end(part(job, 0), 2, Vec::new());
+    cluster.end(part(job, 1), 2, Vec::new());
+    cluster.wait(3);
+    let acks = cluster.told.iter().filter(|(.., said)| forgets(said));
+    assert_eq!(acks.map(|(_, to, _)| *to).collect::<BTreeSet<NodeId>>(), [EU, US].into());
+}
