@@ -453,6 +453,95 @@ fn a_node_with_an_empty_disk_takes_the_place_of_one_that_is_lost() {
     }
 }
 
+/// What the leader of a cluster does about who takes part: who is out votes no more, who has caught
+/// up votes in its place, and whoever is new follows.
+fn review(world: &mut World, out: &BTreeSet<NodeId>) {
+    let leads = |id: &&u64| world.leads.get(id) == Some(&true);
+    let alive = world.members.iter().filter(|(_, member)| member.ledger.is_some());
+    let alive: Vec<u64> = alive.map(|(&id, _)| id).collect();
+    let Some(&leader) = alive.iter().find(leads) else { return };
+    let Some(Electorate { voters, learners }) = world.electorates.get(&leader).cloned() else {
+        return;
+    };
+    let mut wanted: BTreeSet<NodeId> = voters.difference(out).copied().collect();
+    let caught_up = learners.iter().filter(|(node, is)| **is && !out.contains(node));
+    wanted.extend(caught_up.map(|(node, _)| *node).take(3 - wanted.len().min(3)));
+    let stranger = alive
+        .iter()
+        .map(|&id| NodeId(id))
+        .find(|node| !voters.contains(node) && !learners.contains_key(node) && !out.contains(node));
+    let gone = learners.keys().find(|learner| out.contains(learner)).copied();
+    let change = match (wanted != voters, gone, stranger) {
+        (true, ..) => ElectorateChange::Vote(wanted),
+        (false, Some(gone), _) => ElectorateChange::Forget(gone),
+        (false, None, Some(stranger)) => ElectorateChange::Learn(stranger),
+        (false, None, None) => return,
+    };
+    world.input(leader, Input::Change(change));
+}
+
+/// One node after the other is lost with its disk, whichever it is, and replaced by a new one: two of
+/// three go on deciding all the time.
+#[test]
+fn ldr_04_nodes_that_are_lost_with_their_disks_are_replaced_one_after_the_other() {
+    for seed in seeds(0..20) {
+        let mut world = grown(seed, 3);
+        world.run_until(Time::from_secs(3));
+        let mut out: BTreeSet<NodeId> = BTreeSet::new();
+        for next in 4..10 {
+            let alive: Vec<u64> = world.members.keys().copied().collect();
+            let at = usize::try_from(world.random.below(alive.len() as u64)).unwrap();
+            let lost = alive[at];
+            world.members.remove(&lost);
+            world.leads.remove(&lost);
+            let back = 5 + world.random.below(30);
+            let removed = back + world.random.below(10);
+            let (before, start) = (world.truth.len(), world.now);
+            let mut step = 0;
+            loop {
+                if step == back {
+                    let (disk, told) = (Disk::default(), BTreeMap::new());
+                    world.members.insert(next, Member { disk, ledger: None, told, last_told: 0 });
+                    world.start(next);
+                }
+                if step == removed {
+                    out.insert(NodeId(lost));
+                }
+                if step % 10 == 0 {
+                    review(&mut world, &out);
+                }
+                world.propose();
+                let later = world.now + Duration::from_millis(100);
+                world.run_until(later);
+                step += 1;
+                let all: BTreeSet<NodeId> = world.members.keys().map(|&id| NodeId(id)).collect();
+                let knows_all = |id: &u64| world.electorates[id].voters == all;
+                if step > removed && world.members.keys().all(knows_all) {
+                    break;
+                }
+                assert!(
+                    step < removed + 150,
+                    "the place of {lost} is empty {:?} after its removal: {:?}, leads {:?}; {}",
+                    world.now.since(start),
+                    world.electorates,
+                    world.leads,
+                    replay(seed)
+                );
+            }
+            // A lost leader's place is empty for two seconds at most.
+            let decided = world.truth.len() - before;
+            let step = usize::try_from(step).unwrap();
+            assert!(decided + 25 >= step, "{decided} of {step} without {lost}; {}", replay(seed));
+        }
+        let later = world.now + Duration::from_secs(3);
+        world.run_until(later);
+        let last = world.truth.keys().next_back().copied();
+        for (id, member) in &world.members {
+            assert_eq!(Some(member.last_told), last, "node {id} lags behind; {}", replay(seed));
+        }
+    }
+}
+
 /// A leader that leaves names its successor, which leads without anybody's silence.
 #[test]
 fn shd_02_a_leader_that_leaves_hands_over_at_once() {

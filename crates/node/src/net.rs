@@ -18,8 +18,9 @@ use crate::storage::{Identity, random};
 
 /// How long a connection and its TLS handshake may take.
 const CONNECT: Duration = Duration::from_secs(5);
-/// Between calls to a manager that calls this one itself: it may have been replaced by another.
-const CALLBACK: Duration = Duration::from_secs(30);
+/// Between calls to a node that calls this one itself. It may have been replaced by another that does
+/// not, and takes no part before it is called.
+const CALLBACK: Duration = Duration::from_secs(5);
 /// Between calls to a node that does not answer, at most; well below an execution lease.
 const RETRY_MAX: Duration = Duration::from_secs(2);
 

@@ -179,11 +179,19 @@ impl Chaos {
     /// What an operator does about a node that will not come back.
     fn replace(&self, lost: &str) {
         let gates = self.playground.apis.join(",");
-        until("a node that is removed", WITHIN, || {
+        let limit = now() + WITHIN;
+        loop {
             let ended = self.world.run(["cluster", "remove", lost, "--gate", &gates]);
             ended.expect_no_panic();
-            (ended.status.code() == Some(0)).then_some(())
-        });
+            // It may have been there for too short a time for anybody to know it.
+            if ended.status.code() == Some(0) || ended.stderr.contains("is known here") {
+                break;
+            }
+            if now() >= limit {
+                tell_all(self, &[]);
+                panic!("{lost} is not removed: {ended}");
+            }
+        }
         self.say(&format!("removed {lost}"));
     }
 
