@@ -239,7 +239,8 @@ impl Peers {
     /// When a leader is to look again at who votes, while somebody follows or is to vote no more.
     #[must_use]
     pub fn next_review(&self) -> Option<Time> {
-        let is_settled = self.electorate.learners.is_empty() && self.stranger().is_none();
+        let Electorate { learners, is_changing, .. } = &self.electorate;
+        let is_settled = learners.is_empty() && !is_changing && self.stranger().is_none();
         let has_left = |node: &NodeId| self.electorate.voters.contains(node);
         (!is_settled || self.removed.iter().any(has_left)).then_some(self.next_review)
     }
@@ -249,7 +250,7 @@ impl Peers {
     /// Who was removed votes no more, and who has caught up votes in its place, if a majority of the
     /// voters to be is there. Whoever else comes follows without a vote, as a spare.
     pub fn review_electorate(&mut self, now: Time) -> Option<ElectorateChange> {
-        let Electorate { voters, learners } = &self.electorate;
+        let Electorate { voters, learners, is_changing } = &self.electorate;
         if voters.is_empty() || now < self.next_review {
             return None;
         }
@@ -264,7 +265,8 @@ impl Peers {
         let vacant = self.founders.saturating_sub(wanted.len());
         wanted.extend(learners.iter().filter_map(ready).take(vacant));
         let here = wanted.iter().filter(|voter| is_here(voter)).count();
-        if wanted != *voters && here > wanted.len() / 2 {
+        // A leader that was lost amid a change leaves it to the next to complete it.
+        if (wanted != *voters || *is_changing) && here > wanted.len() / 2 {
             return Some(ElectorateChange::Vote(wanted));
         }
         self.unlinked
@@ -285,7 +287,7 @@ impl Peers {
 
     /// A peer that is there and takes no part in the ledger, although it may.
     fn stranger(&self) -> Option<NodeId> {
-        let Electorate { voters, learners } = &self.electorate;
+        let Electorate { voters, learners, .. } = &self.electorate;
         let is_known = |node: &NodeId| {
             voters.contains(node) || learners.contains_key(node) || self.removed.contains(node)
         };
@@ -364,7 +366,7 @@ mod tests {
         }
         let voters = [1, 2, 3].map(NodeId).into();
         let learners = learners.iter().map(|&(node, ready)| (NodeId(node), ready)).collect();
-        peers.set_electorate(Electorate { voters, learners });
+        peers.set_electorate(Electorate { voters, learners, is_changing: false });
         peers
     }
 
@@ -393,6 +395,17 @@ mod tests {
     }
 
     #[test]
+    fn a_change_that_its_leader_has_left_amid_is_completed_by_the_next() {
+        let mut peers = leader(&[2, 3], &[]);
+        assert_eq!(peers.next_review(), None);
+        let voters = [1, 2, 3].map(NodeId).into();
+        peers.set_electorate(Electorate { voters, is_changing: true, ..Electorate::default() });
+
+        assert!(peers.next_review().is_some());
+        assert_eq!(peers.review_electorate(second(1)), vote(&[1, 2, 3]));
+    }
+
+    #[test]
     fn no_change_leaves_fewer_than_a_majority_there() {
         let mut peers = leader(&[], &[]);
         peers.set_removed(vec![NodeId(3)]);
@@ -407,11 +420,11 @@ mod tests {
         assert_eq!(peers.review_electorate(second(1)), vote(&[1, 2]));
         let voters = [1, 2].map(NodeId).into();
         let learners = BTreeMap::from([(NodeId(4), true)]);
-        peers.set_electorate(Electorate { voters, learners });
+        peers.set_electorate(Electorate { voters, learners, is_changing: false });
 
         assert_eq!(peers.review_electorate(second(2)), Some(ElectorateChange::Forget(NodeId(4))));
         let voters = [1, 2].map(NodeId).into();
-        peers.set_electorate(Electorate { voters, learners: BTreeMap::new() });
+        peers.set_electorate(Electorate { voters, ..Electorate::default() });
         assert_eq!(peers.review_electorate(second(3)), None);
         let Message::PeerStatus { is_removed, .. } = peers.status(NodeId(3)) else { panic!() };
         assert!(is_removed, "it is told, and stops");

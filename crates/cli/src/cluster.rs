@@ -47,6 +47,17 @@ pub(crate) async fn remove(args: RemoveArgs) -> Result<Exit, Failure> {
                 print_json(&view)?;
             } else if is_out {
                 print(&format!("{node} is removed; these vote: {}", electorates(&view)))?;
+                let of_two: Vec<&str> = (voters_of(&view).iter())
+                    .filter(|(_, count)| **count == 2)
+                    .map(|(name, _)| *name)
+                    .collect();
+                if !of_two.is_empty() {
+                    print(&format!(
+                        "of two that vote both are needed ({}): start another node in its place, \
+                         and stop none before `hyperscale cluster status` shows that three vote",
+                        of_two.join(", ")
+                    ))?;
+                }
             } else {
                 print(&format!(
                     "{node} is to vote no more, and still does: whoever leads where it votes acts \
@@ -109,12 +120,18 @@ fn voters(view: &ClusterView) -> impl Iterator<Item = (&str, NodeId)> {
     gates.chain(managers)
 }
 
-fn electorates(view: &ClusterView) -> String {
+/// How many vote: gates, and managers of each datacenter.
+fn voters_of(view: &ClusterView) -> BTreeMap<&str, usize> {
     let mut all: BTreeMap<&str, usize> = BTreeMap::new();
     for (electorate, _) in voters(view) {
         *all.entry(electorate).or_default() += 1;
     }
-    let all: Vec<String> = all.iter().map(|(name, count)| format!("{name} {count}")).collect();
+    all
+}
+
+fn electorates(view: &ClusterView) -> String {
+    let all: Vec<String> =
+        voters_of(view).iter().map(|(name, count)| format!("{name} {count}")).collect();
     all.join(", ")
 }
 

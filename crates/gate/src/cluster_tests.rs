@@ -753,6 +753,7 @@ impl Cluster {
         let electorate = Electorate {
             voters: voters.iter().copied().collect(),
             learners: learners.iter().map(|learner| (*learner, true)).collect(),
+            is_changing: false,
         };
         self.electorate = electorate.clone();
         let gates: Vec<NodeId> = self.gates.keys().copied().collect();

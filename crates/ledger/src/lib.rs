@@ -187,6 +187,8 @@ pub struct Status {
     pub leader: Option<NodeId>,
     /// Who votes.
     pub voters: BTreeSet<NodeId>,
+    /// Whether a change of the voters is not complete.
+    pub is_changing: bool,
     /// How many of them make a decision.
     pub quorum: usize,
     /// The last entry that was applied here.
@@ -363,6 +365,7 @@ impl Ledger {
         Status {
             term: metrics.0.current_term,
             leader: metrics.0.current_leader.map(NodeId),
+            is_changing: self.electorate.is_changing,
             quorum: quorum(voters.len()),
             voters,
             applied: metrics.0.last_applied.map_or(0, |last| last.index),
@@ -465,6 +468,7 @@ fn electorate(metrics: &openraft::RaftMetrics<Types>) -> Electorate {
             .learner_ids()
             .map(|id| (NodeId(id), has_caught_up(id)))
             .collect(),
+        is_changing: members.membership().get_joint_config().len() > 1,
     }
 }
 

@@ -59,7 +59,8 @@ impl Manager {
 
     /// The leader has who is there vote instead of who is out.
     pub(crate) fn review_electorate(&mut self, now: Time) {
-        if self.leading_at(now).is_none() {
+        // Whoever only believes to lead is refused by the ledger.
+        if self.leading().is_none() {
             return;
         }
         if let Some(change) = self.peers.review_electorate(now) {

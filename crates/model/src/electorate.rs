@@ -14,6 +14,9 @@ pub struct Electorate {
     /// Those that follow without a vote, each with whether it has caught up, as far as the leader
     /// knows; elsewhere that is never so.
     pub learners: BTreeMap<NodeId, bool>,
+    /// Whether a change of the voters is not complete: until it is, a majority of those before and
+    /// one of those after it must agree, and `voters` are all of them.
+    pub is_changing: bool,
 }
 
 /// A change of who takes part in a ledger. Only its leader can make one.

@@ -2,13 +2,18 @@
 
 use std::time::Duration;
 
-use hyperscale_model::{NodeId, Role};
+use hyperscale_gate::{Request, RequestId};
+use hyperscale_model::{NodeId, Role, Time};
 
+use crate::disk::Disk;
 use crate::host::{Host, Node, Stimulus};
-use crate::world::{Event, FALLS_EVERY, World};
+use crate::world::{Event, FALLS_EVERY, Lost, World};
 
 /// How long after a fault its consequences are still on their way.
 const AFTERMATH: Duration = Duration::from_secs(30);
+
+/// How long whoever has a node removed waits before asking again.
+const ASK_AGAIN: Duration = Duration::from_secs(3);
 
 /// The kinds of fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -340,8 +345,95 @@ impl World {
                 self.hosts.get(&node).map_or((1, None), |host| (host.cores, host.place));
             self.retire(node);
             self.recruit(pause, cores, place);
+        } else if self.may_be_replaced(node) && self.random.chance(0.5) {
+            self.replace(node, pause);
         } else {
             self.schedule(pause, Event::Start { node });
+        }
+    }
+
+    /// Whether a gate or manager that has just stopped may be lost for good. That is safe for one of
+    /// three that are all there, and vote, and have what was decided.
+    fn may_be_replaced(&self, node: NodeId) -> bool {
+        let Some(host) = self.hosts.get(&node).filter(|host| host.role != Role::Worker) else {
+            return false;
+        };
+        let all: Vec<NodeId> = self.peers_at(host.role, host.place);
+        let is_well = |peer: &NodeId| *peer == node || self.votes_among(*peer, &all);
+        self.scenario.faults.replace
+            && !self.is_calm
+            && all.len() >= 3
+            && !self.lost.contains_key(&host.place)
+            && all.iter().all(is_well)
+    }
+
+    /// Whether a node is well and knows these, and nobody else, as voters of its ledger.
+    fn votes_among(&self, node: NodeId, all: &[NodeId]) -> bool {
+        let Some(host) = self.hosts.get(&node).filter(|host| !host.is_frozen) else { return false };
+        match &host.node {
+            Some(Node::Gate { ledger, .. } | Node::Manager { ledger, .. }) => {
+                let status = ledger.status();
+                !status.is_changing && status.voters.into_iter().eq(all.iter().copied())
+            }
+            Some(Node::Worker { .. }) | None => false,
+        }
+    }
+
+    /// A gate or manager is lost with its disk; after a while a new one comes in its place, and
+    /// somebody has the lost one removed.
+    fn replace(&mut self, node: NodeId, pause: Duration) {
+        let Some(host) = self.hosts.get(&node) else { return };
+        let (role, place) = (host.role, host.place);
+        self.retire(node);
+        if let Some(host) = self.hosts.get_mut(&node) {
+            host.disk = Disk::default();
+        }
+        let peers = self.peers_at(role, place);
+        let highest = self.hosts.keys().next_back().map_or(0, |id| id.0);
+        let fresh = NodeId(highest + 1);
+        self.note(|| format!("{node} is lost with its disk, {fresh} comes in its place"));
+        self.add(fresh, role, place, 0);
+        peers.iter().for_each(|&peer| self.link(fresh, peer));
+        if role == Role::Gate {
+            self.gates.iter_mut().filter(|gate| **gate == node).for_each(|gate| *gate = fresh);
+            let managers: Vec<NodeId> = (0..self.scenario.datacenters.len())
+                .flat_map(|place| self.managers_at(Some(place)))
+                .collect();
+            managers.into_iter().for_each(|manager| self.link(manager, fresh));
+        } else {
+            self.gates.clone().into_iter().for_each(|gate| self.link(fresh, gate));
+            let workers = self.peers_at(Role::Worker, place);
+            workers.into_iter().for_each(|worker| self.link(worker, fresh));
+        }
+        let ask_at = self.now + self.stretch();
+        self.lost.insert(place, Lost { node, ask_at });
+        self.schedule(pause, Event::Start { node: fresh });
+    }
+
+    /// Somebody has lost nodes removed, at any gate, until others vote in their place.
+    pub(crate) fn replace_lost(&mut self) {
+        let lost: Vec<(Option<usize>, NodeId, Time)> =
+            self.lost.iter().map(|(&place, lost)| (place, lost.node, lost.ask_at)).collect();
+        for (place, node, ask_at) in lost {
+            let role = if place.is_none() { Role::Gate } else { Role::Manager };
+            let all = self.peers_at(role, place);
+            if all.iter().all(|peer| self.votes_among(*peer, &all)) {
+                self.note(|| format!("{node} is replaced"));
+                self.lost.remove(&place);
+                continue;
+            }
+            // What is missing is in everybody's way.
+            self.trouble(Duration::ZERO);
+            self.head_trouble_until = self.trouble_until;
+            if self.now < ask_at {
+                continue;
+            }
+            if let Some(lost) = self.lost.get_mut(&place) {
+                lost.ask_at = self.now + ASK_AGAIN;
+            }
+            let id = RequestId(u64::MAX - self.now.as_nanos());
+            let gate = usize::try_from(self.random.below(self.gates.len() as u64)).unwrap_or(0);
+            self.ask_gate(gate, Stimulus::Request { id, request: Request::Remove { node } });
         }
     }
 

@@ -104,13 +104,15 @@ pub(crate) struct Faults {
     pub(crate) cut_datacenter: bool,
     /// Gossip says that somebody is dead who is not, or has been for a while.
     pub(crate) false_death: bool,
+    /// Gates and managers lose their disks: new ones come in their place.
+    pub(crate) replace: bool,
     /// The mean time from one fault to the next, in milliseconds.
     pub(crate) pause: u64,
 }
 
 impl Faults {
     /// Each kind, in a fixed order.
-    pub(crate) const NAMES: [&str; 17] = [
+    pub(crate) const NAMES: [&str; 18] = [
         "crash-gate",
         "crash-manager",
         "crash-worker",
@@ -128,9 +130,10 @@ impl Faults {
         "drain",
         "cut-datacenter",
         "false-death",
+        "replace",
     ];
 
-    fn all(&mut self) -> [&mut bool; 17] {
+    fn all(&mut self) -> [&mut bool; 18] {
         [
             &mut self.crash_gate,
             &mut self.crash_manager,
@@ -149,6 +152,7 @@ impl Faults {
             &mut self.drain,
             &mut self.cut_datacenter,
             &mut self.false_death,
+            &mut self.replace,
         ]
     }
 
@@ -172,6 +176,7 @@ impl Faults {
             drain: on(0.2),
             cut_datacenter: on(0.25),
             false_death: on(0.3),
+            replace: false,
             pause: 0,
         };
         faults.pause = [3_000, 8_000, 20_000][pick(random, 3)];
@@ -211,7 +216,9 @@ impl Scenario {
             ignores_lease: false,
             ignores_pauses: false,
         };
-        let faults = if with_faults { Faults::draw(&mut random) } else { Faults::default() };
+        let mut faults = if with_faults { Faults::draw(&mut random) } else { Faults::default() };
+        // By itself, so that the worlds without it stay what they were.
+        faults.replace = with_faults && SplitMix::new(seed.rotate_left(32)).chance(0.3);
         let tests = between(&mut random, 1, if kind == Kind::Local { 4 } else { 7 });
         let places = datacenters.len();
         let tests =

@@ -68,6 +68,14 @@ impl Next {
     }
 }
 
+/// A gate or manager that is lost with its disk.
+#[derive(Debug)]
+pub(crate) struct Lost {
+    pub(crate) node: NodeId,
+    /// When somebody has it removed, or asks again.
+    pub(crate) ask_at: Time,
+}
+
 /// One world.
 #[derive(Debug)]
 pub(crate) struct World {
@@ -92,6 +100,10 @@ pub(crate) struct World {
     tampering: Tampering,
     /// Since when nothing has been left to do.
     quiet_since: Option<Time>,
+    /// The gates that the client knows, in its order.
+    pub(crate) gates: Vec<NodeId>,
+    /// Gates and managers that are lost with their disks and not replaced yet, by their place.
+    pub(crate) lost: BTreeMap<Option<usize>, Lost>,
     /// How many faults there have been, and which of them are left out.
     pub(crate) faults: u32,
     pub(crate) skip: u128,
@@ -141,6 +153,8 @@ impl World {
             head_trouble_until: Time::ZERO,
             tampering: Tampering::default(),
             quiet_since: None,
+            gates: Vec::new(),
+            lost: BTreeMap::new(),
             faults: 0,
             skip: options.skip,
             #[cfg(test)]
@@ -150,6 +164,7 @@ impl World {
         };
         world.tampering.mutation = options.mutation;
         let gates: Vec<NodeId> = (1..).take(world.scenario.gates).map(NodeId).collect();
+        world.gates.clone_from(&gates);
         for (&gate, place) in gates.iter().zip(0..) {
             world.add(gate, Role::Gate, None, 0);
             // Of two gates, as of two managers, the one with the higher id calls.
@@ -189,8 +204,13 @@ impl World {
     }
 
     pub(crate) fn managers_at(&self, place: Option<usize>) -> Vec<NodeId> {
-        let managers = self.hosts.values().filter(|host| host.role == Role::Manager);
-        managers.filter(|host| host.place == place).map(|host| host.id).collect()
+        self.peers_at(Role::Manager, place)
+    }
+
+    /// The nodes of one role at one place that have not left.
+    pub(crate) fn peers_at(&self, role: Role, place: Option<usize>) -> Vec<NodeId> {
+        let here = |host: &&Host| host.role == role && host.place == place && !host.is_leaving;
+        self.hosts.values().filter(here).map(|host| host.id).collect()
     }
 
     pub(crate) fn add(&mut self, id: NodeId, role: Role, place: Option<usize>, cores: u32) {
@@ -725,6 +745,7 @@ impl World {
         if self.queue.len() > EVENTS_MAX {
             self.fail("INV-8: more and more messages are on their way".to_owned());
         }
+        self.replace_lost();
         let (requests, abandoned) = self.client.tick(self.now);
         for Asked { gate, id, request } in requests {
             self.ask_gate(gate, Stimulus::Request { id, request });
@@ -734,9 +755,9 @@ impl World {
         }
     }
 
-    fn ask_gate(&mut self, gate: usize, stimulus: Stimulus) {
+    pub(crate) fn ask_gate(&mut self, gate: usize, stimulus: Stimulus) {
         let delay = Duration::from_micros(200 + self.random.below(20_000));
-        let gate = NodeId(gate as u64 + 1);
+        let Some(&gate) = self.gates.get(gate) else { return };
         if let Some(life) = self.hosts.get(&gate).filter(|host| host.is_up()).map(|h| h.life) {
             if let Stimulus::Request { request: Request::Submit { .. }, .. } = &stimulus {
                 self.note(|| "the client submits".to_owned());

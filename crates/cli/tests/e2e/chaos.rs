@@ -135,8 +135,8 @@ impl Chaos {
             2 | 3 => Fault::Frozen,
             4 | 5 => Fault::Cut,
             6 | 7 => Fault::Slow,
-            // A worker has nothing on its disk.
-            _ if node.contains("worker") => Fault::Killed,
+            // A worker has nothing on its disk. And of two that vote both are needed.
+            _ if node.contains("worker") || !self.all_vote() => Fault::Killed,
             _ => Fault::Lost,
         };
         let words = match fault {
@@ -193,6 +193,21 @@ impl Chaos {
             }
         }
         self.say(&format!("removed {lost}"));
+    }
+
+    /// Whether three gates and three managers of each datacenter vote, as all gates know.
+    fn all_vote(&self) -> bool {
+        self.playground.apis.iter().all(|api| {
+            let cluster = get_json(api, "/api/v1/cluster").unwrap_or_default();
+            let (Some(gates), Some(datacenters)) =
+                (cluster["gates"].as_array(), cluster["datacenters"].as_array())
+            else {
+                return false;
+            };
+            let votes = |gate: &&Value| gate["votes"] == true && gate["has_session"] == true;
+            let is_full = |known: &Value| known["voters"].as_array().is_some_and(|v| v.len() == 3);
+            gates.iter().filter(votes).count() == 3 && datacenters.iter().all(is_full)
+        })
     }
 
     /// Waits until everybody is there and nothing runs.
