@@ -5,7 +5,6 @@ use std::time::Duration;
 use hyperscale_gate::{Request, RequestId};
 use hyperscale_model::{NodeId, Role, Time};
 
-use crate::disk::Disk;
 use crate::host::{Host, Node, Stimulus};
 use crate::world::{Event, FALLS_EVERY, Lost, World};
 
@@ -385,9 +384,6 @@ impl World {
         let Some(host) = self.hosts.get(&node) else { return };
         let (role, place) = (host.role, host.place);
         self.retire(node);
-        if let Some(host) = self.hosts.get_mut(&node) {
-            host.disk = Disk::default();
-        }
         let peers = self.peers_at(role, place);
         let highest = self.hosts.keys().next_back().map_or(0, |id| id.0);
         let fresh = NodeId(highest + 1);

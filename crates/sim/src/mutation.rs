@@ -12,6 +12,7 @@ use hyperscale_stats::WindowFigures;
 use hyperscale_wire::{DatacenterStatus, Message, PartResult, StopReason};
 
 use crate::Kind;
+use crate::host::{Host, Node};
 
 macro_rules! mutations {
     ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
@@ -83,6 +84,8 @@ mutations! {
     ForgetCopies = "forget-copies",
     /// A gate says that it holds a blob, and does not.
     ForgetBlobs = "forget-blobs",
+    /// A gate acknowledges the end of a part whose job it has not heard of.
+    ForgetUnheard = "forget-unheard",
 }
 
 impl Mutation {
@@ -113,7 +116,8 @@ impl Mutation {
             | Self::EarlyCompletion
             | Self::LoseCancel
             | Self::ForgetCopies
-            | Self::ForgetBlobs => Kind::Cluster,
+            | Self::ForgetBlobs
+            | Self::ForgetUnheard => Kind::Cluster,
         }
     }
 }
@@ -122,7 +126,7 @@ impl Mutation {
     /// Whether it shows where leaders and owners die again and again.
     #[must_use]
     pub const fn needs_takeovers(self) -> bool {
-        matches!(self, Self::LoseCancel | Self::ForgetCopies)
+        matches!(self, Self::LoseCancel | Self::ForgetCopies | Self::ForgetUnheard)
     }
 }
 
@@ -230,10 +234,15 @@ impl Tampering {
     }
 
     /// What the world answers in a node's place, and whether the message is swallowed.
-    pub(crate) fn answer(&mut self, to: NodeId, message: &Message) -> Option<(Message, bool)> {
+    pub(crate) fn answer(
+        &mut self,
+        to: Option<&Host>,
+        message: &Message,
+    ) -> Option<(Message, bool)> {
+        let to = to?;
         match (self.mutation?, message) {
             (Mutation::SentProbeIsLife, Message::Probe { number, .. }) => {
-                let status = self.statuses.get(&to)?.clone();
+                let status = self.statuses.get(&to.id)?.clone();
                 Some((Message::ProbeAck { number: *number, status }, false))
             }
             (Mutation::ForgetCopies, Message::Copy { job, mark, .. }) => {
@@ -245,6 +254,12 @@ impl Tampering {
             }
             (Mutation::DropResult, Message::PartEnded(result)) => {
                 Some((Message::PartEndedAck { part: result.report.part }, false))
+            }
+            (Mutation::ForgetUnheard, Message::PartEnded(result)) => {
+                let Some(Node::Gate { gate, .. }) = &to.node else { return None };
+                let part = result.report.part;
+                let is_unheard = !gate.state().jobs.contains_key(&part.job);
+                is_unheard.then_some((Message::PartEndedAck { part }, true))
             }
             _ => None,
         }

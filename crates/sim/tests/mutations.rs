@@ -33,6 +33,7 @@ const fn hint(mutation: Mutation) -> u64 {
         Mutation::RecomputeContext => 7,
         Mutation::ForgetAbort | Mutation::DrawAgain => 8,
         Mutation::LoseCancel => 184,
+        Mutation::ForgetUnheard => 56,
         Mutation::IgnoreLease => 22,
         Mutation::DropResult => 26,
     }
