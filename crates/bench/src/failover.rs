@@ -20,7 +20,12 @@ use tempfile::TempDir;
 use crate::process::{Target, hyperscale};
 use crate::{Effort, clock, http};
 
+/// Of each datacenter.
 const WORKERS: u64 = 3;
+const DATACENTERS: usize = 2;
+/// Where the jobs run that are measured; the other datacenter is there to be lost.
+const HOME: &str = "dc-0";
+const AWAY: &str = "dc-1";
 /// Requests per second of all workers together.
 const RATE: u64 = 90;
 /// What takes longer than this does not happen any more.
@@ -38,12 +43,16 @@ pub(crate) fn failover(effort: Effort) -> anyhow::Result<()> {
         ("leader", "leading manager killed → next job has started", leader(&world, rounds)?),
         ("worker", "worker killed → all of the load is back", worker(&world, &target, rounds)?),
     ];
-    println!("{:<46} {:>9} {:>9}   of {rounds}", "", "median", "worst");
+    let cut = cut(&world, rounds.div_ceil(CUTS_PER))?;
+    let restart = ("restart", "all killed → all jobs are known", restart(&world, rounds)?);
+    let rows = rows.into_iter().chain(cut).chain([restart]);
+    println!("{:<46} {:>9} {:>9}", "", "median", "worst");
     for (name, what, mut times) in rows {
         times.sort();
+        let rounds = times.len();
         let seconds = |time: Option<&Duration>| time.copied().unwrap_or_default().as_secs_f64();
         let (median, worst) = (seconds(times.get(times.len() / 2)), seconds(times.last()));
-        println!("{what:<46} {median:>7.2} s {worst:>7.2} s");
+        println!("{what:<46} {median:>7.2} s {worst:>7.2} s   of {rounds}");
         println!("figure failover.{name} {median:.2} s");
         println!("figure failover.{name}.worst {worst:.2} s");
     }
@@ -62,7 +71,7 @@ fn until<T>(what: &str, mut look: impl FnMut() -> anyhow::Result<Option<T>>) -> 
     }
 }
 
-/// A playground with a datacenter of three managers.
+/// A playground with datacenters of three managers.
 #[derive(Debug)]
 struct World {
     child: Child,
@@ -77,7 +86,8 @@ impl World {
     fn start() -> anyhow::Result<Self> {
         let directory = tempfile::tempdir().context("a directory")?;
         let mut command = hyperscale()?;
-        command.args(["playground", "--gates", "3", "--datacenters", "1", "--managers", "3"]);
+        command.args(["playground", "--gates", "3", "--managers", "3"]);
+        command.args(["--datacenters", &DATACENTERS.to_string()]);
         command.args(["--workers", &WORKERS.to_string(), "--dir"]).arg(directory.path().join("p"));
         let mut child = command.stdout(Stdio::piped()).spawn().context("a playground")?;
         let stdout = child.stdout.take().context("the playground's output")?;
@@ -161,12 +171,17 @@ impl World {
                 let gates = cluster["gates"].as_array().map_or(0, |gates| {
                     gates.iter().filter(|gate| gate["has_session"] == true).count()
                 });
-                let datacenter = &cluster["datacenters"][0];
-                let cores = if is_idle { &datacenter["free_cores"] } else { &datacenter["cores"] };
+                let is_well = |known: &&Value| {
+                    let cores = if is_idle { &known["free_cores"] } else { &known["cores"] };
+                    known["is_fresh"] == true
+                        && known["standing"] != "suspected"
+                        && *cores == WORKERS
+                };
+                let datacenters = cluster["datacenters"].as_array();
                 let is_whole = gates == self.apis.len()
                     && cluster["quorum"]["can_decide"] == true
-                    && datacenter["is_fresh"] == true
-                    && *cores == WORKERS;
+                    && datacenters.map_or(0, |all| all.iter().filter(is_well).count())
+                        == DATACENTERS;
                 Ok(is_whole.then_some(()))
             })?;
         }
@@ -187,7 +202,7 @@ impl Drop for World {
 
 fn test(url: &str, rate: u64, seconds: u64) -> String {
     format!(
-        "target: {url}\nworkflows:\n  main:\n    load: {{ rate: {rate}/s, duration: {seconds}s, \
+        "target: {url}\nrun: {{ datacenters: [{HOME}] }}\nworkflows:\n  main:\n    load: {{ rate: {rate}/s, duration: {seconds}s, \
          max_vus: 100 }}\n    cores: {WORKERS}\n    steps: [ {{ get: / }} ]\n"
     )
 }
@@ -312,7 +327,7 @@ fn leader(world: &World, rounds: usize) -> anyhow::Result<Vec<Duration>> {
     let mut times = Vec::new();
     for _ in 0..rounds {
         let cluster = world.get("/cluster").context("no gate answers")?;
-        let name = world.name(&cluster["datacenters"][0]["leader"])?;
+        let name = world.name(&datacenter(&cluster, HOME)["leader"])?;
         let killed = clock::now();
         world.play(&["kill", &name])?;
         let job = until("a submission that is accepted", || world.submit(&file))?;
@@ -344,7 +359,7 @@ fn worker(world: &World, target: &Target, rounds: usize) -> anyhow::Result<Vec<D
         };
         let is_whole = |count: u64| count * 100 >= RATE * 95;
         until("all of the load", || Ok(rate()?.filter(|(_, count)| is_whole(*count))))?;
-        let name = format!("dc-0-worker-{}", round as u64 % WORKERS);
+        let name = format!("{HOME}-worker-{}", round as u64 % WORKERS);
         let killed = clock::now();
         world.play(&["kill", &name])?;
         until("less load", || Ok(rate()?.filter(|(_, count)| !is_whole(*count))))?;
@@ -354,6 +369,104 @@ fn worker(world: &World, target: &Target, rounds: usize) -> anyhow::Result<Vec<D
         times.push(back.duration_since(killed));
         world.play(&["restart", &name])?;
         world.cancel(&job)?;
+        world.until_whole(true)?;
+    }
+    Ok(times)
+}
+
+/// A datacenter as a gate sees it.
+fn datacenter<'a>(cluster: &'a Value, name: &str) -> &'a Value {
+    let mut all = cluster["datacenters"].as_array().into_iter().flatten();
+    all.find(|known| known["datacenter"] == name).unwrap_or(&Value::Null)
+}
+
+/// A datacenter is cut off once in so many rounds: it takes a minute.
+const CUTS_PER: usize = 4;
+/// How much of the plan must arrive in each second while another datacenter is lost.
+const STEADY_SHARE: f64 = 0.9;
+
+type Row = (&'static str, &'static str, Vec<Duration>);
+
+/// A whole datacenter is cut off while another sends load: when all gates suspect it, and when all
+/// have given it up. Whatever the other sends goes on.
+fn cut(world: &World, rounds: usize) -> anyhow::Result<[Row; 2]> {
+    let target = Target::start(false)?;
+    let file = world.write("home.yaml", &test(&target.url, RATE, 3_000))?;
+    let (mut suspected, mut unreachable) = (Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        let job = until("a submission that is accepted", || world.submit(&file))?;
+        until("load", || Ok((target.stats()?.requests > RATE * 2).then_some(())))?;
+        let cut = clock::now();
+        world.play(&["cut", AWAY])?;
+        let mut last = (clock::now(), target.stats()?.requests);
+        let mut until_all = |standings: &[&str]| -> anyhow::Result<Duration> {
+            until("another standing of what is cut off", || {
+                let (at, count) = last;
+                if clock::now() >= at + Duration::from_secs(2) {
+                    last = (clock::now(), target.stats()?.requests);
+                    let seconds = last.0.duration_since(at).as_secs_f64();
+                    let share = (last.1 - count) as f64 / (RATE as f64 * seconds);
+                    anyhow::ensure!(share >= STEADY_SHARE, "the rest sent {share:.2} of its plan");
+                }
+                let knows = |api: &String| {
+                    let body = http::get(api, "/api/v1/cluster").ok()?;
+                    let cluster: Value = serde_json::from_slice(&body).ok()?;
+                    let standing = datacenter(&cluster, AWAY)["standing"].as_str()?.to_owned();
+                    standings.contains(&standing.as_str()).then_some(())
+                };
+                Ok(world.apis.iter().all(|api| knows(api).is_some()).then(|| cut.elapsed()))
+            })
+        };
+        suspected.push(until_all(&["suspected", "unreachable"])?);
+        unreachable.push(until_all(&["unreachable"])?);
+        world.play(&["heal"])?;
+        world.cancel(&job)?;
+        world.until_whole(true)?;
+    }
+    Ok([
+        ("suspected", "datacenter cut off → all gates suspect it", suspected),
+        ("unreachable", "datacenter cut off → all have given it up", unreachable),
+    ])
+}
+
+/// Jobs that are accepted, running or waiting, when everything is killed.
+const JOBS: usize = 5;
+
+/// Everything is killed at once and started again: when all gates know all accepted jobs.
+fn restart(world: &World, rounds: usize) -> anyhow::Result<Vec<Duration>> {
+    let listener =
+        std::net::TcpListener::bind("127.0.0.1:0").context("a place without requests")?;
+    let url = format!("http://{}/", listener.local_addr().context("its address")?);
+    let file = world.write("kept.yaml", &test(&url, 1, 3_000))?;
+    let state = world.state()?;
+    let nodes = state["nodes"].as_array().context("the playground's nodes")?;
+    let names: Vec<&str> = nodes.iter().filter_map(|node| node["name"].as_str()).collect();
+    let mut times = Vec::new();
+    for _ in 0..rounds {
+        let jobs: Vec<String> = (0..JOBS)
+            .map(|_| until("a submission that is accepted", || world.submit(&file)))
+            .collect::<anyhow::Result<_>>()?;
+        for name in &names {
+            world.play(&["kill", name])?;
+        }
+        let start = clock::now();
+        for name in &names {
+            world.play(&["restart", name])?;
+        }
+        for api in &world.apis {
+            until("all jobs at a gate", || {
+                let knows = |job: &String| {
+                    let body = http::get(api, &format!("/api/v1/jobs/{job}")).ok()?;
+                    let view: Value = serde_json::from_slice(&body).ok()?;
+                    (view["job"] == job.as_str()).then_some(())
+                };
+                Ok(jobs.iter().all(|job| knows(job).is_some()).then_some(()))
+            })?;
+        }
+        times.push(start.elapsed());
+        for job in &jobs {
+            until("a cancel that is taken", || Ok(world.cancel(job).ok()))?;
+        }
         world.until_whole(true)?;
     }
     Ok(times)

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use hyperscale_gate::{ClusterView, GateView, LedDatacenterView, NodeView};
+use hyperscale_gate::{ClusterView, GateView, LedDatacenterView, NodeView, Standing};
 use hyperscale_model::{Fence, NodeId};
 use hyperscale_report::count;
 use hyperscale_web::NodeRef;
@@ -184,7 +184,7 @@ fn gate_line(gate: &GateView, view: &ClusterView) -> String {
 }
 
 fn datacenter_line(known: &LedDatacenterView) -> String {
-    let LedDatacenterView { view, leader, fence, heard_ms_ago, voters } = known;
+    let LedDatacenterView { view, leader, fence, standing, heard_ms_ago, voters } = known;
     let leader = match (leader, fence) {
         (Some(leader), Some(Fence(fence))) => format!("led by {leader} (fence {fence})"),
         _ => "led by nobody".to_owned(),
@@ -194,8 +194,15 @@ fn datacenter_line(known: &LedDatacenterView) -> String {
         seconds => format!("heard of {} s ago", count(seconds)),
     };
     let stale = if view.is_fresh { "" } else { "  GETS NO LOAD" };
+    let standing = match standing {
+        Standing::Unknown | Standing::Reachable => "",
+        Standing::Recovering => "  back for a short while",
+        Standing::Flapping => "  COMES AND GOES",
+        Standing::Suspected => "  DOES NOT ANSWER",
+        Standing::Unreachable => "  OUT OF REACH",
+    };
     format!(
-        "{:<16} {leader}  {} managers vote, {} workers, {} of {} cores free  {heard}{stale}",
+        "{:<16} {leader}  {} managers vote, {} workers, {} of {} cores free  {heard}{standing}{stale}",
         view.datacenter.as_str(),
         voters.len(),
         view.workers,
@@ -242,6 +249,7 @@ mod tests {
                 },
                 leader: Some(NodeId(9)),
                 fence: Some(Fence(7)),
+                standing: Standing::Suspected,
                 heard_ms_ago: 12_345,
                 voters: BTreeSet::from([NodeId(9)]),
             }],
@@ -261,7 +269,7 @@ mod tests {
         assert!(text.starts_with("the gates decide: 2 of 3 reached, 2 needed\n"), "{text}");
         assert!(text.contains("node_0000000000000001  gate  answers here  takes part, leads"));
         assert!(text.contains("eu               led by node_0000000000000009 (fence 7)"), "{text}");
-        assert!(text.contains("3 of 4 cores free  heard of 12 s ago"), "{text}");
+        assert!(text.contains("3 of 4 cores free  heard of 12 s ago  DOES NOT ANSWER"), "{text}");
         assert!(text.contains("7 live, 3 ended job_") && text.ends_with("and 2 more"), "{text}");
     }
 

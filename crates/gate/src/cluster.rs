@@ -10,6 +10,7 @@ use hyperscale_wire::SOFTWARE;
 use serde::{Deserialize, Serialize};
 
 use crate::Gate;
+use crate::federation::Standing;
 use crate::request::DatacenterView;
 
 /// The cluster as a gate sees it.
@@ -71,6 +72,8 @@ pub struct LedDatacenterView {
     pub leader: Option<NodeId>,
     /// That leader's fence: a higher one is newer.
     pub fence: Option<Fence>,
+    /// How it is reached.
+    pub standing: Standing,
     /// How long ago its leader was heard of.
     pub heard_ms_ago: u64,
     /// The managers that vote in its ledger, by the leader's last word.
@@ -100,7 +103,9 @@ impl Gate {
                     let ago = now.since(heard).as_millis();
                     let status = self.status_of(&view.datacenter);
                     let voters = status.map(|status| status.voters.clone()).unwrap_or_default();
+                    let watch = self.federation.get(&view.datacenter);
                     LedDatacenterView {
+                        standing: watch.map_or(Standing::Unknown, |watch| watch.standing(now)),
                         view,
                         voters,
                         leader: leader.map(|(node, _)| node),

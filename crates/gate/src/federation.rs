@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use hyperscale_model::{DatacenterId, Fence, Incarnation, NodeId, Time};
 use hyperscale_resilience::Rtt;
+use serde::{Deserialize, Serialize};
 
 /// Settings of the watch over datacenters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,9 +83,10 @@ pub(crate) enum Reachability {
     Unreachable,
 }
 
-/// What reachability means for new work.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) enum Standing {
+/// What it means for new work how a datacenter is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Standing {
     /// It has never answered.
     Unknown,
     /// It answers.

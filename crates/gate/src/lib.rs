@@ -44,7 +44,7 @@ use serde::{Deserialize, Serialize};
 pub use crate::cluster::{ClusterView, GateView, LedDatacenterView, OwnerView, QuorumView};
 use crate::copies::{Checkpoint, Recovery};
 use crate::federation::{Change, Federation};
-pub use crate::federation::{Change as DatacenterChange, FederationConfig};
+pub use crate::federation::{Change as DatacenterChange, FederationConfig, Standing};
 use crate::owner::Live;
 use crate::places::Place;
 use crate::removal::WaitingRemoval;

@@ -639,7 +639,9 @@ impl World {
                     if let Err(what) = checked {
                         self.fail(what);
                     }
-                    if let Some((answer, is_swallowed)) = self.tampering.answer(self.hosts.get(&to), &message) {
+                    if let Some((answer, is_swallowed)) =
+                        self.tampering.answer(self.hosts.get(&to), &message)
+                    {
                         self.deliver(to, node, answer);
                         if is_swallowed {
                             continue;

@@ -326,6 +326,13 @@ fn led_datacenter_view() -> Named {
             ("free_cores", count("Those of them that are free.")),
             ("leader", or_null(node_id("The manager that leads it"))),
             ("fence", or_null(count("That leader's fence: a higher one is newer."))),
+            (
+                "standing",
+                one_of(
+                    "How it is reached.",
+                    &["unknown", "reachable", "recovering", "flapping", "suspected", "unreachable"],
+                ),
+            ),
             ("heard_ms_ago", count("How long ago its leader was heard of.")),
             ("voters", list(node_id("A manager"), "The managers that vote in its ledger.")),
         ],
