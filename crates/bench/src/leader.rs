@@ -109,6 +109,7 @@ impl Leader {
             plan: hyperscale_blobs::hash_of(&bytes),
             slice: Slice::whole(),
             rows: Slice::whole(),
+            is_shared: false,
             window: Duration::from_secs(1),
             secrets: Secrets::default(),
         };

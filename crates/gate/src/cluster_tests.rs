@@ -25,6 +25,7 @@ use crate::{Event, Gate, GateConfig, Input, Output};
 
 mod leaders;
 mod limits;
+mod settling;
 mod submissions;
 
 const A: NodeId = NodeId(1);
@@ -398,6 +399,8 @@ fn report(part: PartId, seq: u64, state: WorkflowState) -> PartReport {
         cores: 1,
         late_requests: 0,
         started: Some(WallTime(1_000)),
+        published: Default::default(),
+        settled: Default::default(),
         steered: Default::default(),
         pauses: Default::default(),
         job_time: None,

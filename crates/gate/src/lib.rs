@@ -22,6 +22,7 @@ mod request;
 mod ring;
 mod router;
 mod seal;
+mod settle;
 pub mod state;
 mod statistics;
 mod steering;
@@ -767,6 +768,7 @@ impl Gate {
             | Message::StopPart { .. }
             | Message::StopWorkflow { .. }
             | Message::SteerPart { .. }
+            | Message::SettleWorkflow { .. }
             | Message::SteerAttempt { .. }
             | Message::LeaseRows { .. }
             | Message::PartEndedAck { .. }

@@ -24,6 +24,7 @@ use crate::copies::{Acknowledgement, Change, Checkpoint, Copies, as_blob, keep_e
 use crate::peers::Spread;
 use crate::request::{Asker, News};
 use crate::seal::open;
+use crate::settle::Settled;
 use crate::state::{Entry, Job, PartEnd};
 use crate::statistics::{Statistics, threshold_view};
 use crate::{About, Event, Gate, Output, Step};
@@ -34,6 +35,9 @@ pub(crate) const EVENTS_MAX: usize = 1_000;
 const START_AHEAD: Duration = Duration::from_secs(5);
 /// Windows that a live view shows.
 const RECENT_WINDOWS: usize = 60;
+
+/// The kind of the event that tells of a workflow's end in a datacenter.
+const WORKFLOW_ENDED: &str = "workflow_ended";
 
 /// What the owner knows of a running job beyond the ledger.
 #[derive(Debug)]
@@ -99,6 +103,15 @@ impl LivePart {
 impl Live {
     pub(crate) const fn fence(&self) -> Fence {
         self.fence
+    }
+
+    pub(crate) fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// What a part's datacenter has said of it last.
+    pub(crate) fn report(&self, part: usize) -> Option<&PartReport> {
+        self.parts.get(part)?.report.as_ref()
     }
 
     /// All that must outlive this gate.
@@ -467,6 +480,9 @@ impl Gate {
         }
         live.change_report(&report);
         let news = changes(&live.plan, before.as_ref(), &report);
+        if news.iter().any(|(kind, _)| *kind == WORKFLOW_ENDED) {
+            live.resend_all(); // Others may wait for it.
+        }
         news.into_iter().for_each(|(kind, text)| live.note(elapsed, kind, text));
         if let Some(at) = report.started
             && self.state.jobs.get(&part.job).is_some_and(|job| job.started.is_none())
@@ -695,6 +711,8 @@ impl Gate {
         let elapsed = state.started.map(|_| self.elapsed(now, part.job));
         let wall = self.wall(now);
         let is_lost = self.is_lost(now, &datacenter);
+        let is_shared = self.is_shared(part.job);
+        let settled = self.settled(part);
         let Some(live) = self.live.get_mut(&part.job) else { return };
         let run = live.plan.run.clone();
         let all_accepted =
@@ -732,7 +750,8 @@ impl Gate {
             if let Some(leader) = leader.filter(|_| lacks_statistics && known.needs_offer && is_due)
             {
                 known.commanded_at = Some(now);
-                let offer = PartOffer { part, fence, plan, slice, rows, window, secrets };
+                let offer =
+                    PartOffer { part, fence, plan, slice, rows, is_shared, window, secrets };
                 self.send(leader, Message::OfferPart(Box::new(offer)));
             }
             return;
@@ -780,8 +799,11 @@ impl Gate {
         if known.is_accepted && stop.is_none() && steered < steering.version {
             messages.push(Message::SteerPart { part, fence, steering });
         }
+        messages.extend(settled.into_iter().map(|Settled { workflow, status, published }| {
+            Message::SettleWorkflow { part, fence, workflow, status, published }
+        }));
         if !known.is_accepted || known.needs_offer {
-            let offer = PartOffer { part, fence, plan, slice, rows, window, secrets };
+            let offer = PartOffer { part, fence, plan, slice, rows, is_shared, window, secrets };
             messages.push(Message::OfferPart(Box::new(offer)));
         }
         if !known.is_accepted {
@@ -1261,7 +1283,7 @@ fn changes(
                         String::new()
                     }
                 };
-                news.push(("workflow_ended", format!("{name} {}{cause}", status.as_str())));
+                news.push((WORKFLOW_ENDED, format!("{name} {}{cause}", status.as_str())));
             }
         }
     }

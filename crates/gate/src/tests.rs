@@ -228,6 +228,8 @@ impl Desk {
             late_requests: 0,
             started: Some(WallTime(1_000)),
             inquire: Vec::new(),
+            published: Default::default(),
+            settled: Default::default(),
             steered: 0,
             pauses: Default::default(),
             job_time: None,

@@ -38,6 +38,7 @@ pub(crate) fn decision(index: u64, entry: &Entry) -> Option<Decision> {
         | Entry::PartSteered { .. }
         | Entry::PartResumed { .. }
         | Entry::WorkflowEnded { .. }
+        | Entry::WorkflowSettled { .. }
         | Entry::PartForgotten { .. } => return None,
     })
 }

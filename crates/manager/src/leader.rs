@@ -13,7 +13,7 @@ use hyperscale_model::{
     ProgressSeq, ProposalId, ShardIndex, SplitMix, Time, WorkflowIndex,
 };
 use hyperscale_plan::expr::Value;
-use hyperscale_plan::{Plan, Priority, RowLease, UniqueRows};
+use hyperscale_plan::{Context, Plan, Priority, RowLease, UniqueRows};
 use hyperscale_resilience::{Alarm, BreakerConfig, Breakers, ManagersTrouble};
 use hyperscale_stats::{Arrival, Delta, Watermark};
 use hyperscale_wire::{
@@ -144,6 +144,9 @@ impl About {
             Entry::PartSteered { part, .. } => Self(14, Some(*part), None, None),
             Entry::PartResumed { part, .. } => Self(15, Some(*part), None, None),
             Entry::RowsLeased { attempt, .. } => Self(16, None, None, Some(*attempt)),
+            Entry::WorkflowSettled { part, workflow, .. } => {
+                Self(17, Some(*part), Some(*workflow), None)
+            }
         }
     }
 }
@@ -504,6 +507,23 @@ impl Manager {
         self.workers.get(&worker).filter(|view| view.is_connected).map(|_| worker)
     }
 
+    /// A workflow has ended in all datacenters, as the job's owner says.
+    pub(crate) fn settle_workflow(
+        &mut self,
+        now: Time,
+        part: PartId,
+        workflow: WorkflowIndex,
+        status: EndStatus,
+        published: BTreeMap<String, Value>,
+    ) {
+        let at = self.elapsed(now, part).unwrap_or_default();
+        let known = self.state.parts.get(&part);
+        let known = known.and_then(|known| known.workflows.get(usize::from(workflow.0)));
+        if known.is_some_and(|known| known.ended.is_some() && known.settled.is_none()) {
+            self.propose(Entry::WorkflowSettled { part, workflow, status, at, published });
+        }
+    }
+
     /// What a decided entry means for what only the leader knows.
     pub(crate) fn after_applied(&mut self, now: Time, entry: &Entry, applied: Applied) {
         match entry {
@@ -556,6 +576,7 @@ impl Manager {
                 });
                 self.report_soon(now);
             }
+            Entry::WorkflowSettled { .. } if applied == Applied::Changed => self.report_soon(now),
             Entry::PartEnded { part, status } if applied == Applied::Changed => {
                 self.event(Event::PartEnded { part: *part, status: status.clone() });
             }
@@ -577,6 +598,7 @@ impl Manager {
             | Entry::PartSteered { .. }
             | Entry::PartResumed { .. }
             | Entry::WorkflowEnded { .. }
+            | Entry::WorkflowSettled { .. }
             | Entry::PartEnded { .. }
             | Entry::PartForgotten { .. } => {}
         }
@@ -1316,6 +1338,12 @@ impl Manager {
         let Leadership::Leading(leading) = &self.leadership else { return None };
         let rows = rows_used(leading, (id, part), &plan);
         let started = part.started;
+        let indexed = || (0..).map(WorkflowIndex).zip(&part.workflows);
+        let of_shared = indexed().filter(|(_, workflow)| !workflow.published.is_empty());
+        let published =
+            Context { layers: of_shared.map(|(index, w)| (index, w.published.clone())).collect() };
+        let settled = indexed().filter(|(_, workflow)| workflow.settled.is_some());
+        let settled = settled.map(|(index, _)| index).collect();
         let (steered, pauses) = (part.steering.version, part.pauses.clone());
         let Leadership::Leading(leading) = &mut self.leadership else { return None };
         leading.report_seq = leading.report_seq.next();
@@ -1337,6 +1365,8 @@ impl Manager {
             late_requests: late.map(|(_, (_, requests))| *requests).sum(),
             started,
             inquire,
+            published,
+            settled,
             steered,
             pauses,
             job_time,
@@ -1404,6 +1434,7 @@ fn given_by(entry: &Entry) -> Vec<(NodeId, u32)> {
         | Entry::PartSteered { .. }
         | Entry::PartResumed { .. }
         | Entry::WorkflowEnded { .. }
+        | Entry::WorkflowSettled { .. }
         | Entry::PartEnded { .. }
         | Entry::PartForgotten { .. } => Vec::new(),
     }
@@ -1429,8 +1460,8 @@ fn end_before_start(subject: &Subject<'_>, plan: &Plan) -> Option<EndStatus> {
         })
     };
     if !subject.planned.after.any_end {
-        for (planned, _, workflow) in predecessors() {
-            if let Some((status, _)) = &workflow.ended
+        for (planned, index, _) in predecessors() {
+            if let Some((status, _)) = subject.part.end_of(index)
                 && *status != EndStatus::Completed
             {
                 return Some(EndStatus::Skipped { because: planned.name.clone() });
@@ -1441,8 +1472,10 @@ fn end_before_start(subject: &Subject<'_>, plan: &Plan) -> Option<EndStatus> {
         return None;
     }
     for (planned, index, workflow) in predecessors() {
-        let has_completed = matches!(workflow.ended, Some((EndStatus::Completed, _)))
-            && !workflow.shards.is_empty();
+        // Of a shared part it ran somewhere, if not here.
+        let has_run = subject.part.is_shared || !workflow.shards.is_empty();
+        let has_completed =
+            has_run && matches!(subject.part.end_of(index), Some((EndStatus::Completed, _)));
         let missing = planned
             .publish
             .iter()
@@ -1459,8 +1492,7 @@ fn end_before_start(subject: &Subject<'_>, plan: &Plan) -> Option<EndStatus> {
 fn is_ready(subject: &Subject<'_>) -> bool {
     let mut ready_at = Duration::ZERO;
     for index in &subject.planned.after.workflows {
-        let predecessor = subject.part.workflows.get(usize::from(index.0));
-        match predecessor.and_then(|workflow| workflow.ended.as_ref()) {
+        match subject.part.end_of(*index) {
             Some((_, at)) => ready_at = ready_at.max(*at),
             None => return false,
         }

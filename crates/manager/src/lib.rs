@@ -649,6 +649,11 @@ impl Manager {
                     self.propose(Entry::WorkflowStopAsked { part, workflow, by });
                 }
             }
+            Message::SettleWorkflow { part, fence, workflow, status, published } => {
+                if self.accepts(from, part, fence) {
+                    self.settle_workflow(now, part, workflow, status, published);
+                }
+            }
             Message::OrphanPart { part } => {
                 let is_open = |part: &state::Part| part.ended.is_none() && part.stop.is_none();
                 if self.state.parts.get(&part).is_some_and(is_open) {
@@ -848,6 +853,7 @@ impl Manager {
                 workflows: u16::try_from(plan.workflows.len()).unwrap_or(u16::MAX),
                 slice: offer.slice,
                 rows: offer.rows,
+                is_shared: offer.is_shared,
                 window: offer.window,
             });
         }

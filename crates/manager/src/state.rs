@@ -43,6 +43,8 @@ pub enum Entry {
         slice: Slice,
         /// What of all unique rows that share draws from.
         rows: Slice,
+        /// Whether other datacenters have the rest of each load.
+        is_shared: bool,
         /// The length of a window.
         window: Duration,
     },
@@ -148,6 +150,19 @@ pub enum Entry {
         /// What it publishes.
         published: BTreeMap<String, Value>,
     },
+    /// A workflow of a shared part has ended in all datacenters: what waits for it need not any more.
+    WorkflowSettled {
+        /// The part.
+        part: PartId,
+        /// The workflow.
+        workflow: WorkflowIndex,
+        /// How, all datacenters together.
+        status: EndStatus,
+        /// The job's time when that was known here.
+        at: Duration,
+        /// What it publishes, all datacenters together.
+        published: BTreeMap<String, Value>,
+    },
     /// The part is over.
     PartEnded {
         /// The part.
@@ -249,6 +264,9 @@ pub struct Part {
     /// What of all unique rows that share draws from: everything, unless each datacenter runs the
     /// whole load.
     pub rows: Slice,
+    /// Whether other datacenters have the rest of each load, so that what waits for a workflow waits
+    /// until that has ended in all of them.
+    pub is_shared: bool,
     /// The length of a window.
     pub window: Duration,
     /// When its time started.
@@ -263,7 +281,7 @@ pub struct Part {
     pub turn: u64,
     /// Its workflows, in the plan's order.
     pub workflows: Vec<Workflow>,
-    /// What ended workflows have published.
+    /// What workflows have published for those that wait for them.
     pub context: Context,
     /// How it ended.
     pub ended: Option<EndStatus>,
@@ -282,6 +300,11 @@ pub struct Workflow {
     pub stopped_by: Option<String>,
     /// How it ended, and the job's time.
     pub ended: Option<(EndStatus, Duration)>,
+    /// What it published, if its part is shared.
+    pub published: BTreeMap<String, Value>,
+    /// How it ended in all datacenters together, and the job's time when that was known here, if its
+    /// part is shared.
+    pub settled: Option<(EndStatus, Duration)>,
 }
 
 /// A shard as the ledger holds it.
@@ -315,6 +338,14 @@ pub struct Attempt {
 }
 
 impl Part {
+    /// How a workflow has ended for those that wait for it, and the job's time from which they need
+    /// not wait any more.
+    #[must_use]
+    pub fn end_of(&self, workflow: WorkflowIndex) -> Option<&(EndStatus, Duration)> {
+        let workflow = self.workflows.get(usize::from(workflow.0))?;
+        if self.is_shared { workflow.settled.as_ref() } else { workflow.ended.as_ref() }
+    }
+
     /// How the load of a workflow is steered.
     #[must_use]
     pub fn load_steering(&self, workflow: WorkflowIndex) -> LoadSteering {
@@ -409,7 +440,17 @@ impl State {
     fn try_apply(&mut self, entry: &Entry) -> Option<()> {
         match entry {
             Entry::LeaderStarted { .. } => {}
-            Entry::PartAccepted { part, fence, gate, plan, workflows, slice, rows, window } => {
+            Entry::PartAccepted {
+                part,
+                fence,
+                gate,
+                plan,
+                workflows,
+                slice,
+                rows,
+                is_shared,
+                window,
+            } => {
                 if self.forgotten.contains(part) {
                     return None;
                 }
@@ -419,6 +460,7 @@ impl State {
                     plan: *plan,
                     slice: slice.clone(),
                     rows: rows.clone(),
+                    is_shared: *is_shared,
                     window: *window,
                     started: None,
                     stop: None,
@@ -527,8 +569,22 @@ impl State {
                 let workflow = self.live_workflow(*part, index)?;
                 workflow.shards.iter().all(|shard| shard.open().is_none()).then_some(())?;
                 workflow.ended = Some((status.clone(), *at));
+                let part = self.live(*part)?;
+                if part.is_shared {
+                    let workflow = part.workflows.get_mut(usize::from(index.0))?;
+                    workflow.published.clone_from(published);
+                } else if !published.is_empty() {
+                    part.context.layers.insert(index, published.clone());
+                }
+            }
+            Entry::WorkflowSettled { part, workflow, status, at, published } => {
+                let part = self.live(*part).filter(|part| part.is_shared)?;
+                let index = *workflow;
+                let workflow = part.workflows.get_mut(usize::from(index.0))?;
+                (workflow.ended.is_some() && workflow.settled.is_none()).then_some(())?;
+                workflow.settled = Some((status.clone(), *at));
                 if !published.is_empty() {
-                    self.live(*part)?.context.layers.insert(index, published.clone());
+                    part.context.layers.insert(index, published.clone());
                 }
             }
             Entry::PartEnded { part, status } => {
@@ -682,6 +738,7 @@ mod tests {
                 workflows: 1,
                 slice: Slice::whole(),
                 rows: Slice::whole(),
+                is_shared: false,
                 window: Duration::from_secs(1),
             },
             Entry::WorkflowPlaced { part, workflow, shards, context },

@@ -87,6 +87,8 @@ struct Desk {
     log: Vec<Vec<u8>>,
     blobs: Vec<Arc<[u8]>>,
     version: u64,
+    /// Whether other datacenters have the rest of each load.
+    is_shared: bool,
 }
 
 impl Desk {
@@ -101,6 +103,7 @@ impl Desk {
             log: Vec::new(),
             blobs: Vec::new(),
             version: 0,
+            is_shared: false,
         };
         desk.input(Input::Leadership { leads: true, leader: Some(MANAGER) });
         desk.input(Input::Confirmed { until: Time::from_nanos(u64::MAX) });
@@ -187,6 +190,7 @@ impl Desk {
             plan: hash,
             slice: Slice::whole(),
             rows: Slice::whole(),
+            is_shared: self.is_shared,
             window: Duration::from_secs(1),
             secrets: Secrets::default(),
         };

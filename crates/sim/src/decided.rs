@@ -1,6 +1,6 @@
 //! What must hold of the manager's decided state, and what both ledgers must come to in time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use hyperscale_gate::state::State as GateState;
@@ -48,6 +48,8 @@ pub(crate) struct Decided {
     workflows: BTreeMap<(PartId, WorkflowIndex), EndStatus>,
     parts: BTreeMap<PartId, EndStatus>,
     placed: BTreeMap<(PartId, WorkflowIndex), ()>,
+    /// Workflows that have ended, those with nothing to do among them.
+    ended: BTreeSet<(PartId, WorkflowIndex)>,
     /// Since when stops are known: of a job, or of one workflow.
     stops: BTreeMap<(JobId, Option<WorkflowIndex>), Time>,
     waiting: BTreeMap<AttemptId, Time>,
@@ -136,6 +138,9 @@ impl Decided {
         workflow: &Workflow,
         plans: &impl Fn(JobId) -> Option<Plan>,
     ) -> Checked {
+        if workflow.ended.is_some() {
+            self.ended.insert((id, index));
+        }
         for (shard_index, shard) in workflow.shards() {
             let shard_id = shard_id(id, index, shard_index);
             for (attempt, number) in shard.attempts.iter().zip(1u32..) {
@@ -169,7 +174,7 @@ impl Decided {
                 }
             }
             for needed in &planned.after.workflows {
-                let end = part.workflows.get(usize::from(needed.0)).and_then(|w| w.ended.as_ref());
+                let end = part.end_of(*needed);
                 let fits = end.is_some_and(|(status, _)| {
                     planned.after.any_end || *status == EndStatus::Completed
                 });
@@ -296,6 +301,11 @@ impl Decided {
     pub(crate) fn lost(&self) -> impl Iterator<Item = AttemptId> + '_ {
         let closed = self.closed.iter();
         closed.filter(|(_, closed)| matches!(closed.why, CloseReason::Lost(_))).map(|(&id, _)| id)
+    }
+
+    /// Whether a part's workflow has ended.
+    pub(crate) fn has_workflow_ended(&self, part: PartId, workflow: WorkflowIndex) -> bool {
+        self.ended.contains(&(part, workflow))
     }
 
     /// Whether an attempt was closed as ended by its worker.

@@ -301,6 +301,7 @@ pub(crate) fn fence_of(message: &mut Message) -> Option<&mut Fence> {
         | Message::StopPart { fence, .. }
         | Message::StopWorkflow { fence, .. }
         | Message::SteerPart { fence, .. }
+        | Message::SettleWorkflow { fence, .. }
         | Message::SteerAttempt { fence, .. }
         | Message::LeaseRows { fence, .. }
         | Message::LeaseGranted { fence, .. }

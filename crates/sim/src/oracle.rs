@@ -6,7 +6,8 @@ use std::time::Duration;
 use hyperscale_gate::state::{Job, JobEnd, State as GateState, Steer};
 use hyperscale_gate::{Reply, read_entry};
 use hyperscale_model::{
-    AttemptId, DatacenterId, Fence, JobId, NodeId, PartId, Role, Time, WorkflowIndex,
+    AttemptId, DatacenterId, EndStatus, Fence, JobId, NodeId, PartId, PartIndex, Role, Time,
+    WorkflowIndex,
 };
 use hyperscale_plan::{
     Context, DataIndex, DataSource, Load, LoadKind, Plan, Slice, Split, Steering, UniqueRows,
@@ -416,7 +417,11 @@ impl Oracle {
         if cores.is_empty() || cores.iter().any(|core| *core >= host.cores) {
             return Err(format!("INV-5: {attempt} got cores {cores:?} of {}", host.cores));
         }
-        let workflow = (attempt.shard.part_id(), attempt.shard.workflow);
+        self.check_order(attempt)?;
+        let mut workflow = (attempt.shard.part_id(), attempt.shard.workflow);
+        if !self.sharers(attempt.shard.job).is_empty() {
+            workflow.0.part = Default::default(); // It is the same in all of them.
+        }
         let context = self.contexts.entry(workflow).or_insert_with(|| assignment.context.clone());
         if *context != assignment.context {
             return Err(format!("DAG-05: {attempt} got another context than the first one"));
@@ -429,6 +434,43 @@ impl Oracle {
         }
         truth.runs_on = Some((host.id, host.life));
         truth.slice = assignment.slice.clone();
+        Ok(())
+    }
+
+    /// The parts that have shares of a job's load, with their datacenters; none if only one has.
+    fn sharers(&self, id: JobId) -> Vec<(PartId, usize)> {
+        let (Some(job), Some(plan)) =
+            (self.gates.jobs.get(&id), self.jobs.get(&id).and_then(|job| job.plan.as_ref()))
+        else {
+            return Vec::new();
+        };
+        let open = job.parts.iter().zip(0..).filter(|((_, end), _)| {
+            // What was moved, or ended without all of its workflows, is waited for by nobody.
+            end.as_ref().is_none_or(|end| end.status == EndStatus::Completed)
+        });
+        let place = |name: &str| (0..self.decided.len()).find(|at| datacenter_name(*at) == name);
+        let sharers: Vec<(PartId, usize)> = open
+            .filter_map(|((target, _), index)| {
+                let part = PartId { job: id, part: PartIndex(index) };
+                Some((part, place(target.datacenter.as_str())?))
+            })
+            .collect();
+        if sharers.len() < 2 || plan.run.split == Split::Each { Vec::new() } else { sharers }
+    }
+
+    /// What an attempt's workflow waits for has ended in all datacenters.
+    fn check_order(&self, attempt: AttemptId) -> Checked {
+        let (job, workflow) = (attempt.shard.job, attempt.shard.workflow);
+        let plan = self.jobs.get(&job).and_then(|job| job.plan.as_ref());
+        let Some(planned) = plan.and_then(|plan| plan.workflow(workflow)) else { return Ok(()) };
+        for (part, place) in self.sharers(job) {
+            let has_ended = |needed: &&WorkflowIndex| {
+                self.decided.get(place).is_some_and(|at| at.has_workflow_ended(part, **needed))
+            };
+            if let Some(needed) = planned.after.workflows.iter().find(|needed| !has_ended(needed)) {
+                return Err(format!("DAG-01: {attempt} runs before {part}/{needed} has ended"));
+            }
+        }
         Ok(())
     }
 
@@ -623,6 +665,7 @@ impl Oracle {
                     Message::StartPart { part, .. }
                     | Message::StopPart { part, .. }
                     | Message::StopWorkflow { part, .. }
+                    | Message::SettleWorkflow { part, .. }
                     | Message::SteerPart { part, .. } => *part,
                     _ => return None,
                 };

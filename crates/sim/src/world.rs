@@ -821,11 +821,16 @@ fn authority(host: &Host, message: &Message) -> Option<String> {
         Message::StartPart { part, .. }
         | Message::StopPart { part, .. }
         | Message::StopWorkflow { part, .. }
+        | Message::SettleWorkflow { part, .. }
         | Message::SteerPart { part, .. } => *part,
         _ => return None,
     };
     let part = manager.state().parts.get(&part)?;
     let stopped: Vec<_> = part.workflows.iter().map(|workflow| &workflow.stopped_by).collect();
+    let settled: Vec<_> = part.workflows.iter().map(|workflow| &workflow.settled).collect();
     let steered = part.steering.version;
-    Some(format!("{:?} {:?} {:?} {steered} {stopped:?}", part.fence, part.started, part.stop))
+    Some(format!(
+        "{:?} {:?} {:?} {steered} {stopped:?} {settled:?}",
+        part.fence, part.started, part.stop
+    ))
 }

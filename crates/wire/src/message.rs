@@ -55,6 +55,19 @@ pub enum Message {
         /// Who asked.
         by: String,
     },
+    /// A workflow that others wait for has ended in all datacenters of the job.
+    SettleWorkflow {
+        /// The part.
+        part: PartId,
+        /// The owner's fence.
+        fence: Fence,
+        /// The workflow.
+        workflow: WorkflowIndex,
+        /// How it ended, all datacenters together.
+        status: EndStatus,
+        /// What it publishes, all datacenters together.
+        published: BTreeMap<String, Value>,
+    },
     /// Steer the part's loads so, unless something newer is known.
     SteerPart {
         /// The part.
@@ -403,6 +416,7 @@ impl Message {
         match self {
             Self::StopPart { .. }
             | Self::StopWorkflow { .. }
+            | Self::SettleWorkflow { .. }
             | Self::SteerPart { .. }
             | Self::SteerAttempt { .. }
             | Self::LeaseRows { .. }
@@ -461,6 +475,7 @@ impl Message {
             | Self::StartPart { .. }
             | Self::StopPart { .. }
             | Self::StopWorkflow { .. }
+            | Self::SettleWorkflow { .. }
             | Self::SteerPart { .. }
             | Self::PartEndedAck { .. }
             | Self::OrphanPart { .. }
@@ -531,6 +546,7 @@ impl Message {
             Self::StartPart { .. } => "start_part",
             Self::StopPart { .. } => "stop_part",
             Self::StopWorkflow { .. } => "stop_workflow",
+            Self::SettleWorkflow { .. } => "settle_workflow",
             Self::SteerPart { .. } => "steer_part",
             Self::SteerAttempt { .. } => "steer_attempt",
             Self::LeaseRows { .. } => "lease_rows",
@@ -593,6 +609,9 @@ pub struct PartOffer {
     /// What of all unique rows that share draws from: everything, unless each datacenter runs the
     /// whole load.
     pub rows: Slice,
+    /// Whether other datacenters have the rest of each load: then what waits for a workflow waits
+    /// until that has ended in all of them.
+    pub is_shared: bool,
     /// The length of a window of statistics.
     pub window: Duration,
     /// The values of the plan's secrets.
@@ -764,6 +783,10 @@ pub struct PartReport {
     pub started: Option<WallTime>,
     /// Attempts of which the leader must hear what was counted, since it leads only now.
     pub inquire: Vec<AttemptId>,
+    /// What its workflows have published, if other datacenters wait for it.
+    pub published: Context,
+    /// Workflows of which it is known here that they have ended in all datacenters.
+    pub settled: BTreeSet<WorkflowIndex>,
     /// The version of the job's steering that is decided here.
     #[serde(default)]
     pub steered: u64,

@@ -573,6 +573,7 @@ impl Worker {
             | Message::StopPart { .. }
             | Message::StopWorkflow { .. }
             | Message::SteerPart { .. }
+            | Message::SettleWorkflow { .. }
             | Message::PartEndedAck { .. }
             | Message::DatacenterStatus(_)
             | Message::PartAccepted { .. }

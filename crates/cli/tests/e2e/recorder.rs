@@ -1,8 +1,10 @@
-//! A target that remembers each path that it was asked for.
+//! A target that remembers each path that it was asked for. Each login gets another token.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
+
+const LOGIN: &str = "/login";
 
 pub(crate) struct Recorder {
     pub(crate) url: String,
@@ -37,8 +39,17 @@ fn serve(stream: &TcpStream, paths: &Mutex<Vec<String>>) -> std::io::Result<()> 
     while let Some(request) = lines.next() {
         let path = request?.split(' ').nth(1).unwrap_or_default().to_owned();
         while !lines.next().transpose()?.unwrap_or_default().is_empty() {}
-        paths.lock().unwrap().push(path);
-        writer.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")?;
+        let mut paths = paths.lock().unwrap();
+        let is_login = path == LOGIN;
+        paths.push(path);
+        let logins = paths.iter().filter(|known| *known == LOGIN).count();
+        drop(paths);
+        let body = match is_login {
+            true => format!("{{\"token\": \"token-{logins}\"}}"),
+            false => "ok".to_owned(),
+        };
+        let length = body.len();
+        write!(writer, "HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{body}")?;
     }
     Ok(())
 }

@@ -33,7 +33,10 @@ struct Crew {
 
 impl Crew {
     fn new(plan: &Plan, fates: Vec<(Fate, Duration)>, workers: u64) -> Self {
-        let mut desk = Desk::new();
+        Self::with(Desk::new(), plan, fates, workers)
+    }
+
+    fn with(mut desk: Desk, plan: &Plan, fates: Vec<(Fate, Duration)>, workers: u64) -> Self {
         desk.connect_gate();
         (0..workers).for_each(|worker| desk.connect_worker(NodeId(10 + worker)));
         desk.offer(plan);
@@ -348,4 +351,49 @@ fn dag_05_later_attempts_and_leaders_send_the_context_of_the_first_byte_for_byte
     for again in second.iter().chain(&third) {
         assert_eq!(*again, first[0], "another context than the first attempt had");
     }
+}
+
+#[test]
+fn dag_03_a_dependent_waits_until_the_workflow_has_ended_in_all_datacenters_and_gets_what_that_gave()
+ {
+    let desk = Desk { is_shared: true, ..Desk::new() };
+    let mut crew = Crew::with(desk, &publishing(), both_complete(), 1);
+    crew.publishes.insert(0, Value::text("ours"));
+    crew.step_for(seconds(30));
+
+    assert_eq!(crew.offers_of(1).len(), 0, "the other datacenter still runs what it waits for");
+    let reported = crew.desk.manager.state().parts[&part()].workflows[0].published.clone();
+    assert_eq!(reported.get("token"), Some(&Value::text("ours")), "the job's owner hears of it");
+    let settle = |token: &str| Message::SettleWorkflow {
+        part: part(),
+        fence: FENCE,
+        workflow: WorkflowIndex(0),
+        status: EndStatus::Completed,
+        published: BTreeMap::from([("token".to_owned(), Value::text(token))]),
+    };
+    crew.desk.message(GATE, settle("theirs"));
+    crew.desk.message(GATE, settle("late"));
+    crew.finish(seconds(60)).unwrap();
+
+    let seen: Vec<_> = (crew.offers_of(1).iter())
+        .map(|offer| offer.context.get(WorkflowIndex(0), "token").cloned())
+        .collect();
+    assert!(!seen.is_empty() && seen.iter().all(|seen| *seen == Some(Value::text("theirs"))));
+}
+
+#[test]
+fn dag_02_a_workflow_that_failed_in_another_datacenter_has_its_dependents_skipped_here_too() {
+    let desk = Desk { is_shared: true, ..Desk::new() };
+    let mut crew = Crew::with(desk, &publishing(), both_complete(), 1);
+    crew.step_for(seconds(10));
+    let cause = hyperscale_model::FailureCause::Test { message: "no".to_owned() };
+    let status = EndStatus::Failed { cause };
+    let (part, fence, published) = (part(), FENCE, BTreeMap::new());
+    let workflow = WorkflowIndex(0);
+    crew.desk.message(GATE, Message::SettleWorkflow { part, fence, workflow, status, published });
+    crew.finish(seconds(30)).unwrap();
+
+    assert_eq!(crew.offers_of(1).len(), 0);
+    let ends = crew.ends();
+    assert_eq!(ends, [EndStatus::Completed, EndStatus::Skipped { because: "a".to_owned() }]);
 }

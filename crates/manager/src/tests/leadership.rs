@@ -123,6 +123,7 @@ fn ldr_10_three_gates_that_offer_one_part_make_one_of_it() {
             plan: hash,
             slice: Slice::whole(),
             rows: Slice::whole(),
+            is_shared: false,
             window: Duration::from_secs(1),
             secrets: Secrets::default(),
         };

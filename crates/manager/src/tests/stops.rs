@@ -209,6 +209,7 @@ fn tmo_03_a_decision_counts_once_and_one_of_a_deposed_gate_not_at_all() {
         plan: hash,
         slice: Slice::whole(),
         rows: Slice::whole(),
+        is_shared: false,
         window: Duration::from_secs(1),
         secrets: Secrets::default(),
     };
