@@ -140,7 +140,7 @@ pub(crate) static EXECUTORS: [Executor; 8] = [
         name: "once",
         keys: &["max_duration"],
         required: &[],
-        doc: "one iteration in the whole job",
+        doc: "one iteration in the whole job, in one of its datacenters",
     },
 ];
 
@@ -401,7 +401,7 @@ pub(crate) static WORKFLOW: Section = Section {
             "after",
             OneOf(&[TEXTS, sub("after")]),
             "",
-            "workflows that must have succeeded before it starts",
+            "workflows that must have succeeded before it starts, in all datacenters",
         ),
         key(
             "publish",
@@ -442,7 +442,7 @@ pub(crate) static AFTER: Section = Section {
     name: "after",
     heading: "After",
     anchor: "after",
-    doc: "`after: [ a, b ]` waits for success. The long form waits for an end, however it came: also failure or cancellation.",
+    doc: "`after: [ a, b ]` waits for success. The long form waits for an end, however it came: also failure or cancellation. A job in several datacenters waits until the workflow has ended in all of them, and all get what it published in any; with `run: { each: true }` each datacenter waits for itself.",
     required: &["any"],
     keys: &[key("any", TEXTS, "", "workflows that must have ended")],
 };
