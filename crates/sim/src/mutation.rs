@@ -86,6 +86,8 @@ mutations! {
     ForgetBlobs = "forget-blobs",
     /// A gate acknowledges the end of a part whose job it has not heard of.
     ForgetUnheard = "forget-unheard",
+    /// What waits for a workflow waits for its own datacenter alone.
+    WaitAlone = "wait-alone",
 }
 
 impl Mutation {
@@ -117,7 +119,8 @@ impl Mutation {
             | Self::LoseCancel
             | Self::ForgetCopies
             | Self::ForgetBlobs
-            | Self::ForgetUnheard => Kind::Cluster,
+            | Self::ForgetUnheard
+            | Self::WaitAlone => Kind::Cluster,
         }
     }
 }
@@ -220,6 +223,7 @@ impl Tampering {
                 let result = PartResult { report, status, attempts: Vec::new() };
                 return Some(Message::PartEnded(Box::new(result)));
             }
+            (Mutation::WaitAlone, Message::OfferPart(offer)) => offer.is_shared = false,
             (Mutation::LoseCancel, Message::OfferPart(offer)) => {
                 self.first_fences.entry(offer.part.job).or_insert(offer.fence);
             }

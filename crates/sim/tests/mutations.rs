@@ -21,6 +21,7 @@ const fn hint(mutation: Mutation) -> u64 {
         | Mutation::OldSteering
         | Mutation::SkipBarrier
         | Mutation::EarlyCompletion
+        | Mutation::WaitAlone
         | Mutation::ProgressByFence => 1,
         Mutation::StretchLease | Mutation::ServeUnconfirmed => 3,
         Mutation::SentProbeIsLife => 4,
