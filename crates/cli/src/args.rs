@@ -501,6 +501,51 @@ pub(crate) enum ClusterCommand {
     Remove(RemoveArgs),
     /// Have a node leave once it has handed over what it does, and wait until it is gone
     Drain(DrainArgs),
+    /// Change the key of gossip in directories with certificates; nodes read it as they run
+    #[command(subcommand)]
+    Keys(KeysCommand),
+}
+
+/// What is done about the keys of gossip.
+#[derive(Debug, Subcommand)]
+#[command(after_help = "\
+EXAMPLES:
+  hyperscale cluster keys list ca certs-*
+  hyperscale cluster keys next ca certs-*     then wait until all nodes know the next key
+  hyperscale cluster keys use ca certs-*      then wait until all nodes use it
+  hyperscale cluster keys drop ca certs-*
+
+Name the directories of all nodes, and that of the authority, from which new nodes get theirs. Each \
+step is for all nodes before the next one; docs/operations.md says what to look at between them.")]
+pub(crate) enum KeysCommand {
+    /// Show what the keys in each directory are called
+    List {
+        #[command(flatten)]
+        of: KeyDirectories,
+        /// How: text or json
+        #[arg(long, default_value = "text", value_parser = ["text", "json"])]
+        output: String,
+    },
+    /// Write a new random key that nodes will use once all of them know it
+    Next {
+        #[command(flatten)]
+        of: KeyDirectories,
+        /// Write another one where there is a next key that nobody has used
+        #[arg(long)]
+        force: bool,
+    },
+    /// Make the next key the one that is used, and keep the old one as the previous
+    Use(KeyDirectories),
+    /// Remove the previous key
+    Drop(KeyDirectories),
+}
+
+/// Where keys of gossip lie.
+#[derive(Debug, clap::Args)]
+pub(crate) struct KeyDirectories {
+    /// Directories that `cert` has written, of nodes and of the authority
+    #[arg(value_name = "DIR", required = true)]
+    pub(crate) directories: Vec<PathBuf>,
 }
 
 /// Flags of `cluster drain`.

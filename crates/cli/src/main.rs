@@ -12,6 +12,7 @@ mod demo;
 mod exit;
 mod follow;
 mod jobs;
+mod keys;
 mod logging;
 mod new;
 mod output;
@@ -62,6 +63,7 @@ fn main() -> ExitCode {
         Command::Cluster(ClusterCommand::Status(args)) => block_on(cluster::status(args)),
         Command::Cluster(ClusterCommand::Remove(args)) => block_on(cluster::remove(args)),
         Command::Cluster(ClusterCommand::Drain(args)) => block_on(cluster::drain(args)),
+        Command::Cluster(ClusterCommand::Keys(command)) => keys::keys(command),
         Command::Nodes(args) => block_on(jobs::nodes(args)),
         Command::Cancel(args) => block_on(jobs::cancel(args)),
         Command::Results(args) => block_on(jobs::results(args)),

@@ -59,5 +59,6 @@ pub use config::{AddressRange, Config};
 pub use membership::{Event, Input, MemberState, MemberView, Membership, Output, Refusal};
 pub use metadata::{METADATA_BYTES_MAX, Metadata, MetadataError, Versioned};
 pub use seal::{
-    ClusterKey, DATAGRAM_BYTES_MAX, Keys, OpenError, Opened, PAYLOAD_BYTES_MAX, SealError, Sealer,
+    ClusterKey, DATAGRAM_BYTES_MAX, KeyId, KeyPlace, Keys, OpenError, Opened, PAYLOAD_BYTES_MAX,
+    SealError, Sealer,
 };

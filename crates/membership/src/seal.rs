@@ -34,10 +34,29 @@ const FUTURE_MS: u64 = 60_000;
 /// Lives whose counters are remembered.
 const LIVES_MAX: usize = 4_096;
 
+/// What a key is called: it tells keys apart, and tells nothing of them. Every datagram begins with
+/// it in clear.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct KeyId([u8; 4]);
+
+impl KeyId {
+    /// The same as a number, for what holds nothing but numbers.
+    #[must_use]
+    pub const fn as_number(self) -> u32 {
+        u32::from_be_bytes(self.0)
+    }
+}
+
+impl std::fmt::Display for KeyId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:08x}", self.as_number())
+    }
+}
+
 /// A key of a cluster: 32 secret bytes.
 #[derive(Clone)]
 pub struct ClusterKey {
-    id: [u8; 4],
+    id: KeyId,
     cipher: XChaCha20Poly1305,
 }
 
@@ -50,7 +69,13 @@ impl ClusterKey {
         };
         let [a, b, c, d, ..] = derive("hyperscale gossip key id 1");
         let key = derive("hyperscale gossip key 1");
-        Self { id: [a, b, c, d], cipher: XChaCha20Poly1305::new(&key.into()) }
+        Self { id: KeyId([a, b, c, d]), cipher: XChaCha20Poly1305::new(&key.into()) }
+    }
+
+    /// What it is called.
+    #[must_use]
+    pub const fn id(&self) -> KeyId {
+        self.id
     }
 }
 
@@ -79,10 +104,28 @@ impl Keys {
         Self { current, previous: None, next: None }
     }
 
-    fn find(&self, id: [u8; 4]) -> Option<&ClusterKey> {
-        let others = self.previous.iter().chain(&self.next);
-        std::iter::once(&self.current).chain(others).find(|key| key.id == id)
+    /// Each of them with its place.
+    pub fn iter(&self) -> impl Iterator<Item = (KeyPlace, &ClusterKey)> {
+        let of = |place: KeyPlace| move |key| (place, key);
+        std::iter::once((KeyPlace::Current, &self.current))
+            .chain(self.previous.iter().map(of(KeyPlace::Previous)))
+            .chain(self.next.iter().map(of(KeyPlace::Next)))
     }
+
+    fn find(&self, id: KeyId) -> Option<(KeyPlace, &ClusterKey)> {
+        self.iter().find(|(_, key)| key.id == id)
+    }
+}
+
+/// Which of a node's keys one is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyPlace {
+    /// What it seals with itself.
+    Current,
+    /// What nodes use that are a step behind.
+    Previous,
+    /// What nodes use that are a step ahead.
+    Next,
 }
 
 /// A payload that cannot be sealed.
@@ -100,8 +143,8 @@ pub enum OpenError {
     #[error("its size is none of a datagram's")]
     Size,
     /// Sealed with a key that is not known here.
-    #[error("its key is not known")]
-    UnknownKey,
+    #[error("its key {0} is not known")]
+    UnknownKey(KeyId),
     /// Not sealed by a holder of the key for this cluster, or changed on its way.
     #[error("it was not sealed for this cluster")]
     Forged,
@@ -121,6 +164,8 @@ pub enum OpenError {
 pub struct Opened {
     /// Who sealed it.
     pub from: NodeId,
+    /// Which key it was sealed with.
+    pub key: KeyPlace,
     /// What it says.
     pub payload: Vec<u8>,
 }
@@ -182,7 +227,8 @@ impl Sealer {
         }
     }
 
-    /// Changes the keys, from the next datagram on.
+    /// Changes the keys, from the next datagram on. What was heard stays heard: counters and what is
+    /// known of other lives go on, so that no datagram opens twice, whichever keys it meets.
     pub fn change_keys(&mut self, keys: Keys) {
         self.keys = keys;
     }
@@ -210,7 +256,7 @@ impl Sealer {
             .cipher
             .encrypt(XNonce::from_slice(&nonce), Payload { msg: &clear, aad: &self.cluster })
             .map_err(|_opaque| refused)?;
-        Ok([key.id.as_slice(), &nonce, &sealed].concat())
+        Ok([key.id.0.as_slice(), &nonce, &sealed].concat())
     }
 
     /// Opens a datagram, once.
@@ -227,7 +273,8 @@ impl Sealer {
         if sealed.len() < CLOCK_BYTES + TAG_BYTES {
             return Err(OpenError::Size);
         }
-        let key = self.keys.find(*id).ok_or(OpenError::UnknownKey)?;
+        let id = KeyId(*id);
+        let (place, key) = self.keys.find(id).ok_or(OpenError::UnknownKey(id))?;
         let clear = key
             .cipher
             .decrypt(XNonce::from_slice(nonce), Payload { msg: sealed, aad: &self.cluster })
@@ -243,7 +290,7 @@ impl Sealer {
         let [from, life, counter] = words(nonce);
         let from = NodeId(from);
         self.note(from, life, counter, sent_ms)?;
-        Ok(Opened { from, payload: payload.to_vec() })
+        Ok(Opened { from, key: place, payload: payload.to_vec() })
     }
 
     fn note(
@@ -317,9 +364,10 @@ mod tests {
         let datagram = one.seal(NOW, b"secret words").unwrap();
 
         assert!(!datagram.windows(6).any(|bytes| bytes == b"secret"));
-        let opened = Opened { from: NodeId(1), payload: b"secret words".to_vec() };
+        let payload = b"secret words".to_vec();
+        let opened = Opened { from: NodeId(1), key: KeyPlace::Current, payload };
         assert_eq!(foreign.open(NOW, &datagram), Err(OpenError::Forged));
-        assert_eq!(stranger.open(NOW, &datagram), Err(OpenError::UnknownKey));
+        assert_eq!(stranger.open(NOW, &datagram), Err(OpenError::UnknownKey(key(1).id)));
         assert_eq!(two.open(NOW, &datagram), Ok(opened));
         assert_eq!(two.open(NOW, &datagram), Err(OpenError::Replayed));
     }
@@ -380,29 +428,86 @@ mod tests {
         assert!(two.open(NOW, &datagrams[199]).is_ok());
     }
 
-    #[test]
-    fn keys_change_without_a_gap() {
-        let (mut one, mut two) = (sealer(1), sealer(2));
-        let hears = |from: &mut Sealer, to: &mut Sealer| {
-            let datagram = from.seal(NOW, b"x").unwrap();
-            to.open(NOW, &datagram).is_ok()
-        };
-        let announced = Keys { current: key(1), previous: None, next: Some(key(2)) };
-        let changed = Keys { current: key(2), previous: Some(key(1)), next: None };
+    /// The keys of a node after each step: before all of them, `next`, `use`, `drop`.
+    fn steps() -> [Keys; 4] {
+        [
+            Keys::only(key(1)),
+            Keys { current: key(1), previous: None, next: Some(key(2)) },
+            Keys { current: key(2), previous: Some(key(1)), next: None },
+            Keys::only(key(2)),
+        ]
+    }
 
-        one.change_keys(announced.clone());
-        two.change_keys(announced);
-        one.change_keys(changed.clone());
-        assert!(hears(&mut one, &mut two), "the changed node is not heard");
-        assert!(hears(&mut two, &mut one), "the node that has not yet changed is not heard");
-        two.change_keys(changed);
-        two.change_keys(Keys::only(key(2)));
-        assert!(hears(&mut one, &mut two));
-        assert_eq!(
-            two.open(NOW, &sealer(3).seal(NOW, b"x").unwrap()),
-            Err(OpenError::UnknownKey),
-            "the old key still opens"
-        );
+    #[test]
+    fn sec_03_nodes_that_are_a_step_apart_hear_each_other() {
+        let (mut one, mut two) = (sealer(1), sealer(2));
+        for (ours, keys) in steps().into_iter().enumerate() {
+            one.change_keys(keys);
+            for (theirs, keys) in steps().into_iter().enumerate() {
+                two.change_keys(keys);
+                let is_allowed = ours.abs_diff(theirs) <= 1;
+
+                let datagram = one.seal(NOW, b"x").unwrap();
+                let heard = two.open(NOW, &datagram);
+
+                // Two steps apart, a node hears only what it has a key for: that is why each step is
+                // taken everywhere before the next one.
+                let has_key = two.keys.find(one.keys.current.id);
+                assert_eq!(heard.is_ok(), has_key.is_some(), "{theirs} hears {ours}: {heard:?}");
+                assert!(heard.is_ok() || !is_allowed, "{theirs} does not hear {ours}");
+                assert_eq!(heard.ok().map(|opened| opened.key), has_key.map(|(place, _)| place));
+            }
+        }
+    }
+
+    #[test]
+    fn sec_03_what_was_sealed_with_a_dropped_key_is_refused() {
+        let (mut one, mut two) = (sealer(1), sealer(2));
+        let before = one.seal(NOW, b"x").unwrap();
+        let [_, announced, changed, dropped] = steps();
+
+        for keys in [announced, changed, dropped] {
+            two.change_keys(keys);
+        }
+
+        assert_eq!(two.open(NOW, &before), Err(OpenError::UnknownKey(key(1).id)));
+        let late = one.seal(NOW, b"x").unwrap();
+        assert_eq!(two.open(NOW, &late), Err(OpenError::UnknownKey(key(1).id)));
+    }
+
+    #[test]
+    fn sec_03_what_was_heard_is_not_heard_again_at_a_later_step() {
+        let (mut one, mut two) = (sealer(1), sealer(2));
+        let mut sent = Vec::new();
+        for keys in steps() {
+            one.change_keys(keys.clone());
+            two.change_keys(keys);
+            let datagram = one.seal(NOW, b"x").unwrap();
+            assert!(two.open(NOW, &datagram).is_ok());
+            sent.push(datagram);
+
+            for datagram in &sent {
+                let again = two.open(NOW, datagram);
+                let is_refused =
+                    matches!(again, Err(OpenError::Replayed | OpenError::UnknownKey(_)));
+                assert!(is_refused, "opened twice: {again:?}");
+            }
+        }
+        // Nor after the old key came back, as when somebody undoes a step.
+        two.change_keys(steps()[2].clone());
+        for datagram in &sent {
+            assert_eq!(two.open(NOW, datagram), Err(OpenError::Replayed));
+        }
+    }
+
+    #[test]
+    fn a_key_is_called_by_eight_digits_that_are_not_its_own() {
+        let id = key(1).id;
+
+        assert_eq!(id.to_string().len(), 8);
+        assert_eq!(u32::from_str_radix(&id.to_string(), 16), Ok(id.as_number()));
+        assert_ne!(id.to_string(), "01010101");
+        assert_ne!(id, key(2).id);
     }
 
     #[test]
@@ -425,7 +530,7 @@ mod tests {
         fn sec_04_no_bytes_behind_a_true_key_id_open_or_panic(
             bytes in prop::collection::vec(any::<u8>(), 0..1_400),
         ) {
-            let datagram = [key(1).id.as_slice(), &bytes].concat();
+            let datagram = [key(1).id.0.as_slice(), &bytes].concat();
             prop_assert!(sealer(1).open(NOW, &datagram).is_err());
         }
 

@@ -13,9 +13,9 @@ use crate::observe::{Observer, Part};
 use crate::storage::random;
 
 /// Between two looks; each has some jitter.
-const LOOK_EVERY: Duration = Duration::from_secs(30);
+pub(crate) const LOOK_EVERY: Duration = Duration::from_secs(30);
 /// The same while something has no address.
-const LOOK_SOON: Duration = Duration::from_secs(2);
+pub(crate) const LOOK_SOON: Duration = Duration::from_secs(2);
 /// Looks in a row without an address after which it counts as gone: a name server that is ill for
 /// a moment must not break links that are well.
 const MISSES_MAX: u32 = 3;
@@ -68,10 +68,14 @@ pub(crate) async fn follow(
         if !is_whole && let Some(held_back) = observer.trouble(Part::Link, "no address", &seed) {
             tracing::warn!(%seed, why, held_back, "nobody to call; looking again");
         }
-        let pause = if is_whole { LOOK_EVERY } else { LOOK_SOON };
-        let jitter = Duration::from_millis(random().unwrap_or(0) % 1_000);
-        tokio::time::sleep(pause + jitter).await;
+        pause(if is_whole { LOOK_EVERY } else { LOOK_SOON }).await;
     }
+}
+
+/// Waits for the time of the next look, and up to a second more, so that not all nodes look at once.
+pub(crate) async fn pause(until_next: Duration) {
+    let jitter = Duration::from_millis(random().unwrap_or(0) % 1_000);
+    tokio::time::sleep(until_next + jitter).await;
 }
 
 /// The addresses that are called, each with the looks in a row that did not find it.

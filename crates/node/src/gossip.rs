@@ -7,15 +7,17 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use hyperscale_membership::{Config, Event, Input, Keys, MemberState, Membership, Output, Sealer};
+use hyperscale_membership::{
+    Config, Event, Input, Keys, MemberState, Membership, OpenError, Output, Sealer,
+};
 use hyperscale_model::{Incarnation, NodeId};
 use tokio::net::UdpSocket;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tracing::{debug, info, warn};
 
 use crate::clock::Clock;
 use crate::drive::NodeError;
-use crate::observe::{Count, Observer};
+use crate::observe::{Count, Observer, Part};
 use crate::storage::random;
 
 /// Inputs and notices that may wait.
@@ -61,6 +63,7 @@ pub struct Handle {
 pub struct Gossip {
     port: Port,
     sealer: Sealer,
+    keys: watch::Receiver<Keys>,
     membership: Membership,
     clock: Clock,
     store: StoreIncarnation,
@@ -78,7 +81,7 @@ impl std::fmt::Debug for Gossip {
 }
 
 impl Gossip {
-    /// A member that speaks through this port.
+    /// A member that speaks through this port, sealed with whatever the keys are at the time.
     ///
     /// # Errors
     ///
@@ -86,7 +89,7 @@ impl Gossip {
     pub fn new(
         config: Config,
         cluster: &str,
-        keys: Keys,
+        mut keys: watch::Receiver<Keys>,
         port: Port,
         clock: Clock,
         store: StoreIncarnation,
@@ -94,10 +97,12 @@ impl Gossip {
     ) -> Result<(Self, Handle), NodeError> {
         let (to_inputs, inputs) = mpsc::channel(QUEUE);
         let (notices, from_notices) = mpsc::channel(QUEUE);
-        let sealer = Sealer::new(cluster, keys, config.node, random()?);
+        let first = keys.borrow_and_update().clone();
+        let sealer = Sealer::new(cluster, first, config.node, random()?);
         let gossip = Self {
             port,
             sealer,
+            keys,
             membership: Membership::new(config, clock.now(), random()?),
             clock,
             store,
@@ -126,6 +131,9 @@ impl Gossip {
                 },
                 received = self.port.datagrams.recv() => {
                     let Some(datagram) = received else { return Ok(()) };
+                    if self.keys.has_changed().is_ok_and(|changed| changed) {
+                        self.take_keys(); // Before anything is opened with others.
+                    }
                     self.on_received(&datagram);
                     for _ in 1..BATCH {
                         let Ok(datagram) = self.port.datagrams.try_recv() else { break };
@@ -140,6 +148,8 @@ impl Gossip {
                     }
                     Err(_closed) => return Ok(()),
                 },
+                // Once nobody changes them any more, they stay as they are.
+                Ok(()) = self.keys.changed() => self.take_keys(),
                 () = self.clock.sleep_until(due) => {}
             }
             let now = self.clock.now();
@@ -156,11 +166,23 @@ impl Gossip {
         Ok(())
     }
 
+    fn take_keys(&mut self) {
+        self.sealer.change_keys(self.keys.borrow_and_update().clone());
+    }
+
     fn on_received(&mut self, datagram: &[u8]) {
         match self.sealer.open(self.clock.wall(), datagram) {
             Ok(opened) => {
+                self.observer.count(Count::opened(opened.key));
                 let input = Input::Datagram { from: opened.from, bytes: opened.payload };
                 self.membership.handle(self.clock.now(), input);
+            }
+            Err(OpenError::UnknownKey(key)) => {
+                self.observer.count(Count::DatagramUnknownKey);
+                // Whose it is nobody can tell: the sender is known by what cannot be opened.
+                if let Some(held_back) = self.observer.trouble(Part::Link, "unknown key", "") {
+                    warn!(%key, held_back, "a datagram was sealed with a key that is not known here");
+                }
             }
             Err(error) => {
                 self.observer.count(Count::DatagramRefused);
@@ -247,12 +269,22 @@ mod tests {
     }
 
     async fn member(node: u64, clock: Clock, tune: fn(&mut Config)) -> Member {
+        let (changes, keys) = watch::channel(Keys::only(ClusterKey::new(&[7; 32])));
+        drop(changes); // They stay as they are.
+        member_with(keys, node, clock, tune).await
+    }
+
+    async fn member_with(
+        keys: watch::Receiver<Keys>,
+        node: u64,
+        clock: Clock,
+        tune: fn(&mut Config),
+    ) -> Member {
         let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let address = socket.local_addr().unwrap();
         let observer = Observer::start();
         let mut config = Config::new(NodeId(node), address, Incarnation::NONE);
         tune(&mut config);
-        let keys = Keys::only(ClusterKey::new(&[7; 32]));
         let store = Box::new(|_| Ok(()));
         let (gossip, handle) =
             Gossip::new(config, "dc-a", keys, alone(socket), clock, store, Arc::clone(&observer))
@@ -275,6 +307,12 @@ mod tests {
                 panic!("node {node} is not {state:?} after {limit:?}: {:?}", self.seen)
             });
         }
+    }
+
+    fn counted(observer: &Observer, name: &str) -> u64 {
+        let text = observer.text();
+        let count = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        count.and_then(|count| count.parse().ok()).unwrap_or(0)
     }
 
     #[tokio::test]
@@ -335,20 +373,79 @@ mod tests {
                 }
 
                 let observer = Arc::clone(&one.observer);
-                let refused = || {
-                    let text = observer.text();
-                    let name = "hyperscale_datagrams_total{fate=\"refused\"} ";
-                    let count = text.lines().find_map(|line| line.strip_prefix(name));
-                    count.and_then(|count| count.parse::<u64>().ok()).unwrap_or(0)
+                let fate = |fate| {
+                    counted(&observer, &format!("hyperscale_datagrams_total{{fate=\"{fate}\"}}"))
                 };
                 // Some may be lost on their way; its task has the thread between two looks.
                 let most = async {
-                    while refused() < 100 {
+                    while fate("refused") + fate("unknown_key") < 100 {
                         tokio::task::yield_now().await;
                     }
                 };
                 tokio::time::timeout(Duration::from_secs(20), most).await.unwrap();
                 assert!(one.handle.notices.try_recv().is_err(), "garbage changed something");
+            })
+            .await;
+    }
+    #[tokio::test]
+    async fn sec_03_keys_change_while_members_talk_and_nobody_is_missed() {
+        tokio::task::LocalSet::new()
+            .run_until(async {
+                let tune = |config: &mut Config| {
+                    config.probe_period /= 5;
+                };
+                let key = |byte| ClusterKey::new(&[byte; 32]);
+                let clock = Clock::start();
+                let (change_one, keys) = watch::channel(Keys::only(key(1)));
+                let mut one = member_with(keys, 1, clock, tune).await;
+                let (change_two, keys) = watch::channel(Keys::only(key(1)));
+                let mut two = member_with(keys, 2, clock, tune).await;
+                let peers = Input::Peers([one.address, two.address].into());
+                one.handle.inputs.send(peers.clone()).await.unwrap();
+                two.handle.inputs.send(peers).await.unwrap();
+                one.until(2, MemberState::Alive).await;
+                two.until(1, MemberState::Alive).await;
+                let next = Keys { next: Some(key(2)), ..Keys::only(key(1)) };
+                let used = Keys { previous: Some(key(1)), ..Keys::only(key(2)) };
+                let opened = |member: &Member, key| {
+                    let name = "hyperscale_gossip_datagrams_opened_total";
+                    counted(&member.observer, &format!("{name}{{key=\"{key}\"}}"))
+                };
+                let hears = async |member: &Member, key| {
+                    let before = opened(member, key);
+                    let more = async {
+                        while opened(member, key) == before {
+                            tokio::time::sleep(Duration::from_millis(1)).await;
+                        }
+                    };
+                    let heard = tokio::time::timeout(Duration::from_secs(20), more).await;
+                    assert!(heard.is_ok(), "nothing more was opened with the {key} key");
+                };
+
+                change_one.send_replace(next.clone());
+                hears(&one, "current").await;
+                change_two.send_replace(next);
+                change_one.send_replace(used.clone());
+                hears(&one, "previous").await;
+                hears(&two, "next").await;
+                change_two.send_replace(used);
+                hears(&one, "current").await;
+                change_one.send_replace(Keys::only(key(2)));
+                hears(&one, "current").await;
+                hears(&two, "current").await;
+
+                for member in [&one, &two] {
+                    let unknown = "hyperscale_datagrams_total{fate=\"unknown_key\"}";
+                    assert_eq!(counted(&member.observer, unknown), 0, "a key was missing");
+                }
+                assert!(one.handle.notices.try_recv().is_err(), "the other was suspected");
+                assert!(two.handle.notices.try_recv().is_err(), "the other was suspected");
+
+                // Who misses all of it is heard no more, and it is told.
+                change_two.send_replace(Keys::only(key(1)));
+                one.until(2, MemberState::Dead).await;
+                let unknown = "hyperscale_datagrams_total{fate=\"unknown_key\"}";
+                assert!(counted(&one.observer, unknown) > 0, "nobody sees why");
             })
             .await;
     }

@@ -10,6 +10,7 @@ mod discovery;
 mod drive;
 mod gate;
 pub mod gossip;
+mod keys;
 mod link;
 mod links;
 mod load;
@@ -46,10 +47,12 @@ use tracing::Instrument as _;
 pub use crate::clock::Clock;
 pub use crate::drive::NodeError;
 pub use crate::gate::GateHandle;
+pub use crate::keys::{GossipKeys, KeyStep, change_keys};
 pub use crate::observe::{Count, Observer, Part, family_head, sample};
 pub use crate::storage::Storage;
 pub use crate::timers::Timers;
 pub use crate::tls::{Certificates, make_authority, make_node, revoke};
+pub use hyperscale_membership::KeyId;
 
 use crate::drive::{ask, drive};
 use crate::gate::GateHost;
@@ -414,7 +417,7 @@ impl Roles {
         } else {
             None
         };
-        let members = Members::open(&config).await?;
+        let members = Members::open(&config, &observer).await?;
         Ok(Self { config, observer, gate, manager, worker, listener, members, storage })
     }
 

@@ -6,28 +6,22 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
 
-use hyperscale_membership::{
-    ClusterKey, Config, DATAGRAM_BYTES_MAX, Input, Keys, MemberState, Metadata,
-};
+use hyperscale_membership::{Config, DATAGRAM_BYTES_MAX, Input, Keys, MemberState, Metadata};
 use hyperscale_model::{Incarnation, NodeId, Role};
 use hyperscale_wire::{SOFTWARE, encode_value};
 use tokio::net::UdpSocket;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
+use crate::discovery::{LOOK_EVERY, LOOK_SOON, pause};
 use crate::drive::NodeError;
 use crate::gossip::{Gossip, Notice, Port};
 use crate::observe::{Count, Observer, Part};
-use crate::storage::{Identity, Storage, random};
-use crate::{NodeConfig, discovery, io};
+use crate::storage::{Identity, Storage};
+use crate::{NodeConfig, discovery, io, keys};
 
 /// Datagrams that may wait for a role.
 const QUEUE: usize = 1_024;
-/// Between resolutions of the names of peers; each has some jitter.
-const RESOLVE_EVERY: Duration = Duration::from_secs(30);
-/// The same while a name has no address.
-const RESOLVE_SOON: Duration = Duration::from_secs(2);
 
 /// The cluster of a role.
 fn tag_of(role: Role) -> u8 {
@@ -41,6 +35,8 @@ fn tag_of(role: Role) -> u8 {
 pub(crate) struct Members {
     socket: Arc<UdpSocket>,
     address: SocketAddr,
+    /// What datagrams are sealed with, of all roles.
+    keys: watch::Receiver<Keys>,
     routes: Vec<(u8, mpsc::Sender<Vec<u8>>)>,
 }
 
@@ -64,12 +60,17 @@ impl Evidence {
 }
 
 impl Members {
-    /// Takes a socket, if this process is to take part in gossip.
-    pub(crate) async fn open(config: &NodeConfig) -> Result<Option<Self>, NodeError> {
-        let has_key = config.certificates.as_ref().is_some_and(|c| c.gossip_key().is_some());
+    /// Takes a socket, if this process is to take part in gossip, and looks after its keys.
+    pub(crate) async fn open(
+        config: &NodeConfig,
+        observer: &Arc<Observer>,
+    ) -> Result<Option<Self>, NodeError> {
         let peers: Vec<&String> =
             config.join.iter().chain(&config.peers).chain(&config.gates).collect();
-        if !has_key || (config.listen.is_none() && peers.is_empty()) {
+        let Some((directory, held)) = config.certificates.as_ref().and_then(|c| c.gossip()) else {
+            return Ok(None);
+        };
+        if config.listen.is_none() && peers.is_empty() {
             return Ok(None);
         }
         let bind = config.listen.unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 0)));
@@ -79,7 +80,12 @@ impl Members {
         if address.ip().is_unspecified() {
             address.set_ip(own_ip(&peers).await);
         }
-        Ok(Some(Self { socket: Arc::new(socket), address, routes: Vec::new() }))
+        let (changed, keys) = watch::channel(held.keys());
+        keys::show(held, observer);
+        let (directory, held) = (directory.to_owned(), held.clone());
+        let follow = keys::follow(directory, held, changed, Arc::clone(observer));
+        tokio::task::spawn_local(follow);
+        Ok(Some(Self { socket: Arc::new(socket), address, keys, routes: Vec::new() }))
     }
 
     /// Has a role take part. `tell` hears of nodes that are dead or have left.
@@ -91,9 +97,6 @@ impl Members {
         observer: &Arc<Observer>,
         tell: impl Fn(NodeId) + 'static,
     ) -> Result<Option<Evidence>, NodeError> {
-        let Some(key) = config.certificates.as_ref().and_then(|c| c.gossip_key()) else {
-            return Ok(None);
-        };
         let (cluster, seeds): (String, Vec<String>) = match role {
             Role::Gate | Role::Client => ("gates".to_owned(), config.gates.clone()),
             Role::Manager | Role::Worker => {
@@ -117,7 +120,6 @@ impl Members {
         let (route, datagrams) = mpsc::channel(QUEUE);
         self.routes.push((tag_of(role), route));
         let port = Port { socket: Arc::clone(&self.socket), tag: tag_of(role), datagrams };
-        let keys = Keys::only(ClusterKey::new(&key));
         let store = {
             let storage = storage.clone();
             Box::new(move |incarnation: Incarnation| {
@@ -125,8 +127,15 @@ impl Members {
             })
         };
         let clock = observer.clock();
-        let (gossip, handle) =
-            Gossip::new(settings, &cluster, keys, port, clock, store, Arc::clone(observer))?;
+        let (gossip, handle) = Gossip::new(
+            settings,
+            &cluster,
+            self.keys.clone(),
+            port,
+            clock,
+            store,
+            Arc::clone(observer),
+        )?;
         let inputs = handle.inputs;
         let said = |error: &dyn std::error::Error| NodeError::Config(crate::gate::chain(error));
         let metadata = encode_value(&(role, config.datacenter.as_str(), SOFTWARE));
@@ -201,9 +210,7 @@ async fn resolve(seeds: Vec<String>, inputs: mpsc::Sender<Input>, metadata: Meta
         if inputs.send(Input::Peers(addresses)).await.is_err() {
             return; // The node has left.
         }
-        let pause = if is_whole { RESOLVE_EVERY } else { RESOLVE_SOON };
-        let jitter = Duration::from_millis(random().unwrap_or(0) % 1_000);
-        tokio::time::sleep(pause + jitter).await;
+        pause(if is_whole { LOOK_EVERY } else { LOOK_SOON }).await;
     }
 }
 

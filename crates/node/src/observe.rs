@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use hyperscale_membership::KeyPlace;
 use hyperscale_model::{OverloadState, Role, Time};
 
 use crate::clock::Clock;
@@ -107,7 +108,20 @@ counts! {
     }
     "hyperscale_datagrams_total" counter "fate" "Datagrams of gossip that did not get through." {
         DatagramRefused = "refused",
+        DatagramUnknownKey = "unknown_key",
         DatagramDropped = "dropped",
+    }
+    "hyperscale_gossip_datagrams_opened_total" counter "key"
+        "Datagrams of gossip that were heard, by which of this node's keys they were sealed with." {
+        OpenedWithCurrent = "current",
+        OpenedWithNext = "next",
+        OpenedWithPrevious = "previous",
+    }
+    "hyperscale_gossip_key" gauge "key"
+        "The ids of this node's gossip keys as numbers, 0 where it has none; `hyperscale cluster keys list` shows those of files." {
+        KeyCurrent = "current",
+        KeyNext = "next",
+        KeyPrevious = "previous",
     }
     "hyperscale_gate_replies_unwanted_total" counter ""
         "Replies that came when the client had gone." {
@@ -175,6 +189,24 @@ impl Count {
             Role::Worker => Self::LinkedWorkers,
         }
     }
+
+    /// A datagram that a key has opened.
+    pub(crate) const fn opened(key: KeyPlace) -> Self {
+        match key {
+            KeyPlace::Current => Self::OpenedWithCurrent,
+            KeyPlace::Next => Self::OpenedWithNext,
+            KeyPlace::Previous => Self::OpenedWithPrevious,
+        }
+    }
+
+    /// Which key that is.
+    pub(crate) const fn key(key: KeyPlace) -> Self {
+        match key {
+            KeyPlace::Current => Self::KeyCurrent,
+            KeyPlace::Next => Self::KeyNext,
+            KeyPlace::Previous => Self::KeyPrevious,
+        }
+    }
 }
 
 /// Counts and troubles of one process.
@@ -229,6 +261,13 @@ impl Observer {
     pub fn add(&self, what: Count, more: u64) {
         if let Some(count) = self.counts.get(what as usize) {
             count.fetch_add(more, Ordering::Relaxed);
+        }
+    }
+
+    /// Says what a gauge shows from now on.
+    pub(crate) fn set(&self, what: Count, value: u64) {
+        if let Some(count) = self.counts.get(what as usize) {
+            count.store(value, Ordering::Relaxed);
         }
     }
 

@@ -26,6 +26,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
 use crate::drive::NodeError;
+use crate::keys::{self, GossipKeys, read_key, text_of};
 use crate::storage::{disk, fill};
 
 /// The name that every node's certificate has beside its URI: nodes are known by what they may be,
@@ -34,8 +35,6 @@ const NAME: &str = "node.hyperscale";
 const SCHEME: &str = "hyperscale://";
 /// The file with the key by which gates share secrets.
 const CLUSTER_KEY: &str = "cluster.key";
-/// The file with the key by which nodes seal their gossip.
-const GOSSIP_KEY: &str = "gossip.key";
 /// The file with the certificates that count no more, each by its SHA-256, one a line. It may be
 /// written while nodes run: they look at it with each link.
 const REVOKED: &str = "revoked";
@@ -45,14 +44,14 @@ const VALID_BEFORE: Duration = Duration::from_secs(24 * 3_600);
 /// What a node needs to show who it is, and to check others.
 #[derive(Clone)]
 pub struct Certificates {
-    /// Where revoked certificates are listed, if any are.
-    revoked: PathBuf,
+    /// Where all of it lies.
+    directory: PathBuf,
     acceptor: TlsAcceptor,
     connector: TlsConnector,
     /// What the gates of a cluster seal secrets with.
     cluster_key: Option<[u8; 32]>,
-    /// What all nodes seal their gossip with.
-    gossip_key: Option<[u8; 32]>,
+    /// What all nodes seal their gossip with, as it was at the start.
+    gossip: Option<GossipKeys>,
 }
 
 impl std::fmt::Debug for Certificates {
@@ -91,17 +90,16 @@ pub fn make_authority(directory: &Path, cluster: &str) -> Result<(), NodeError> 
         params.self_signed(&pair).map_err(|error| made("the authority's certificate", &error))?;
     fs::create_dir_all(directory).map_err(disk(directory, "this directory cannot be made"))?;
     write_secret(&key, &pair.serialize_pem())?;
-    for name in [CLUSTER_KEY, GOSSIP_KEY] {
+    for name in [CLUSTER_KEY, keys::CURRENT] {
         let mut shared = [0; 32];
         fill(&mut shared)?;
-        let text: String = shared.iter().map(|byte| format!("{byte:02x}")).collect();
-        write_secret(&directory.join(name), &text)?;
+        write_secret(&directory.join(name), &text_of(&shared))?;
     }
     fs::write(&pem, certificate.pem()).map_err(disk(&pem, "this file cannot be written"))
 }
 
 /// Makes a node's certificate: `node.pem` and `node.key`, and a copy of `ca.pem`, in a directory;
-/// of `gossip.key`, for a gate also a copy of `cluster.key`.
+/// of the keys of gossip, for a gate also a copy of `cluster.key`.
 ///
 /// # Errors
 ///
@@ -156,7 +154,7 @@ pub fn make_node(
         fs::write(&path, read(&revoked)?).map_err(disk(&path, "this file cannot be written"))?;
     }
     let is_gate = roles.contains(&Role::Gate.as_str());
-    for name in [GOSSIP_KEY].into_iter().chain(is_gate.then_some(CLUSTER_KEY)) {
+    for name in keys::FILES.into_iter().chain(is_gate.then_some(CLUSTER_KEY)) {
         let shared = authority.join(name);
         if shared.exists() {
             write_secret(&directory.join(name), &read(&shared)?)?;
@@ -194,21 +192,9 @@ fn fingerprint(certificate: &CertificateDer<'_>) -> String {
     hyperscale_blobs::hash_of(certificate).to_string()
 }
 
-/// A key as [`make_authority`] writes it.
-fn parse_key(text: &str) -> Option<[u8; 32]> {
-    let text = text.trim();
-    if text.len() != 64 || !text.is_ascii() {
-        return None;
-    }
-    let mut key = [0; 32];
-    for (byte, place) in key.iter_mut().zip((0..).step_by(2)) {
-        *byte = u8::from_str_radix(text.get(place..place + 2)?, 16).ok()?;
-    }
-    Some(key)
-}
-
 impl Certificates {
-    /// Reads `ca.pem`, `node.pem` and `node.key` from a directory, and `cluster.key` if it is there.
+    /// Reads `ca.pem`, `node.pem` and `node.key` from a directory, and `cluster.key` and the keys of
+    /// gossip if they are there.
     ///
     /// # Errors
     ///
@@ -254,30 +240,21 @@ impl Certificates {
             .with_root_certificates(roots)
             .with_client_auth_cert(chain, key()?)
             .map_err(|error| unusable("node.pem", &error))?;
-        let shared = |name: &str| -> Result<Option<[u8; 32]>, NodeError> {
-            let path = directory.join(name);
-            match fs::read_to_string(&path) {
-                Ok(text) => {
-                    let what = "it holds no key of 64 hexadecimal digits";
-                    parse_key(&text).map(Some).ok_or_else(|| unusable(name, &what))
-                }
-                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-                Err(error) => Err(disk(&path, "this file cannot be read")(error)),
-            }
-        };
-        let (cluster_key, gossip_key) = (shared(CLUSTER_KEY)?, shared(GOSSIP_KEY)?);
+        let cluster_key = read_key(&directory.join(CLUSTER_KEY))?;
+        let gossip = GossipKeys::read(directory)?;
         Ok(Self {
-            revoked: directory.join(REVOKED),
+            directory: directory.to_owned(),
             acceptor: TlsAcceptor::from(Arc::new(server)),
             connector: TlsConnector::from(Arc::new(client)),
             cluster_key,
-            gossip_key,
+            gossip,
         })
     }
 
-    /// What all nodes seal their gossip with, if it lies beside the certificate.
-    pub(crate) const fn gossip_key(&self) -> Option<[u8; 32]> {
-        self.gossip_key
+    /// What all nodes sealed their gossip with at the start, if it lay beside the certificate, and
+    /// where to look for what has become of it.
+    pub(crate) fn gossip(&self) -> Option<(&Path, &GossipKeys)> {
+        Some((self.directory.as_path(), self.gossip.as_ref()?))
     }
 
     /// What the gates of the cluster seal secrets with, if it lies beside the certificate.
@@ -307,7 +284,7 @@ impl Certificates {
     /// What the other end's certificate says, unless it was revoked.
     fn certified(&self, chain: Option<&[CertificateDer<'_>]>) -> io::Result<Certified> {
         let certified = certified(chain)?;
-        let known = match fs::read_to_string(&self.revoked) {
+        let known = match fs::read_to_string(self.directory.join(REVOKED)) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(certified),
             // Better no link than one with somebody who may be shut out.

@@ -18,6 +18,7 @@ mod conservation;
 mod faults;
 mod gates;
 mod jobs;
+mod keys;
 mod managers;
 mod playground;
 mod recorder;

@@ -67,7 +67,8 @@ pub(crate) fn owner(world: &World, gates: usize) -> String {
     })
 }
 
-fn submission<'a>(file: &'a Path, gates: &'a str) -> [&'a OsStr; 7] {
+/// What submits a test, follows it to its end, and leaves its summary.
+pub(crate) fn submission<'a>(file: &'a Path, gates: &'a str) -> [&'a OsStr; 7] {
     let words = ["submit", "", "--watch", "--gate", gates, "--out", "json=summary.json"];
     let mut words = words.map(OsStr::new);
     words[1] = file.as_os_str();
