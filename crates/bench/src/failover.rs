@@ -394,8 +394,9 @@ fn cut(world: &World, rounds: usize) -> anyhow::Result<[Row; 2]> {
     let file = world.write("home.yaml", &test(&target.url, RATE, 3_000))?;
     let (mut suspected, mut unreachable) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
+        let before = target.stats()?.requests;
         let job = until("a submission that is accepted", || world.submit(&file))?;
-        until("load", || Ok((target.stats()?.requests > RATE * 2).then_some(())))?;
+        until("load", || Ok((target.stats()?.requests > before + RATE * 2).then_some(())))?;
         let cut = clock::now();
         world.play(&["cut", AWAY])?;
         let mut last = (clock::now(), target.stats()?.requests);

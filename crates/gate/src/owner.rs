@@ -456,6 +456,12 @@ impl Gate {
             self.send(from, Message::DeltaAck { attempt, through, iterations, until, pressure });
         }
         let elapsed = self.elapsed(now, part.job);
+        // Where there are several, each tells of its own share.
+        let parts = self.state.jobs.get(&part.job).map(|job| &job.parts);
+        let place = parts.filter(|parts| parts.len() > 1).and_then(|parts| {
+            let (target, _) = parts.get(usize::from(part.part.0))?;
+            Some(target.datacenter.clone())
+        });
         let Some(live) = self.live.get_mut(&part.job) else { return };
         let Some(known) = live.parts.get_mut(usize::from(part.part.0)) else { return };
         if (fence, report.seq) <= known.mark {
@@ -483,7 +489,13 @@ impl Gate {
         if news.iter().any(|(kind, _)| *kind == WORKFLOW_ENDED) {
             live.resend_all(); // Others may wait for it.
         }
-        news.into_iter().for_each(|(kind, text)| live.note(elapsed, kind, text));
+        for (kind, text) in news {
+            let text = match &place {
+                Some(place) => format!("{place}: {text}"),
+                None => text,
+            };
+            live.note(elapsed, kind, text);
+        }
         if let Some(at) = report.started
             && self.state.jobs.get(&part.job).is_some_and(|job| job.started.is_none())
         {

@@ -19,7 +19,7 @@ use hyperscale_stats::{Arrival, Delta, Watermark};
 use hyperscale_wire::{
     Assignment, AttemptEnd, AttemptPhase, AttemptReport, AttemptSummary, GapCause, Message,
     PartReport, PartResult, RefuseAttempt, StopMode, StopReason, WorkerReport, WorkflowReport,
-    WorkflowState,
+    WorkflowState, check_published,
 };
 
 use crate::gap::gaps;
@@ -517,8 +517,16 @@ impl Manager {
         published: BTreeMap<String, Value>,
     ) {
         let at = self.elapsed(now, part).unwrap_or_default();
-        let known = self.state.parts.get(&part);
-        let known = known.and_then(|known| known.workflows.get(usize::from(workflow.0)));
+        let Some(state) = self.state.parts.get(&part) else { return };
+        // All leaders find the same, from the same.
+        let (status, published) = match check_published(&state.context, &published) {
+            Ok(()) => (status, published),
+            Err(message) => {
+                let cause = FailureCause::Test { message };
+                (EndStatus::Failed { cause }, BTreeMap::new())
+            }
+        };
+        let known = state.workflows.get(usize::from(workflow.0));
         if known.is_some_and(|known| known.ended.is_some() && known.settled.is_none()) {
             self.propose(Entry::WorkflowSettled { part, workflow, status, at, published });
         }
@@ -963,7 +971,23 @@ impl Manager {
                 (None, ..) => EndStatus::Completed,
             };
             let published = published(subject);
-            entries.push(end(status, published));
+            let own = subject
+                .part
+                .workflows
+                .iter()
+                .zip(0..)
+                .map(|(workflow, index)| (WorkflowIndex(index), workflow.published.clone()));
+            let before = match subject.part.is_shared {
+                true => Context { layers: own.collect() },
+                false => subject.part.context.clone(),
+            };
+            entries.push(match check_published(&before, &published) {
+                Ok(()) => end(status, published),
+                Err(message) => {
+                    let cause = FailureCause::Test { message };
+                    end(EndStatus::Failed { cause }, BTreeMap::new())
+                }
+            });
             return;
         }
         let Leadership::Leading(leading) = &self.leadership else { return };

@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::expr::Value;
 
-/// The most bytes that all published values of a job may take.
-pub const CONTEXT_BYTES_MAX: usize = 1 << 20;
+/// The most bytes that all published values of a job may take, so that they fit beside everything
+/// else that one message says.
+pub const CONTEXT_BYTES_MAX: usize = 512 << 10;
 
 /// Values that workflows published, a layer for each workflow that has ended.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]

@@ -33,5 +33,5 @@ pub use message::{
     Assignment, AttemptEnd, AttemptPhase, AttemptReport, AttemptSummary, BLOB_CHUNK_BYTES,
     CopyMark, DatacenterStatus, Gap, GapCause, Message, NODES_TOLD_MAX, NodeState, NodeStatus,
     PartOffer, PartReport, PartResult, RefuseAttempt, RefusePart, RowsUsed, SOFTWARE, StopMode,
-    StopReason, Subject, WorkerReport, WorkflowReport, WorkflowState,
+    StopReason, Subject, WorkerReport, WorkflowReport, WorkflowState, check_published,
 };

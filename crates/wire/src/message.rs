@@ -10,7 +10,7 @@ use hyperscale_model::{
 };
 use hyperscale_plan::expr::Value;
 use hyperscale_plan::{
-    Context, DataIndex, LoadSteering, Pauses, RowLease, Secrets, Slice, Steering,
+    CONTEXT_BYTES_MAX, Context, DataIndex, LoadSteering, Pauses, RowLease, Secrets, Slice, Steering,
 };
 use hyperscale_stats::Delta;
 use serde::{Deserialize, Serialize};
@@ -758,6 +758,30 @@ pub enum NodeState {
     Silent,
 }
 
+/// Whether what is to be published fits, beside what was before; says what to do if not.
+///
+/// # Errors
+///
+/// With a message for whoever wrote the test.
+pub fn check_published(
+    before: &Context,
+    published: &BTreeMap<String, Value>,
+) -> Result<(), String> {
+    let bytes = |of: Result<Vec<u8>, crate::EncodeError>| of.map_or(usize::MAX, |of| of.len());
+    let all =
+        bytes(crate::encode_value(before)).saturating_add(bytes(crate::encode_value(published)));
+    if published.is_empty() || all <= CONTEXT_BYTES_MAX {
+        return Ok(());
+    }
+    let names: Vec<&str> = published.keys().map(String::as_str).collect();
+    Err(format!(
+        "it publishes too much ({}): all published values of a job may take {} KiB together; \
+         capture less, or give `publish` a smaller `limit`",
+        names.join(", "),
+        CONTEXT_BYTES_MAX >> 10
+    ))
+}
+
 /// How a part is doing, in full each time.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PartReport {
@@ -1097,6 +1121,18 @@ mod tests {
                 assert_eq!(message.may_pass(from, to), may_pass, "{name} from {from} to {to}");
             }
         }
+    }
+
+    #[test]
+    fn what_is_published_fits_beside_what_was_before_or_says_what_to_do() {
+        let layer =
+            |kib: usize| BTreeMap::from([("ids".to_owned(), Value::text(&"x".repeat(kib << 10)))]);
+        let before = Context { layers: [(WorkflowIndex(0), layer(300))].into() };
+
+        assert_eq!(check_published(&before, &layer(200)), Ok(()));
+        assert_eq!(check_published(&before, &BTreeMap::new()), Ok(()));
+        let refused = check_published(&before, &layer(300)).unwrap_err();
+        assert!(refused.contains("ids") && refused.contains("512 KiB"), "{refused}");
     }
 
     #[test]

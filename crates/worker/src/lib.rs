@@ -30,11 +30,11 @@ use std::time::Duration;
 use hyperscale_blobs::Blobs;
 use hyperscale_model::{AttemptId, BlobHash, DeltaSeq, Fence, NodeId, Pressure, Time, Version};
 use hyperscale_plan::expr::Value;
-use hyperscale_plan::{LoadSteering, Plan, UniqueRows};
+use hyperscale_plan::{Context, LoadSteering, Plan, UniqueRows};
 use hyperscale_stats::WindowFigures;
 use hyperscale_wire::{
     Assignment, AttemptEnd, AttemptPhase, AttemptReport, AttemptSummary, Message, RefuseAttempt,
-    SOFTWARE, StopMode, Subject, WorkerReport,
+    SOFTWARE, StopMode, Subject, WorkerReport, check_published,
 };
 
 use crate::attempt::{Attempt, Phase};
@@ -961,6 +961,10 @@ impl Worker {
                 AttemptEnd::Drained
             }
             (end, _) => end,
+        };
+        let (end, published) = match check_published(&Context::default(), &published) {
+            Ok(()) => (end, published),
+            Err(message) => (AttemptEnd::Aborted { message }, BTreeMap::new()),
         };
         attempt.outbox.seal();
         let last_delta = attempt.outbox.last();
