@@ -391,8 +391,12 @@ pub enum Event {
     JobEnded {
         /// The job.
         job: JobId,
+        /// The test's name.
+        test: String,
         /// How.
         status: EndStatus,
+        /// When load had begun, if it had.
+        started: Option<WallTime>,
     },
     /// A message of a deposed leader was refused.
     StaleFence {
@@ -678,6 +682,12 @@ impl Gate {
         self.outputs.push(Output::Event(event));
     }
 
+    fn event_ended(&mut self, job: JobId, status: &EndStatus) {
+        let Some(known) = self.state.jobs.get(&job) else { return };
+        let (test, started) = (known.name.clone(), known.started);
+        self.event(Event::JobEnded { job, test, status: status.clone(), started });
+    }
+
     fn malformed(&mut self, what: &'static str, error: &dyn std::error::Error) {
         self.event(Event::Malformed { what, error: error.to_string() });
     }
@@ -868,7 +878,7 @@ impl Gate {
             }
             Entry::JobEnded { job, status, .. } if applied == Applied::Changed => {
                 if self.is_mine(*job) {
-                    self.event(Event::JobEnded { job: *job, status: status.clone() });
+                    self.event_ended(*job, status);
                 }
                 self.on_job_end_decided(now, *job);
                 self.fail_steers(*job);

@@ -317,7 +317,7 @@ fn log(observer: &Observer, event: &Event) {
             observer.count(Count::JobRefused);
             tracing::info!(%error, "job refused");
         }
-        Event::JobEnded { job, status } => {
+        Event::JobEnded { job, status, .. } => {
             observer.count(match status {
                 // No job is skipped: that is how workflows end which never start.
                 EndStatus::Completed | EndStatus::Skipped { .. } => Count::JobCompleted,

@@ -161,18 +161,21 @@ fn log(observer: &Observer, event: &Event) {
             let workflow = workflow.0;
             tracing::info!(job = %part.job, %part, workflow, ?status, "workflow ended");
         }
-        Event::AttemptLost { attempt, worker, cause } => {
+        Event::AttemptLost { attempt, worker, cause, .. } => {
             observer.count(Count::AttemptLost);
             if let Some(held_back) = observer.trouble(Part::Manager, "attempt lost", attempt) {
                 let job = attempt.shard.job;
                 tracing::warn!(%job, %attempt, %worker, ?cause, held_back, "attempt lost");
             }
         }
+        Event::AttemptRefused { attempt, worker, why } => {
+            tracing::info!(job = %attempt.shard.job, %attempt, %worker, ?why, "attempt refused");
+        }
         Event::AttemptOpened { attempt, worker } => {
             observer.count(Count::AttemptReopened);
             tracing::info!(job = %attempt.shard.job, %attempt, %worker, "attempt opened");
         }
-        Event::PartEnded { part, status } => {
+        Event::PartEnded { part, status, .. } => {
             observer.count(Count::PartEnded);
             tracing::info!(job = %part.job, %part, ?status, "part ended");
         }

@@ -159,13 +159,19 @@ fn log(observer: &Observer, event: &Event) {
                 tracing::warn!(%job, %attempt, ?why, held_back, "attempt refused");
             }
         }
-        Event::AttemptStarted { attempt } => {
+        Event::AttemptReceived { attempt } => {
+            tracing::info!(job = %attempt.shard.job, %attempt, "attempt received");
+        }
+        Event::AttemptStarted { attempt, .. } => {
             observer.count(Count::AttemptStarted);
             tracing::info!(job = %attempt.shard.job, %attempt, "attempt started");
         }
         Event::AttemptEnded { attempt, end } => {
             observer.count(Count::AttemptEnded);
             tracing::info!(job = %attempt.shard.job, %attempt, ?end, "attempt ended");
+        }
+        Event::AttemptEndAcknowledged { attempt, .. } => {
+            tracing::debug!(job = %attempt.shard.job, %attempt, "the attempt's end is decided");
         }
         Event::StaleFence { from, fence, held } => {
             observer.count(Count::StaleFence);
