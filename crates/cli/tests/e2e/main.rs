@@ -22,3 +22,4 @@ mod managers;
 mod playground;
 mod recorder;
 mod system;
+mod traces;
