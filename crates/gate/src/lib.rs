@@ -674,6 +674,12 @@ impl Gate {
         self.live.iter().map(|(&job, live)| (job, live.fence()))
     }
 
+    /// Those of them that are not over.
+    pub fn active(&self) -> impl Iterator<Item = JobId> + '_ {
+        let ended = |job| self.state.jobs.get(&job).is_none_or(|job| job.ended.is_some());
+        self.owned().map(|(job, _)| job).filter(move |&job| !ended(job))
+    }
+
     fn send(&mut self, to: NodeId, message: Message) {
         self.outputs.push(Output::Send { to, message });
     }

@@ -10,7 +10,7 @@ use hyperscale_gate::{
     RequestErrorKind, RequestId,
 };
 use hyperscale_ledger::{Input as LedgerInput, Ledger, LedgerConfig, Output as LedgerOutput};
-use hyperscale_model::{ClientId, Electorate, EndStatus, NodeId, Role, Time};
+use hyperscale_model::{ClientId, Electorate, EndStatus, JobId, NodeId, Role, Time};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::audit::Audit;
@@ -405,6 +405,10 @@ impl Host for GateHost {
     fn next_deadline(&self) -> Option<Time> {
         let deadlines = [self.gate.next_deadline(), self.ledger.next_deadline(), self.leaves_at];
         deadlines.into_iter().flatten().min()
+    }
+
+    fn active(&self) -> Vec<(JobId, String)> {
+        self.gate.active().map(|job| (job, "job".to_owned())).collect()
     }
 
     fn flush(&mut self, now: Time) -> Result<Progress, NodeError> {

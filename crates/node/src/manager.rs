@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use hyperscale_ledger::{Input as LedgerInput, Ledger, Output as LedgerOutput};
 use hyperscale_manager::{Event, Input, Manager, ManagerConfig, Output};
-use hyperscale_model::{NodeId, OverloadState, Role, Time};
+use hyperscale_model::{JobId, NodeId, OverloadState, Role, Time};
 use hyperscale_resilience::Crossing;
 
 use crate::audit::Audit;
@@ -271,6 +271,15 @@ impl Host for ManagerHost {
     fn next_deadline(&self) -> Option<Time> {
         let deadlines = [self.manager.next_deadline(), self.ledger.next_deadline(), self.leaves_at];
         deadlines.into_iter().flatten().min()
+    }
+
+    fn active(&self) -> Vec<(JobId, String)> {
+        if self.manager.leading().is_none() {
+            return Vec::new(); // Whoever leads says it.
+        }
+        let open = self.manager.state().open_attempts();
+        open.map(|(attempt, at)| (attempt.shard.job, format!("{attempt} on {}", at.worker)))
+            .collect()
     }
 
     fn flush(&mut self, now: Time) -> Result<Progress, NodeError> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyperscale_engine::{AttemptNews, CoreEvent, Engine, RunEnd, Stop, Work};
-use hyperscale_model::{AttemptId, Time};
+use hyperscale_model::{AttemptId, JobId, Time};
 use hyperscale_wire::{AttemptEnd, StopMode};
 use hyperscale_worker::{
     EngineCommand, EngineEvent, Event, Input, Output, Preparation, Worker, WorkerConfig,
@@ -238,6 +238,10 @@ impl Host for WorkerHost {
 
     fn next_deadline(&self) -> Option<Time> {
         [self.worker.next_deadline(), Some(self.next_check)].into_iter().flatten().min()
+    }
+
+    fn active(&self) -> Vec<(JobId, String)> {
+        self.worker.active().map(|attempt| (attempt.shard.job, attempt.to_string())).collect()
     }
 
     fn flush(&mut self, now: Time) -> Result<Progress, NodeError> {

@@ -23,6 +23,9 @@ const TIMES: [&str; 8] = [
     "200ms",
 ];
 
+/// What a log ends with.
+const ACTIVE: &str = "active when this role ended";
+
 /// A collector that takes everything.
 struct Collector {
     url: String,
@@ -176,7 +179,10 @@ fn obs_01_a_job_and_its_lost_attempt_are_one_trace_over_gate_manager_and_workers
             process.end(WITHIN)
         })
         .collect();
-    left.iter().for_each(|ended| ended.expect(0));
+    for ended in &left {
+        ended.expect(0);
+        assert!(!ended.stderr.contains(ACTIVE), "nothing was active any more: {ended}");
+    }
 
     let spans = collector.taken();
     for span in &spans {
@@ -233,4 +239,29 @@ fn obs_01_a_job_and_its_lost_attempt_are_one_trace_over_gate_manager_and_workers
     for words in ["part accepted", "attempt lost", "part ended"] {
         assert_eq!(about(&manager.stderr, words), 1, "{words}: {manager}");
     }
+}
+
+#[test]
+fn obs_01_a_log_that_ends_says_what_was_active() {
+    let world = World::new();
+    let target = world.target();
+    let control = world.control();
+    let worker = world.worker(&control);
+    control.until_free(1);
+    let test = format!(
+        "target: {}\nworkflows:\n  main:\n    load: {{ rate: 20/s, duration: 1m, max_vus: 20 }}\n    \
+         steps: [ {{ get: / }} ]\n",
+        target.url("")
+    );
+    let job = world.submit(&control, &world.write("long.yaml", test));
+    target.until_counted(20);
+
+    worker.signal(Signal::TERM);
+    worker.stderr.wait_for("again to leave at once", &worker.stdout);
+    worker.signal(Signal::TERM);
+    let ended = worker.end(WITHIN);
+
+    ended.expect(0);
+    let active = |line: &&str| line.contains(ACTIVE) && line.contains(&job);
+    assert_eq!(ended.stderr.lines().filter(active).count(), 1, "{ended}");
 }
