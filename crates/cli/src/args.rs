@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use hyperscale_model::NodeId;
+use hyperscale_node::OtlpEndpoint;
 
 use crate::follow::Display;
 use crate::terminal;
@@ -300,6 +301,9 @@ pub(crate) struct NodeArgs {
     /// Where metrics are shown, for a node without a gate; a gate's API has them at /metrics
     #[arg(long, value_name = "ADDRESS", env = "HYPERSCALE_METRICS")]
     pub(crate) metrics: Option<SocketAddr>,
+    /// Where traces of jobs are sent: OTLP over HTTP, such as http://localhost:4318 [default: nowhere]
+    #[arg(long, value_name = "URL", env = "HYPERSCALE_OTLP_ENDPOINT")]
+    pub(crate) otlp_endpoint: Option<OtlpEndpoint>,
     /// Who may use the API, as NAME:ROLE:TOKEN with the roles view, run and admin; may be repeated
     #[arg(
         long = "token",

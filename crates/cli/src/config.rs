@@ -49,6 +49,7 @@ const SETTINGS: &[Setting] = &[
     setting("peers", Kind::List),
     setting("api", Kind::Text),
     setting("metrics", Kind::Text),
+    setting("otlp_endpoint", Kind::Text),
     setting("tokens", Kind::Tokens),
     setting("certs", Kind::Text),
     setting("data_dir", Kind::Text),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use hyperscale_gate::DatacenterView;
 use hyperscale_model::{ClientId, JobId};
-use hyperscale_node::{Node, NodeConfig};
+use hyperscale_node::{Node, NodeConfig, TraceId};
 use hyperscale_plan::Compiled;
 use hyperscale_web::{Accepted, Access, Limits, Submission, Token, Tokens};
 use tokio::net::TcpListener;
@@ -119,7 +119,11 @@ pub(crate) async fn submit(api: &Api, compiled: Compiled) -> Result<JobId, Failu
     };
     for tries in 1.. {
         match api.post::<Accepted>("/jobs", &submission).await {
-            Ok(accepted) => return Ok(accepted.job),
+            Ok(accepted) => {
+                let job = accepted.job;
+                tracing::info!(%job, trace_id = %TraceId::from(job), "job submitted");
+                return Ok(job);
+            }
             Err(error) if error.is_transient() && !error.was_waited_for() && tries < 10 => {
                 tokio::time::sleep(Duration::from_millis(100 * tries)).await;
             }

@@ -63,6 +63,7 @@ pub(crate) async fn node(args: &NodeArgs, roles: &[Role]) -> Result<Exit, Failur
         cores: run::cores(args.cores),
         timers,
         start_margin: Duration::from_millis(200),
+        otlp: args.otlp_endpoint.clone(),
     };
     let limits = limits(args);
     // Before anything is started: a port in use must leave nothing behind.

@@ -392,8 +392,12 @@ pub enum Event {
     JobEnded {
         /// The job.
         job: JobId,
+        /// The test's name.
+        test: String,
         /// How.
         status: EndStatus,
+        /// When load had begun, if it had.
+        started: Option<WallTime>,
     },
     /// A message of a deposed leader was refused.
     StaleFence {
@@ -671,12 +675,24 @@ impl Gate {
         self.live.iter().map(|(&job, live)| (job, live.fence()))
     }
 
+    /// Those of them that are not over.
+    pub fn active(&self) -> impl Iterator<Item = JobId> + '_ {
+        let ended = |job| self.state.jobs.get(&job).is_none_or(|job| job.ended.is_some());
+        self.owned().map(|(job, _)| job).filter(move |&job| !ended(job))
+    }
+
     fn send(&mut self, to: NodeId, message: Message) {
         self.outputs.push(Output::Send { to, message });
     }
 
     fn event(&mut self, event: Event) {
         self.outputs.push(Output::Event(event));
+    }
+
+    fn event_ended(&mut self, job: JobId, status: &EndStatus) {
+        let Some(known) = self.state.jobs.get(&job) else { return };
+        let (test, started) = (known.name.clone(), known.started);
+        self.event(Event::JobEnded { job, test, status: status.clone(), started });
     }
 
     fn malformed(&mut self, what: &'static str, error: &dyn std::error::Error) {
@@ -870,7 +886,7 @@ impl Gate {
             }
             Entry::JobEnded { job, status, .. } if applied == Applied::Changed => {
                 if self.is_mine(*job) {
-                    self.event(Event::JobEnded { job: *job, status: status.clone() });
+                    self.event_ended(*job, status);
                 }
                 self.on_job_end_decided(now, *job);
                 self.fail_steers(*job);

@@ -556,18 +556,31 @@ impl Manager {
                 self.track_opened(attempt.shard.part_id(), attempt.shard.workflow);
             }
             Entry::AttemptClosed { attempt, closed } if applied == Applied::Changed => {
-                let Some(worker) = self.state.attempt(*attempt).map(|known| known.worker) else {
-                    return;
-                };
+                let Some(known) = self.state.attempt(*attempt) else { return };
+                let (worker, at) = (known.worker, known.started);
                 match &closed.why {
                     CloseReason::Ended(_) => {
                         self.send(worker, Message::AttemptEndedAck { attempt: *attempt });
                     }
                     CloseReason::Lost(cause) => {
                         let (attempt, cause) = (*attempt, *cause);
-                        self.event(Event::AttemptLost { attempt, worker, cause });
+                        let zero = self.state.parts.get(&attempt.shard.part_id());
+                        let zero = zero.and_then(|part| part.started);
+                        let started = zero.zip(at).map(|(zero, at)| zero + at);
+                        let until = at.map(|at| at.max(closed.until));
+                        let counted_until = zero.zip(until).map(|(zero, until)| zero + until);
+                        self.event(Event::AttemptLost {
+                            attempt,
+                            worker,
+                            cause,
+                            started,
+                            counted_until,
+                        });
                     }
-                    CloseReason::Refused(_) => {}
+                    CloseReason::Refused(why) => {
+                        let (attempt, why) = (*attempt, why.clone());
+                        self.event(Event::AttemptRefused { attempt, worker, why });
+                    }
                 }
                 self.report_soon(now);
             }
@@ -586,7 +599,8 @@ impl Manager {
             }
             Entry::WorkflowSettled { .. } if applied == Applied::Changed => self.report_soon(now),
             Entry::PartEnded { part, status } if applied == Applied::Changed => {
-                self.event(Event::PartEnded { part: *part, status: status.clone() });
+                let started = self.state.parts.get(part).and_then(|part| part.started);
+                self.event(Event::PartEnded { part: *part, status: status.clone(), started });
             }
             Entry::PartSteered { part, .. } | Entry::PartResumed { part, .. }
                 if applied == Applied::Changed =>

@@ -294,6 +294,19 @@ pub enum Event {
         worker: NodeId,
         /// Why.
         cause: GapCause,
+        /// When it had started, if it had.
+        started: Option<WallTime>,
+        /// Up to when its figures count: what it sent after that is missing.
+        counted_until: Option<WallTime>,
+    },
+    /// A worker refused an attempt.
+    AttemptRefused {
+        /// The attempt.
+        attempt: AttemptId,
+        /// The worker.
+        worker: NodeId,
+        /// Why.
+        why: RefuseAttempt,
     },
     /// A shard goes on elsewhere.
     AttemptOpened {
@@ -308,6 +321,8 @@ pub enum Event {
         part: PartId,
         /// How.
         status: EndStatus,
+        /// When its time had started, if it had.
+        started: Option<WallTime>,
     },
     /// No gate has acknowledged a part's end, however often it was told. It is told on.
     EndUnheard {

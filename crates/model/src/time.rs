@@ -102,3 +102,11 @@ impl WallTime {
         self.0
     }
 }
+
+impl Add<Duration> for WallTime {
+    type Output = Self;
+
+    fn add(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)))
+    }
+}

@@ -4,14 +4,17 @@ use std::io;
 use std::net::SocketAddr;
 
 use hyperscale_ledger::OpenError;
-use hyperscale_model::Time;
+use hyperscale_model::{JobId, Time};
 use tokio::sync::mpsc;
 
 use crate::clock::Clock;
 use crate::link::LinkEvent;
+use crate::traces::TraceId;
 
 /// Inputs that are taken before outputs are looked at.
 const BATCH: usize = 256;
+/// Lines about what a role leaves behind.
+const ACTIVE_MAX: usize = 50;
 
 /// Why a node cannot start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +79,8 @@ pub(crate) trait Host {
     fn next_deadline(&self) -> Option<Time>;
     /// Carries out what the role wants done.
     fn flush(&mut self, now: Time) -> Result<Progress, NodeError>;
+    /// What of jobs is not over here, each with its job.
+    fn active(&self) -> Vec<(JobId, String)>;
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,6 +92,28 @@ pub(crate) enum Progress {
 
 /// Runs a role until it has left or cannot go on.
 pub(crate) async fn drive<H: Host>(
+    host: &mut H,
+    clock: Clock,
+    links: mpsc::Receiver<LinkEvent>,
+    asks: mpsc::Receiver<H::Ask>,
+) -> Result<(), NodeError> {
+    let result = go_on(host, clock, links, asks).await;
+    tell_active(&host.active());
+    result
+}
+
+/// A log that ends says what its role has left behind.
+fn tell_active(active: &[(JobId, String)]) {
+    for (job, what) in active.iter().take(ACTIVE_MAX) {
+        tracing::warn!(%job, trace_id = %TraceId::from(*job), what, "active when this role ended");
+    }
+    if active.len() > ACTIVE_MAX {
+        let more = active.len() - ACTIVE_MAX;
+        tracing::warn!(more, "and more was active when this role ended");
+    }
+}
+
+async fn go_on<H: Host>(
     host: &mut H,
     clock: Clock,
     mut links: mpsc::Receiver<LinkEvent>,

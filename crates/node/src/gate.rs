@@ -10,7 +10,7 @@ use hyperscale_gate::{
     RequestErrorKind, RequestId,
 };
 use hyperscale_ledger::{Input as LedgerInput, Ledger, LedgerConfig, Output as LedgerOutput};
-use hyperscale_model::{ClientId, Electorate, EndStatus, NodeId, Role, Time};
+use hyperscale_model::{ClientId, Electorate, EndStatus, JobId, NodeId, Role, Time};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::audit::Audit;
@@ -21,6 +21,7 @@ use crate::observe::{Count, Observer, Part};
 use crate::storage::{Storage, random};
 use crate::talk::Talk;
 use crate::timers::LedgerTimers;
+use crate::traces::{TraceId, Traces};
 
 /// How long a gate that leaves waits for the others to know.
 const LEAVE_LIMIT: Duration = Duration::from_secs(5);
@@ -104,6 +105,7 @@ pub(crate) struct GateHost {
     /// Whether another gate was asked to lead instead.
     has_handed_over: bool,
     audit: Audit,
+    pub(crate) traces: Traces,
 }
 
 impl GateHost {
@@ -138,6 +140,7 @@ impl GateHost {
             leaves_at: None,
             has_handed_over: false,
             audit,
+            traces: Traces::default(),
         })
     }
 
@@ -198,7 +201,11 @@ impl GateHost {
                                 self.observer.trouble(Part::Gate, "a result is unreadable", job);
                             if let Some(held_back) = trouble {
                                 let error = chain(&error);
-                                tracing::error!(%job, error, held_back, "a result is unreadable");
+                                let trace_id = TraceId::from(job);
+                                tracing::error!(
+                                    %job, %trace_id, error, held_back,
+                                    "a result is unreadable"
+                                );
                             }
                             no(RequestErrorKind::NotFound, "its result cannot be read")
                         }
@@ -229,7 +236,10 @@ impl GateHost {
                 self.ledger.handle(now, LedgerInput::Snapshot { snapshot });
             }
             Output::Decided(decision) => self.audit.note(&decision),
-            Output::Event(event) => log(&self.observer, &event),
+            Output::Event(event) => {
+                self.traces.on_gate(now, &event);
+                log(&self.observer, &event);
+            }
         }
         Ok(())
     }
@@ -303,21 +313,25 @@ fn log(observer: &Observer, event: &Event) {
         },
         Event::PartMoved { job, to } => {
             observer.count(Count::PartMoved);
-            tracing::warn!(%job, %to, "a part was not accepted in time, another datacenter is asked");
+            let trace_id = TraceId::from(*job);
+            tracing::warn!(
+                %job, %trace_id, %to,
+                "a part was not accepted in time, another datacenter is asked"
+            );
         }
         Event::JobTakenOver { job, fence } => {
             observer.count(Count::JobTakenOver);
-            tracing::info!(%job, %fence, "job taken over");
+            tracing::info!(%job, trace_id = %TraceId::from(*job), %fence, "job taken over");
         }
         Event::JobAccepted { job } => {
             observer.count(Count::JobAccepted);
-            tracing::info!(%job, "job accepted");
+            tracing::info!(%job, trace_id = %TraceId::from(*job), "job accepted");
         }
         Event::JobRefused { error } => {
             observer.count(Count::JobRefused);
             tracing::info!(%error, "job refused");
         }
-        Event::JobEnded { job, status } => {
+        Event::JobEnded { job, status, .. } => {
             observer.count(match status {
                 // No job is skipped: that is how workflows end which never start.
                 EndStatus::Completed | EndStatus::Skipped { .. } => Count::JobCompleted,
@@ -325,7 +339,7 @@ fn log(observer: &Observer, event: &Event) {
                 EndStatus::Cancelled { .. } => Count::JobCancelled,
                 EndStatus::TimedOut => Count::JobTimedOut,
             });
-            tracing::info!(%job, ?status, "job ended");
+            tracing::info!(%job, trace_id = %TraceId::from(*job), ?status, "job ended");
         }
         Event::StaleFence { from, fence, held } => {
             observer.count(Count::StaleFence);
@@ -391,6 +405,10 @@ impl Host for GateHost {
     fn next_deadline(&self) -> Option<Time> {
         let deadlines = [self.gate.next_deadline(), self.ledger.next_deadline(), self.leaves_at];
         deadlines.into_iter().flatten().min()
+    }
+
+    fn active(&self) -> Vec<(JobId, String)> {
+        self.gate.active().map(|job| (job, "job".to_owned())).collect()
     }
 
     fn flush(&mut self, now: Time) -> Result<Progress, NodeError> {

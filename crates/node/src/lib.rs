@@ -18,10 +18,12 @@ mod manager;
 mod members;
 mod net;
 mod observe;
+mod otlp;
 mod storage;
 mod talk;
 mod timers;
 mod tls;
+mod traces;
 mod worker;
 
 use std::collections::BTreeSet;
@@ -36,7 +38,7 @@ use std::time::Duration;
 use hyperscale_engine::Engine;
 use hyperscale_gate::GateConfig;
 use hyperscale_manager::ManagerConfig;
-use hyperscale_model::{DatacenterId, Role};
+use hyperscale_model::{DatacenterId, NodeId, Role};
 use hyperscale_wire::{Hello, PROTOCOL_MAX, PROTOCOL_MIN};
 use hyperscale_worker::WorkerConfig;
 use tokio::net::TcpListener;
@@ -49,16 +51,20 @@ pub use crate::drive::NodeError;
 pub use crate::gate::GateHandle;
 pub use crate::keys::{GossipKeys, KeyStep, change_keys};
 pub use crate::observe::{Count, Observer, Part, family_head, sample};
+pub use crate::otlp::{OtlpEndpoint, ParseOtlpEndpointError};
 pub use crate::storage::Storage;
 pub use crate::timers::Timers;
 pub use crate::tls::{Certificates, make_authority, make_node, revoke};
+pub use crate::traces::TraceId;
 pub use hyperscale_membership::KeyId;
 
 use crate::drive::{ask, drive};
 use crate::gate::GateHost;
 use crate::manager::ManagerHost;
 use crate::members::Members;
+use crate::otlp::{Export, SpanQueue};
 use crate::storage::Identity;
+use crate::traces::{Source, Traces};
 use crate::worker::WorkerHost;
 
 /// Inputs that may wait for a role.
@@ -96,6 +102,8 @@ pub struct NodeConfig {
     pub timers: Timers,
     /// How long before its start a part is told to start, so that all start together.
     pub start_margin: Duration,
+    /// Where it sends its traces, if anywhere.
+    pub otlp: Option<OtlpEndpoint>,
 }
 
 impl NodeConfig {
@@ -118,6 +126,7 @@ impl NodeConfig {
             timers: Timers { window: Duration::from_millis(250), ..Timers::DEFAULT },
             // Nothing is far away within a process.
             start_margin: Duration::from_millis(2),
+            otlp: None,
         }
     }
 
@@ -137,6 +146,13 @@ impl NodeConfig {
                 format!("datacenter {datacenter} of cluster {cluster} ({environment})")
             }
         }
+    }
+
+    /// Whose spans a role's are.
+    fn source(&self, role: Role, node: NodeId) -> Source {
+        let Self { cluster, environment, datacenter, .. } = self;
+        let (cluster, environment) = (cluster.clone(), environment.clone());
+        Source { role, node, datacenter: datacenter.clone(), cluster, environment }
     }
 
     fn hello(&self, identity: Identity, role: Role, to: Role) -> Hello {
@@ -350,6 +366,7 @@ struct Roles {
     listener: Option<TcpListener>,
     members: Option<Members>,
     storage: Storage,
+    spans: Option<Arc<SpanQueue>>,
 }
 
 impl Roles {
@@ -375,6 +392,13 @@ impl Roles {
                 Some(bound.map_err(|source| NodeError::Listen { address, source })?)
             }
         };
+        let spans = config.otlp.is_some().then(|| SpanQueue::new(Arc::clone(&observer)));
+        let traces = |role, identity: Identity| match &spans {
+            Some(spans) => {
+                Traces::new(config.source(role, identity.node), clock, Arc::clone(spans))
+            }
+            None => Traces::default(),
+        };
         let gate = if has(Role::Gate) {
             let identity = storage.identity("gate", &config.home(Role::Gate))?;
             let shared = config.certificates.as_ref().and_then(Certificates::cluster_key);
@@ -390,7 +414,9 @@ impl Roles {
             settings.retention = timers.retention;
             settings.start_margin = config.start_margin;
             let (storage, observer) = (storage.clone(), Arc::clone(&observer));
-            Some((GateHost::open(settings, timers.ledger(), storage, observer)?, identity))
+            let mut host = GateHost::open(settings, timers.ledger(), storage, observer)?;
+            host.traces = traces(Role::Gate, identity);
+            Some((host, identity))
         } else {
             None
         };
@@ -403,7 +429,9 @@ impl Roles {
             settings.leader_lease = timers.leader_lease;
             settings.managers = config.peers.len() + 1;
             let (storage, observer) = (storage.clone(), Arc::clone(&observer));
-            Some((ManagerHost::open(settings, timers.ledger(), storage, observer)?, identity))
+            let mut host = ManagerHost::open(settings, timers.ledger(), storage, observer)?;
+            host.traces = traces(Role::Manager, identity);
+            Some((host, identity))
         } else {
             None
         };
@@ -412,13 +440,14 @@ impl Roles {
             let (engine, cores) = Engine::start(config.cores)?;
             let mut settings = WorkerConfig::new(config.cores);
             (settings.renewal, settings.drain_limit) = (timers.renewal, timers.drain);
-            let host = WorkerHost::new(settings, engine, Arc::clone(&observer));
+            let mut host = WorkerHost::new(settings, engine, Arc::clone(&observer));
+            host.traces = traces(Role::Worker, identity);
             Some((host, identity, cores))
         } else {
             None
         };
         let members = Members::open(&config, &observer).await?;
-        Ok(Self { config, observer, gate, manager, worker, listener, members, storage })
+        Ok(Self { config, observer, gate, manager, worker, listener, members, storage, spans })
     }
 
     fn listening(&self) -> Option<SocketAddr> {
@@ -440,7 +469,9 @@ impl Roles {
             listener,
             mut members,
             storage,
+            spans,
         } = self;
+        let export = config.otlp.clone().zip(spans).map(|(to, spans)| Export::start(to, spans));
         let clock = observer.clock();
         let config = Rc::new(config);
         let (to_gate, gate_links) = mpsc::channel(QUEUE);
@@ -584,9 +615,13 @@ impl Roles {
             tokio::time::sleep(Duration::from_millis(20)).await;
             Ok(())
         };
-        tokio::select! {
+        let result = tokio::select! {
             result = all => result,
             () = leaving => Ok(()),
+        };
+        if let Some(export) = export {
+            export.finish().await;
         }
+        result
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use hyperscale_ledger::{Input as LedgerInput, Ledger, Output as LedgerOutput};
 use hyperscale_manager::{Event, Input, Manager, ManagerConfig, Output};
-use hyperscale_model::{NodeId, OverloadState, Role, Time};
+use hyperscale_model::{JobId, NodeId, OverloadState, Role, Time};
 use hyperscale_resilience::Crossing;
 
 use crate::audit::Audit;
@@ -17,6 +17,7 @@ use crate::observe::{Count, Observer, Part};
 use crate::storage::Storage;
 use crate::talk::Talk;
 use crate::timers::LedgerTimers;
+use crate::traces::{TraceId, Traces, trace_of};
 
 /// How long a leader that leaves waits for another to lead.
 const LEAVE_LIMIT: Duration = Duration::from_secs(2);
@@ -43,6 +44,7 @@ pub(crate) struct ManagerHost {
     /// When it goes, whether or not another leads by then.
     leaves_at: Option<Time>,
     audit: Audit,
+    pub(crate) traces: Traces,
 }
 
 impl ManagerHost {
@@ -63,7 +65,17 @@ impl ManagerHost {
         manager.handle(now, if ledger.is_founded() { Input::Founded } else { Input::Tick });
         let links = Links::new(Arc::clone(&observer));
         let talk = Talk::default();
-        Ok(Self { manager, ledger, storage, links, talk, observer, leaves_at: None, audit })
+        Ok(Self {
+            manager,
+            ledger,
+            storage,
+            links,
+            talk,
+            observer,
+            leaves_at: None,
+            audit,
+            traces: Traces::default(),
+        })
     }
 
     fn on_ledger(&mut self, now: Time, output: LedgerOutput) -> Result<(), NodeError> {
@@ -122,7 +134,10 @@ impl ManagerHost {
                 self.ledger.handle(now, LedgerInput::Snapshot { snapshot });
             }
             Output::Decided(decision) => self.audit.note(&decision),
-            Output::Event(event) => log(&self.observer, &event),
+            Output::Event(event) => {
+                self.traces.on_manager(now, &event);
+                log(&self.observer, &event);
+            }
         }
         Ok(())
     }
@@ -145,41 +160,45 @@ fn log(observer: &Observer, event: &Event) {
         },
         Event::PartAccepted { part } => {
             observer.count(Count::PartAccepted);
-            tracing::info!(job = %part.job, %part, "part accepted");
+            tracing::info!(job = %part.job, trace_id = %TraceId::from(part.job), %part, "part accepted");
         }
         Event::PartRefused { part, why } => {
             observer.count(Count::PartRefused);
             if let Some(held_back) = observer.trouble(Part::Manager, "part refused", part) {
-                tracing::warn!(job = %part.job, %part, ?why, held_back, "part refused");
+                tracing::warn!(job = %part.job, trace_id = %TraceId::from(part.job), %part, ?why, held_back, "part refused");
             }
         }
         Event::WorkflowPlaced { part, workflow, shards } => {
             let workflow = workflow.0;
-            tracing::info!(job = %part.job, %part, workflow, shards, "workflow placed");
+            tracing::info!(job = %part.job, trace_id = %TraceId::from(part.job), %part, workflow, shards, "workflow placed");
         }
         Event::WorkflowEnded { part, workflow, status } => {
             let workflow = workflow.0;
-            tracing::info!(job = %part.job, %part, workflow, ?status, "workflow ended");
+            tracing::info!(job = %part.job, trace_id = %TraceId::from(part.job), %part, workflow, ?status, "workflow ended");
         }
-        Event::AttemptLost { attempt, worker, cause } => {
+        Event::AttemptLost { attempt, worker, cause, .. } => {
             observer.count(Count::AttemptLost);
             if let Some(held_back) = observer.trouble(Part::Manager, "attempt lost", attempt) {
-                let job = attempt.shard.job;
-                tracing::warn!(%job, %attempt, %worker, ?cause, held_back, "attempt lost");
+                let (job, trace_id) = (attempt.shard.job, trace_of(attempt));
+                tracing::warn!(%job, %trace_id, %attempt, %worker, ?cause, held_back, "attempt lost");
             }
+        }
+        Event::AttemptRefused { attempt, worker, why } => {
+            let (job, trace_id) = (attempt.shard.job, trace_of(attempt));
+            tracing::info!(%job, %trace_id, %attempt, %worker, ?why, "attempt refused");
         }
         Event::AttemptOpened { attempt, worker } => {
             observer.count(Count::AttemptReopened);
-            tracing::info!(job = %attempt.shard.job, %attempt, %worker, "attempt opened");
+            tracing::info!(job = %attempt.shard.job, trace_id = %trace_of(attempt), %attempt, %worker, "attempt opened");
         }
-        Event::PartEnded { part, status } => {
+        Event::PartEnded { part, status, .. } => {
             observer.count(Count::PartEnded);
-            tracing::info!(job = %part.job, %part, ?status, "part ended");
+            tracing::info!(job = %part.job, trace_id = %TraceId::from(part.job), %part, ?status, "part ended");
         }
         Event::EndUnheard { part, times } => {
             if let Some(held_back) = observer.trouble(Part::Manager, "end unheard", part) {
                 tracing::error!(
-                    job = %part.job, %part, times, held_back,
+                    job = %part.job, trace_id = %TraceId::from(part.job), %part, times, held_back,
                     "no gate acknowledges the end of a part"
                 );
             }
@@ -198,7 +217,7 @@ fn log(observer: &Observer, event: &Event) {
             observer.add(Count::LateRequests, *requests);
             if let Some(held_back) = observer.trouble(Part::Manager, "late delta", attempt) {
                 tracing::warn!(
-                    job = %attempt.shard.job, %attempt, requests, held_back,
+                    job = %attempt.shard.job, trace_id = %trace_of(attempt), %attempt, requests, held_back,
                     "statistics came after their attempt was closed"
                 );
             }
@@ -252,6 +271,15 @@ impl Host for ManagerHost {
     fn next_deadline(&self) -> Option<Time> {
         let deadlines = [self.manager.next_deadline(), self.ledger.next_deadline(), self.leaves_at];
         deadlines.into_iter().flatten().min()
+    }
+
+    fn active(&self) -> Vec<(JobId, String)> {
+        if self.manager.leading().is_none() {
+            return Vec::new(); // Whoever leads says it.
+        }
+        let open = self.manager.state().open_attempts();
+        open.map(|(attempt, at)| (attempt.shard.job, format!("{attempt} on {}", at.worker)))
+            .collect()
     }
 
     fn flush(&mut self, now: Time) -> Result<Progress, NodeError> {

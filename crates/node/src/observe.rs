@@ -29,10 +29,12 @@ pub enum Part {
     Worker,
     Link,
     Web,
+    Traces,
 }
 
 impl Part {
-    const ALL: [Self; 5] = [Self::Gate, Self::Manager, Self::Worker, Self::Link, Self::Web];
+    const ALL: [Self; 6] =
+        [Self::Gate, Self::Manager, Self::Worker, Self::Link, Self::Web, Self::Traces];
 
     const fn as_str(self) -> &'static str {
         match self {
@@ -41,6 +43,7 @@ impl Part {
             Self::Worker => "worker",
             Self::Link => "link",
             Self::Web => "web",
+            Self::Traces => "traces",
         }
     }
 }
@@ -177,6 +180,12 @@ counts! {
         DroppedOldLink = "old_link",
         DroppedSlow = "slow",
         DroppedSlowControl = "slow_control",
+    }
+    "hyperscale_traces_spans_total" counter "outcome"
+        "Spans of traces, by what became of them: taken by the collector, refused by it, or given up." {
+        SpanExported = "exported",
+        SpanRefused = "refused",
+        SpanDropped = "dropped",
     }
 }
 

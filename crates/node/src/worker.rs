@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyperscale_engine::{AttemptNews, CoreEvent, Engine, RunEnd, Stop, Work};
-use hyperscale_model::{AttemptId, Time};
+use hyperscale_model::{AttemptId, JobId, Time};
 use hyperscale_wire::{AttemptEnd, StopMode};
 use hyperscale_worker::{
     EngineCommand, EngineEvent, Event, Input, Output, Preparation, Worker, WorkerConfig,
@@ -14,6 +14,7 @@ use crate::drive::{Host, NodeError, Progress};
 use crate::link::LinkEvent;
 use crate::links::{Change, Links};
 use crate::observe::{Count, Observer, Part};
+use crate::traces::{Traces, trace_of};
 
 /// How often dead threads are looked for.
 const CHECK: Duration = Duration::from_secs(1);
@@ -35,12 +36,14 @@ pub(crate) struct WorkerHost {
     observer: Arc<Observer>,
     next_check: Time,
     has_left: bool,
+    pub(crate) traces: Traces,
 }
 
 impl WorkerHost {
     pub(crate) fn new(config: WorkerConfig, engine: Engine, observer: Arc<Observer>) -> Self {
         let (worker, links) = (Worker::new(config), Links::new(Arc::clone(&observer)));
-        Self { worker, engine, links, observer, next_check: Time::ZERO, has_left: false }
+        let (next_check, traces) = (Time::ZERO, Traces::default());
+        Self { worker, engine, links, observer, next_check, has_left: false, traces }
     }
 
     fn tell(&mut self, now: Time, event: EngineEvent) {
@@ -113,8 +116,8 @@ impl WorkerHost {
 
     fn lost(&mut self, now: Time, attempt: AttemptId) {
         if let Some(held_back) = self.observer.trouble(Part::Worker, "core gone", attempt) {
-            let job = attempt.shard.job;
-            tracing::error!(%job, %attempt, held_back, "a core that ran this attempt is gone");
+            let (job, trace_id) = (attempt.shard.job, trace_of(&attempt));
+            tracing::error!(%job, %trace_id, %attempt, held_back, "a core that ran this attempt is gone");
         }
         let end = AttemptEnd::CoreLost { message: "a core of the worker is gone".to_owned() };
         // Its other cores may not have heard that it is over: who knows what they still draw.
@@ -155,17 +158,25 @@ fn log(observer: &Observer, event: &Event) {
         Event::AttemptRefused { attempt, why } => {
             observer.count(Count::AttemptRefused);
             if let Some(held_back) = observer.trouble(Part::Worker, "attempt refused", attempt) {
-                let job = attempt.shard.job;
-                tracing::warn!(%job, %attempt, ?why, held_back, "attempt refused");
+                let (job, trace_id) = (attempt.shard.job, trace_of(attempt));
+                tracing::warn!(%job, %trace_id, %attempt, ?why, held_back, "attempt refused");
             }
         }
-        Event::AttemptStarted { attempt } => {
+        Event::AttemptReceived { attempt } => {
+            let (job, trace_id) = (attempt.shard.job, trace_of(attempt));
+            tracing::info!(%job, %trace_id, %attempt, "attempt received");
+        }
+        Event::AttemptStarted { attempt, .. } => {
             observer.count(Count::AttemptStarted);
-            tracing::info!(job = %attempt.shard.job, %attempt, "attempt started");
+            tracing::info!(job = %attempt.shard.job, trace_id = %trace_of(attempt), %attempt, "attempt started");
         }
         Event::AttemptEnded { attempt, end } => {
             observer.count(Count::AttemptEnded);
-            tracing::info!(job = %attempt.shard.job, %attempt, ?end, "attempt ended");
+            tracing::info!(job = %attempt.shard.job, trace_id = %trace_of(attempt), %attempt, ?end, "attempt ended");
+        }
+        Event::AttemptEndAcknowledged { attempt, .. } => {
+            let (job, trace_id) = (attempt.shard.job, trace_of(attempt));
+            tracing::debug!(%job, %trace_id, %attempt, "the attempt's end is decided");
         }
         Event::StaleFence { from, fence, held } => {
             observer.count(Count::StaleFence);
@@ -177,14 +188,14 @@ fn log(observer: &Observer, event: &Event) {
             observer.count(Count::AttemptForgotten);
             if let Some(held_back) = observer.trouble(Part::Worker, "attempt forgotten", attempt) {
                 tracing::warn!(
-                    job = %attempt.shard.job, %attempt, uncounted_requests, held_back,
+                    job = %attempt.shard.job, trace_id = %trace_of(attempt), %attempt, uncounted_requests, held_back,
                     "the leader does not know this attempt"
                 );
             }
         }
         // A stop and what the engine says cross now and then.
         Event::OutOfTurn { attempt, what } => {
-            tracing::info!(job = %attempt.shard.job, %attempt, what, "the engine spoke out of turn");
+            tracing::info!(job = %attempt.shard.job, trace_id = %trace_of(attempt), %attempt, what, "the engine spoke out of turn");
         }
     }
 }
@@ -229,6 +240,10 @@ impl Host for WorkerHost {
         [self.worker.next_deadline(), Some(self.next_check)].into_iter().flatten().min()
     }
 
+    fn active(&self) -> Vec<(JobId, String)> {
+        self.worker.active().map(|attempt| (attempt.shard.job, attempt.to_string())).collect()
+    }
+
     fn flush(&mut self, now: Time) -> Result<Progress, NodeError> {
         loop {
             let wanted: Vec<Output> = self.worker.drain().collect();
@@ -239,7 +254,10 @@ impl Host for WorkerHost {
                 match output {
                     Output::Send { to, message } => self.links.send(to, &message),
                     Output::Engine(command) => self.command(now, command),
-                    Output::Event(event) => log(&self.observer, &event),
+                    Output::Event(event) => {
+                        self.traces.on_worker(now, &event);
+                        log(&self.observer, &event);
+                    }
                     Output::Drained => self.has_left = true,
                 }
             }

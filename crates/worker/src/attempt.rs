@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use hyperscale_model::{NodeId, Time};
-use hyperscale_wire::{Assignment, AttemptSummary, StopMode};
+use hyperscale_wire::{Assignment, AttemptEnd, AttemptSummary, StopMode};
 
 use crate::outbox::Outbox;
 
@@ -122,9 +122,14 @@ impl Attempt {
         }
     }
 
-    pub(crate) fn on_end_acknowledged(&mut self) {
-        if let Phase::Ended { is_acknowledged, .. } = &mut self.phase {
-            *is_acknowledged = true;
+    /// Returns how it ended, the first time that its end is acknowledged.
+    pub(crate) fn on_end_acknowledged(&mut self) -> Option<AttemptEnd> {
+        match &mut self.phase {
+            Phase::Ended { summary, is_acknowledged, .. } => {
+                let was_acknowledged = std::mem::replace(is_acknowledged, true);
+                (!was_acknowledged).then(|| summary.end.clone())
+            }
+            Phase::Fetching | Phase::Preparing | Phase::Prepared | Phase::Running { .. } => None,
         }
     }
 

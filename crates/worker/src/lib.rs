@@ -251,16 +251,30 @@ pub enum Event {
         /// Why.
         why: RefuseAttempt,
     },
+    /// An attempt was offered and taken: it is made ready.
+    AttemptReceived {
+        /// The attempt.
+        attempt: AttemptId,
+    },
     /// An attempt sends load.
     AttemptStarted {
         /// The attempt.
         attempt: AttemptId,
+        /// How long from now.
+        start_in: Duration,
     },
     /// An attempt is over.
     AttemptEnded {
         /// The attempt.
         attempt: AttemptId,
         /// How.
+        end: AttemptEnd,
+    },
+    /// The leader has decided that an attempt ended as this worker said. Told once.
+    AttemptEndAcknowledged {
+        /// The attempt.
+        attempt: AttemptId,
+        /// How it ended.
         end: AttemptEnd,
     },
     /// A message of a deposed leader was refused.
@@ -417,6 +431,12 @@ impl Worker {
             .map(|(&id, _)| id)
     }
 
+    /// The attempts that are not over.
+    pub fn active(&self) -> impl Iterator<Item = AttemptId> + '_ {
+        let is_over = |phase: &Phase| matches!(phase, Phase::Ended { .. });
+        self.attempts.iter().filter(move |(_, attempt)| !is_over(&attempt.phase)).map(|(&id, _)| id)
+    }
+
     /// Bytes of statistics that nobody has acknowledged, roughly.
     #[must_use]
     pub fn outbox_bytes(&self) -> usize {
@@ -553,8 +573,10 @@ impl Worker {
                 self.forget_what_is_told();
             }
             Message::AttemptEndedAck { attempt } => {
-                if let Some(state) = self.attempts.get_mut(&attempt) {
-                    state.on_end_acknowledged();
+                let state = self.attempts.get_mut(&attempt);
+                if let Some(end) = state.and_then(Attempt::on_end_acknowledged) {
+                    let acknowledged = Event::AttemptEndAcknowledged { attempt, end };
+                    self.outputs.push(Output::Event(acknowledged));
                 }
                 self.forget_what_is_told();
             }
@@ -646,6 +668,7 @@ impl Worker {
             return;
         }
         self.attempts.insert(attempt, Attempt::new(assignment, cores, from));
+        self.outputs.push(Output::Event(Event::AttemptReceived { attempt }));
         self.prepare_what_is_fetched(now);
     }
 
@@ -761,7 +784,7 @@ impl Worker {
         }
         attempt.phase = Phase::Running { stopping: None };
         attempt.start = Some((now + start_in, job_elapsed));
-        self.outputs.push(Output::Event(Event::AttemptStarted { attempt: id }));
+        self.outputs.push(Output::Event(Event::AttemptStarted { attempt: id, start_in }));
         self.outputs.push(Output::Engine(EngineCommand::Start {
             attempt: id,
             start_in,
@@ -920,7 +943,6 @@ impl Worker {
                 if !self.is(attempt, may_end) {
                     return self.out_of_turn(attempt, "its end");
                 }
-                self.outputs.push(Output::Event(Event::AttemptEnded { attempt, end: end.clone() }));
                 self.end(attempt, end, published, draws_made);
                 self.send_deltas(now, attempt);
             }
@@ -966,6 +988,7 @@ impl Worker {
             Ok(()) => (end, published),
             Err(message) => (AttemptEnd::Aborted { message }, BTreeMap::new()),
         };
+        self.outputs.push(Output::Event(Event::AttemptEnded { attempt: id, end: end.clone() }));
         attempt.outbox.seal();
         let last_delta = attempt.outbox.last();
         let summary = AttemptSummary { end, last_delta, published, draws_made };

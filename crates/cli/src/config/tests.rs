@@ -12,6 +12,7 @@ const SAMPLES: &[(&str, &str, &str)] = &[
     ("peers", r#"["c:1", "d:2"]"#, "c:1,d:2"),
     ("api", r#""127.0.0.1:7781""#, "127.0.0.1:7781"),
     ("metrics", r#""127.0.0.1:9100""#, "127.0.0.1:9100"),
+    ("otlp_endpoint", r#""http://127.0.0.1:4318""#, "http://127.0.0.1:4318"),
     (
         "tokens",
         r#"["ann:run:ann-secret", "eve:view:eve-secret"]"#,

@@ -24,3 +24,4 @@ mod playground;
 mod recorder;
 mod system;
 mod together;
+mod traces;

@@ -252,3 +252,28 @@ fn wrk_04_what_the_engine_says_out_of_turn_is_told() {
         assert_eq!(outputs.iter().filter(is_told).count(), 1, "{state:?}, {happens:?}");
     }
 }
+
+#[test]
+fn obs_01_an_attempt_is_received_started_ended_and_settled_once_whatever_is_repeated() {
+    use Happens as H;
+    let runs = [H::Offered, H::PlanArrives, H::EnginePrepared, H::Started, H::EngineEnded];
+    let never_starts = [H::Offered, H::PlanArrives, H::Stopped];
+    for (way, starts) in [(&runs[..], 1), (&never_starts[..], 0)] {
+        let mut bench = Bench::new();
+        let mut told = Vec::new();
+
+        for &happens in way.iter().chain(&[H::EndAcknowledged, H::Offered]) {
+            for _ in 0..2 {
+                told.extend(bench.happen(happens));
+            }
+        }
+
+        let count = |is: fn(&Event) -> bool| {
+            told.iter().filter(|o| matches!(o, Output::Event(event) if is(event))).count()
+        };
+        assert_eq!(count(|event| matches!(event, Event::AttemptReceived { .. })), 1, "{way:?}");
+        assert_eq!(count(|event| matches!(event, Event::AttemptStarted { .. })), starts);
+        assert_eq!(count(|event| matches!(event, Event::AttemptEnded { .. })), 1, "{way:?}");
+        assert_eq!(count(|event| matches!(event, Event::AttemptEndAcknowledged { .. })), 1);
+    }
+}
