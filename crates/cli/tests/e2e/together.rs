@@ -31,9 +31,11 @@ fn summary(world: &World, ended: &Ended) -> Value {
     read_json(&path)
 }
 
-/// Waits until both datacenters have free cores.
+/// Two datacenters with free cores, and what they are to send load to.
 #[track_caller]
-fn until_ready(playground: &Playground) {
+fn ready() -> (World, Recorder, Playground) {
+    let (world, target) = (World::new(), Recorder::start());
+    let playground = Playground::start(&world, &SIZES);
     until("free cores in both datacenters", WITHIN, || {
         let cluster = get_json(&playground.apis[0], "/api/v1/cluster")?;
         let is_free =
@@ -41,13 +43,12 @@ fn until_ready(playground: &Playground) {
         let free = cluster["datacenters"].as_array()?.iter().filter(is_free).count();
         (free == 2).then_some(())
     });
+    (world, target, playground)
 }
 
 #[test]
 fn dag_03_setup_and_teardown_run_once_in_all_datacenters_and_the_summary_is_one() {
-    let (world, target) = (World::new(), Recorder::start());
-    let playground = Playground::start(&world, &SIZES);
-    until_ready(&playground);
+    let (world, target, playground) = ready();
     let file = test(
         &world,
         &target,
@@ -80,9 +81,7 @@ fn dag_03_setup_and_teardown_run_once_in_all_datacenters_and_the_summary_is_one(
 
 #[test]
 fn dag_02_a_setup_that_fails_in_one_datacenter_skips_the_rest_in_all() {
-    let (world, target) = (World::new(), Recorder::start());
-    let playground = Playground::start(&world, &SIZES);
-    until_ready(&playground);
+    let (world, target, playground) = ready();
     let file = test(
         &world,
         &target,
@@ -101,9 +100,7 @@ fn dag_02_a_setup_that_fails_in_one_datacenter_skips_the_rest_in_all() {
 
 #[test]
 fn a_test_travels_by_itself_with_its_data() {
-    let (world, target) = (World::new(), Recorder::start());
-    let playground = Playground::start(&world, &SIZES);
-    until_ready(&playground);
+    let (world, target, playground) = ready();
     let rows = (0..200).fold("n\n".to_owned(), |rows, n| format!("{rows}{n}\n"));
     let data = world.write("rows.csv", rows);
     let file = test(
@@ -134,9 +131,7 @@ fn a_test_travels_by_itself_with_its_data() {
 
 #[test]
 fn nobody_starts_before_all_datacenters_are_ready() {
-    let (world, target) = (World::new(), Recorder::start());
-    let playground = Playground::start(&world, &SIZES);
-    until_ready(&playground);
+    let (world, target, playground) = ready();
     play(&world, &["freeze", "dc-1-manager-0"]).expect(0);
     let file = test(
         &world,
@@ -170,9 +165,7 @@ fn nobody_starts_before_all_datacenters_are_ready() {
 
 #[test]
 fn a_threshold_that_is_broken_by_all_together_stops_all() {
-    let (world, target) = (World::new(), Recorder::start());
-    let playground = Playground::start(&world, &SIZES);
-    until_ready(&playground);
+    let (world, target, playground) = ready();
     // Neither datacenter sends that much by itself.
     let file = test(
         &world,
