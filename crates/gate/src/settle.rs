@@ -9,10 +9,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyperscale_model::{EndStatus, FailureCause, JobId, PartId, WorkflowIndex};
+use hyperscale_model::{EndStatus, JobId, PartId, WorkflowIndex};
 use hyperscale_plan::expr::Value;
 use hyperscale_plan::{Context, Plan, Publish, Split};
-use hyperscale_wire::{PartReport, WorkflowState, check_published};
+use hyperscale_wire::{PartReport, WorkflowState, end_publishing};
 
 use crate::Gate;
 use crate::state::{Job, PartEnd};
@@ -94,13 +94,8 @@ fn settle(
     let published: BTreeMap<String, Value> = publish
         .filter_map(|publish| Some((publish.name.clone(), merge(publish, &ends)?)))
         .collect();
-    Some(match check_published(&Context::default(), &published) {
-        Ok(()) => Settled { workflow, status, published },
-        Err(message) => {
-            let status = EndStatus::Failed { cause: FailureCause::Test { message } };
-            Settled { workflow, status, published: BTreeMap::new() }
-        }
-    })
+    let (status, published) = end_publishing(status, &Context::default(), published);
+    Some(Settled { workflow, status, published })
 }
 
 fn end_in<'a>(

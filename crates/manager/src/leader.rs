@@ -19,7 +19,7 @@ use hyperscale_stats::{Arrival, Delta, Watermark};
 use hyperscale_wire::{
     Assignment, AttemptEnd, AttemptPhase, AttemptReport, AttemptSummary, GapCause, Message,
     PartReport, PartResult, RefuseAttempt, StopMode, StopReason, WorkerReport, WorkflowReport,
-    WorkflowState, check_published,
+    WorkflowState, end_publishing,
 };
 
 use crate::gap::gaps;
@@ -518,16 +518,10 @@ impl Manager {
     ) {
         let at = self.elapsed(now, part).unwrap_or_default();
         let Some(state) = self.state.parts.get(&part) else { return };
-        // All leaders find the same, from the same.
-        let (status, published) = match check_published(&state.context, &published) {
-            Ok(()) => (status, published),
-            Err(message) => {
-                let cause = FailureCause::Test { message };
-                (EndStatus::Failed { cause }, BTreeMap::new())
-            }
-        };
         let known = state.workflows.get(usize::from(workflow.0));
         if known.is_some_and(|known| known.ended.is_some() && known.settled.is_none()) {
+            // All leaders find the same, from the same.
+            let (status, published) = end_publishing(status, &state.context, published);
             self.propose(Entry::WorkflowSettled { part, workflow, status, at, published });
         }
     }
@@ -995,13 +989,8 @@ impl Manager {
                 true => Context { layers: own.collect() },
                 false => subject.part.context.clone(),
             };
-            entries.push(match check_published(&before, &published) {
-                Ok(()) => end(status, published),
-                Err(message) => {
-                    let cause = FailureCause::Test { message };
-                    end(EndStatus::Failed { cause }, BTreeMap::new())
-                }
-            });
+            let (status, published) = end_publishing(status, &before, published);
+            entries.push(end(status, published));
             return;
         }
         let Leadership::Leading(leading) = &self.leadership else { return };

@@ -34,4 +34,5 @@ pub use message::{
     CopyMark, DatacenterStatus, Gap, GapCause, Message, NODES_TOLD_MAX, NodeState, NodeStatus,
     PartOffer, PartReport, PartResult, RefuseAttempt, RefusePart, RowsUsed, SOFTWARE, StopMode,
     StopReason, Subject, WorkerReport, WorkflowReport, WorkflowState, check_published,
+    end_publishing,
 };

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use hyperscale_model::{
-    AttemptId, BlobHash, Class, DatacenterId, DeltaSeq, EndStatus, Fence, JobId, NodeId,
-    OverloadState, PartId, Pressure, ProgressSeq, ProposalId, Role, ShardId, Time, Version,
+    AttemptId, BlobHash, Class, DatacenterId, DeltaSeq, EndStatus, FailureCause, Fence, JobId,
+    NodeId, OverloadState, PartId, Pressure, ProgressSeq, ProposalId, Role, ShardId, Time, Version,
     WallTime, WorkflowIndex,
 };
 use hyperscale_plan::expr::Value;
@@ -780,6 +780,22 @@ pub fn check_published(
         names.join(", "),
         CONTEXT_BYTES_MAX >> 10
     ))
+}
+
+/// How a workflow ends and what it publishes, where that has to fit beside what was published before.
+#[must_use]
+pub fn end_publishing(
+    status: EndStatus,
+    before: &Context,
+    published: BTreeMap<String, Value>,
+) -> (EndStatus, BTreeMap<String, Value>) {
+    match check_published(before, &published) {
+        Ok(()) => (status, published),
+        Err(message) => {
+            let cause = FailureCause::Test { message };
+            (EndStatus::Failed { cause }, BTreeMap::new())
+        }
+    }
 }
 
 /// How a part is doing, in full each time.
