@@ -8,6 +8,10 @@
 //! owner has added something. A copy obeys the owner with the highest fence that it has heard of. A
 //! new owner sends each gate its statistics whole, once; what others have added beyond them was never
 //! acknowledged, and comes again.
+//!
+//! A gate that votes in the place of one that is lost holds nothing at first, although its
+//! predecessor may have been one of the majority. Until it has been sent the whole of a job that is
+//! older than itself, its word counts for nothing when the next owner asks.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -201,8 +205,9 @@ impl Copies {
         taken
     }
 
-    /// What a gate is to be sent now.
-    fn due(&mut self, now: Time, gate: NodeId, resend: Duration) -> Due {
+    /// What a gate is to be sent now. One that `is_younger` than the job gets all of it first: with
+    /// a part of it, it would pass for one that has whatever was acknowledged.
+    fn due(&mut self, now: Time, gate: NodeId, is_younger: bool, resend: Duration) -> Due {
         let (position, kept) = (self.position, &self.kept);
         let copy = self.gates.entry(gate).or_default();
         if copy.held >= position {
@@ -217,7 +222,8 @@ impl Copies {
         }
         copy.sent = Some((position, now));
         let is_kept = kept.front().is_some_and(|(first, _)| *first <= from + 1);
-        if !is_kept || copy.is_foreign {
+        let is_first = is_younger && copy.held == 0;
+        if !is_kept || copy.is_foreign || is_first {
             return Due::All;
         }
         Due::Changes(kept.iter().filter(|(at, _)| *at > from).cloned().collect())
@@ -267,6 +273,7 @@ impl Gate {
     pub(crate) fn recover(&mut self, now: Time) {
         let peers: BTreeSet<NodeId> = self.peers.linked_voters().collect();
         let (resend, others) = (self.config.resend, self.peers.majority() - 1);
+        let node = self.config.node;
         let mut ready = Vec::new();
         let mut messages = Vec::new();
         for (&job, recovery) in &mut self.recovering {
@@ -274,11 +281,22 @@ impl Gate {
             recovery.held.retain(|gate, _| peers.contains(gate));
             let best = recovery.held.iter().max_by_key(|(_, mark)| **mark);
             let is_due = recovery.asked_at.is_none_or(|asked| now >= asked + resend);
-            if recovery.held.len() < others {
+            let counts = |gate: NodeId| {
+                let held = if gate == node { Some(&own) } else { recovery.held.get(&gate) };
+                let is_empty = held.is_none_or(|mark| *mark == CopyMark::default());
+                !is_empty || self.state.is_older(gate, job)
+            };
+            let voters = &self.peers.electorate().voters;
+            let younger = voters.iter().filter(|gate| !counts(**gate)).count();
+            let needed = self.peers.majority().min(self.peers.voters() - younger);
+            let told = std::iter::once(&node).chain(recovery.held.keys());
+            if recovery.held.len() < others || told.filter(|gate| counts(**gate)).count() < needed {
                 if is_due {
                     recovery.asked_at = Some(now);
                     let fence = recovery.fence;
-                    let silent = peers.iter().filter(|gate| !recovery.held.contains_key(gate));
+                    let silent = peers
+                        .iter()
+                        .filter(|gate| !counts(**gate) || !recovery.held.contains_key(gate));
                     messages.extend(silent.map(|&gate| (gate, Message::CopyAsked { job, fence })));
                 }
                 continue;
@@ -338,7 +356,8 @@ impl Gate {
         let mut messages = Vec::new();
         let mut behind = Vec::new();
         for gate in linked {
-            match live.copies.due(now, gate, resend) {
+            let is_younger = !self.state.is_older(gate, job);
+            match live.copies.due(now, gate, is_younger, resend) {
                 Due::Nothing => {}
                 Due::All => behind.push(gate),
                 Due::Changes(changes) => {
@@ -651,22 +670,22 @@ mod tests {
             Due::Nothing | Due::All => Vec::new(),
         };
 
-        let first = positions(copies.due(now, PEERS[0], resend));
+        let first = positions(copies.due(now, PEERS[0], false, resend));
         assert_eq!(first, [1, 2]);
-        assert_eq!(copies.due(now, PEERS[0], resend), Due::Nothing, "it is on its way");
-        let again = positions(copies.due(now + resend, PEERS[0], resend));
+        assert_eq!(copies.due(now, PEERS[0], false, resend), Due::Nothing, "it is on its way");
+        let again = positions(copies.due(now + resend, PEERS[0], false, resend));
         assert_eq!(again, [1, 2], "it may be lost");
         held(&mut copies, PEERS[0], 1);
-        let rest = positions(copies.due(now + resend * 3, PEERS[0], resend));
+        let rest = positions(copies.due(now + resend * 3, PEERS[0], false, resend));
         assert_eq!(rest, [2]);
 
         for _ in 0..KEPT {
             copies.add(vec![vec![3]], Vec::new());
         }
-        assert_eq!(copies.due(now, PEERS[1], resend), Due::All, "what it lacks is not kept");
+        assert_eq!(copies.due(now, PEERS[1], false, resend), Due::All, "what it lacks is not kept");
         let foreign = CopyMark { fence: Fence(3), position: 9 };
         copies.on_held(PEERS[0], Fence(7), foreign);
-        let due = copies.due(now + resend * 9, PEERS[0], resend);
+        let due = copies.due(now + resend * 9, PEERS[0], false, resend);
         assert_eq!(due, Due::All, "nothing can be added to another owner's copy");
     }
 

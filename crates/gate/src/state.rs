@@ -221,6 +221,8 @@ pub struct PartEnd {
 pub struct State {
     /// The gates that take part, each with its life.
     pub sessions: BTreeMap<NodeId, Incarnation>,
+    /// The index of each gate's first session: before that it held nothing.
+    first_sessions: BTreeMap<NodeId, u64>,
     /// Jobs that run or are retained.
     pub jobs: BTreeMap<JobId, Job>,
     /// Nodes that were removed, each with its datacenter if it was a manager; the last at the end.
@@ -240,6 +242,8 @@ pub struct Job {
     pub name: String,
     /// When it was accepted.
     pub accepted: WallTime,
+    /// The index of the entry that accepted it.
+    accepted_in: u64,
     /// The owner. It may be gone, if no gate was left to take over.
     pub gate: NodeId,
     /// The owner's fence.
@@ -329,6 +333,15 @@ impl State {
         self.removed.iter().any(|(known, _)| *known == node)
     }
 
+    /// Whether a gate took part before a job was accepted, so that it may have been counted among
+    /// those that hold the job's statistics ever since.
+    pub(crate) fn is_older(&self, gate: NodeId, job: JobId) -> bool {
+        match (self.first_sessions.get(&gate), self.jobs.get(&job)) {
+            (Some(first), Some(job)) => *first < job.accepted_in,
+            _ => false,
+        }
+    }
+
     /// Applies a decided entry.
     pub fn apply(&mut self, index: u64, entry: &Entry) -> Applied {
         match self.try_apply(Fence(index), entry) {
@@ -344,6 +357,7 @@ impl State {
                 let is_newer = self.sessions.get(gate).is_none_or(|known| known < incarnation);
                 (is_newer && !self.is_removed(*gate)).then_some(())?;
                 self.sessions.insert(*gate, *incarnation);
+                self.first_sessions.entry(*gate).or_insert(fence.0);
                 self.assign(fence, |owner, sessions| {
                     owner == *gate || !sessions.contains_key(&owner)
                 });
@@ -364,6 +378,7 @@ impl State {
                         plan: *plan,
                         name: name.clone(),
                         accepted: *at,
+                        accepted_in: fence.0,
                         gate,
                         fence,
                         sealed: sealed.clone(),
@@ -468,6 +483,7 @@ impl State {
                     self.removed.remove(0);
                 }
                 self.removed.push((*node, datacenter.clone()));
+                self.first_sessions.remove(node);
                 if self.sessions.remove(node).is_some() {
                     self.assign(fence, |owner, _| owner == *node);
                 }
