@@ -57,6 +57,9 @@ pub(crate) enum LinkError {
     /// The other side refuses us.
     #[error("the other node refuses this one: {0}")]
     RefusedByPeer(HelloError),
+    /// The other side's certificate counts no more.
+    #[error("the other side's certificate was revoked")]
+    Revoked,
     /// The other side said something that its role may not say.
     #[error("a {from} may not send `{name}` to a {to}")]
     Forbidden {
@@ -265,9 +268,19 @@ where
             Err(error) => LinkError::Io(error),
         }
     };
+    let revoked = async {
+        match certified {
+            Some(certified) => match certified.until_revoked().await {
+                Ok(()) => LinkError::Revoked,
+                Err(error) => LinkError::Io(error),
+            },
+            None => std::future::pending().await,
+        }
+    };
     let error = tokio::select! {
         error = reading => error,
         error = writing => error,
+        error = revoked => error,
     };
     if events.send(LinkEvent::Down { peer, outbox }).await.is_err() {
         tracing::debug!("the role had ended before its link to {peer}");

@@ -36,8 +36,10 @@ const SCHEME: &str = "hyperscale://";
 /// The file with the key by which gates share secrets.
 const CLUSTER_KEY: &str = "cluster.key";
 /// The file with the certificates that count no more, each by its SHA-256, one a line. It may be
-/// written while nodes run: they look at it with each link.
+/// written while nodes run: they look at it with each link, and again while the link is up.
 const REVOKED: &str = "revoked";
+/// Between two looks at that file while a link is up.
+const REVOKED_EVERY: Duration = Duration::from_secs(2);
 /// How much earlier than now a certificate is valid, for clocks that are behind.
 const VALID_BEFORE: Duration = Duration::from_secs(24 * 3_600);
 
@@ -66,6 +68,10 @@ pub(crate) struct Certified {
     cluster: String,
     datacenter: String,
     roles: Vec<String>,
+    /// Its SHA-256.
+    fingerprint: String,
+    /// The file in which it stands once it counts no more.
+    revoked: PathBuf,
 }
 
 /// Makes a cluster's certificate authority: `ca.pem` and `ca.key` in a directory, and the key by
@@ -283,16 +289,8 @@ impl Certificates {
 
     /// What the other end's certificate says, unless it was revoked.
     fn certified(&self, chain: Option<&[CertificateDer<'_>]>) -> io::Result<Certified> {
-        let certified = certified(chain)?;
-        let known = match fs::read_to_string(self.directory.join(REVOKED)) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(certified),
-            // Better no link than one with somebody who may be shut out.
-            Err(error) => return Err(error),
-        };
-        let own = chain.and_then(<[_]>::first).map(fingerprint);
-        let mut listed = known.lines().filter_map(|line| line.split_whitespace().next());
-        if listed.any(|revoked| own.as_deref() == Some(revoked)) {
+        let certified = certified(chain, self.directory.join(REVOKED))?;
+        if certified.is_revoked()? {
             let message = "its certificate was revoked";
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, message));
         }
@@ -301,6 +299,28 @@ impl Certificates {
 }
 
 impl Certified {
+    /// Whether it counts no more. An error is as good as a yes: better no link than one with
+    /// somebody who may be shut out.
+    fn is_revoked(&self) -> io::Result<bool> {
+        let known = match fs::read_to_string(&self.revoked) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        let mut listed = known.lines().filter_map(|line| line.split_whitespace().next());
+        Ok(listed.any(|revoked| revoked == self.fingerprint))
+    }
+
+    /// Returns once it counts no more, with an error if that cannot be told.
+    pub(crate) async fn until_revoked(&self) -> io::Result<()> {
+        loop {
+            tokio::time::sleep(REVOKED_EVERY).await;
+            if self.is_revoked()? {
+                return Ok(());
+            }
+        }
+    }
+
     /// Whether a node is what it says.
     pub(crate) fn check(&self, hello: &Hello) -> Result<(), HelloError> {
         let is_true = self.cluster == hello.cluster
@@ -321,7 +341,7 @@ impl Certified {
     }
 }
 
-fn certified(chain: Option<&[CertificateDer<'_>]>) -> io::Result<Certified> {
+fn certified(chain: Option<&[CertificateDer<'_>]>, revoked: PathBuf) -> io::Result<Certified> {
     let bad = |message: &str| io::Error::new(io::ErrorKind::InvalidData, message.to_owned());
     let first = chain.and_then(<[_]>::first).ok_or_else(|| bad("it shows no certificate"))?;
     let (_, certificate) = X509Certificate::from_der(first)
@@ -342,6 +362,8 @@ fn certified(chain: Option<&[CertificateDer<'_>]>) -> io::Result<Certified> {
             cluster: cluster.to_owned(),
             datacenter: datacenter.to_owned(),
             roles: roles.split('+').map(str::to_owned).collect(),
+            fingerprint: fingerprint(first),
+            revoked,
         }),
         _ => Err(bad("its certificate is none of a node")),
     }
@@ -351,14 +373,22 @@ fn made(what: &str, error: &dyn std::fmt::Display) -> NodeError {
     NodeError::Config(format!("{what} cannot be made or read: {error}"))
 }
 
-/// Writes a key that only its owner may read.
+/// Writes a key that only its owner may read, in the place of an earlier one.
 fn write_secret(path: &PathBuf, text: &str) -> Result<(), NodeError> {
     use std::io::Write as _;
     use std::os::unix::fs::OpenOptionsExt as _;
     let write = || -> io::Result<()> {
+        // Under another name first: nobody reads half a key, or one with the old one's rights.
+        let beside = path.with_extension("key.part");
+        match fs::remove_file(&beside) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
         let mut options = fs::OpenOptions::new();
-        let mut file = options.write(true).create_new(true).mode(0o600).open(path)?;
-        file.write_all(text.as_bytes())
+        let mut file = options.write(true).create_new(true).mode(0o600).open(&beside)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&beside, path)
     };
     write().map_err(disk(path, "this key cannot be written"))
 }
@@ -381,7 +411,7 @@ mod tests {
 
         let pem = fs::read(node.join("node.pem")).unwrap();
         let chain: Vec<_> = CertificateDer::pem_slice_iter(&pem).map(Result::unwrap).collect();
-        let certified = certified(Some(&chain)).unwrap();
+        let certified = certified(Some(&chain), node.join(REVOKED)).unwrap();
         let hello = |cluster: &str, datacenter: &str, role| Hello {
             cluster: cluster.to_owned(),
             environment: "test".to_owned(),
@@ -400,5 +430,9 @@ mod tests {
         assert!(certified.check(&hello("red", "eu", Role::Worker)).is_err());
         assert!(certified.check(&hello("blue", "us", Role::Worker)).is_err());
         assert!(certified.check(&hello("blue", "eu", Role::Gate)).is_err());
+        // Its successor is written over it, while it is in use.
+        make_node(&ca, &node, "blue", "eu", &[Role::Manager], Duration::from_secs(60)).unwrap();
+        Certificates::read(&node).unwrap();
+        assert_ne!(fs::read(node.join("node.pem")).unwrap(), pem);
     }
 }

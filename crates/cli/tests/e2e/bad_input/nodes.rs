@@ -218,29 +218,34 @@ fn sec_01_nodes_that_are_not_what_they_say_are_refused_with_the_reason() {
     world.run(words).expect(0);
     let made = now();
     of(&ca, "stolen", "worker");
+    let start = |certificates: &str| {
+        let words = ["worker", "--join", &control.nodes, "--certs", certificates, "--cores", "1"];
+        world.start(words)
+    };
+    let workers = |count: u64| {
+        until(&format!("{count} workers"), WITHIN, || {
+            (control.get("/datacenters")[0]["workers"] == count).then_some(())
+        });
+    };
+    let thief = start("stolen");
+    workers(1);
     world.run(["cert", "revoke", "--ca", &ca, "stolen/node.pem"]).expect(0);
     // Certificates have whole seconds.
     until("the end of its last second", WITHIN, || {
         (made.elapsed() > Duration::from_secs(1)).then_some(())
     });
-    // The running node looks at the list with each link.
+    // The running node looks at the list with each link, and while a link is up.
     let list = std::fs::read(authority.join("revoked")).unwrap();
     world.write("data/development-certificates/node/revoked", list);
+    workers(0);
+    drop(thief);
     for (certificates, words) in [
         ("foreign", "certificate"),
         ("manager-only", "claims to be"),
         ("old", "CertificateExpired"),
         ("stolen", "the connection broke"),
     ] {
-        let worker = world.start([
-            "worker",
-            "--join",
-            &control.nodes,
-            "--certs",
-            certificates,
-            "--cores",
-            "1",
-        ]);
+        let worker = start(certificates);
         let line = worker.stderr.wait_for("no link", &worker.stdout);
         assert!(line.contains(words), "{certificates}: {line}");
     }
