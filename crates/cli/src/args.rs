@@ -282,9 +282,13 @@ const NODE_EXAMPLES: &str = "Examples:
 #[derive(Debug, clap::Args)]
 #[command(after_help = NODE_EXAMPLES)]
 pub(crate) struct NodeArgs {
-    /// Where other nodes call this one
+    /// Where other nodes call this one; where a worker hears gossip
     #[arg(long, value_name = "ADDRESS", env = "HYPERSCALE_LISTEN")]
     pub(crate) listen: Option<SocketAddr>,
+    /// Where other nodes are to send this one's gossip, behind a translation of addresses [default:
+    /// where it listens]
+    #[arg(long, value_name = "ADDRESS", env = "HYPERSCALE_ADVERTISE")]
+    pub(crate) advertise: Option<SocketAddr>,
     /// Managers that this node calls: HOST:PORT, with every address of a name, or @FILE that lists them,
     /// one a line, and is read again and again; may be repeated
     #[arg(long, value_name = "ADDRESS", env = "HYPERSCALE_JOIN", value_delimiter = ',')]
@@ -844,7 +848,17 @@ pub(crate) enum PlaygroundCommand {
         #[command(flatten)]
         place: PlaceArgs,
     },
-    /// End all cuts and delays
+    /// Lose datagrams that a node or a datacenter says and hears: its gossip
+    Lose {
+        /// The node or datacenter
+        name: String,
+        /// Of 100 datagrams, how many
+        #[arg(value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=100))]
+        loss: u8,
+        #[command(flatten)]
+        place: PlaceArgs,
+    },
+    /// End all cuts, delays and losses
     Heal {
         #[command(flatten)]
         place: PlaceArgs,

@@ -1,8 +1,8 @@
 //! `hyperscale playground`: a whole cluster as processes of this binary on the loopback, for people
 //! who want to see what becomes of a test when something breaks.
 //!
-//! One process starts all nodes, owns them, and ends them. Between any two nodes that talk stands a
-//! relay of it, so that connections can be cut and slowed. The subcommands ask it over a socket in
+//! One process starts all nodes, owns them, and ends them. Between any two nodes that talk stand
+//! relays of it, so that what they say can be cut, slowed and lost. The subcommands ask it over a socket in
 //! its directory: only whoever may use that directory can.
 
 mod control;
@@ -50,6 +50,7 @@ pub(crate) async fn playground(args: PlaygroundArgs) -> Result<Exit, Failure> {
         PlaygroundCommand::Restart { name, place } => (place, Wish::Restart { name }),
         PlaygroundCommand::Cut { names, place } => (place, Wish::Cut { names }),
         PlaygroundCommand::Slow { name, delay, place } => (place, Wish::Slow { name, delay }),
+        PlaygroundCommand::Lose { name, loss, place } => (place, Wish::Lose { name, loss }),
         PlaygroundCommand::Heal { place } => (place, Wish::Heal),
     };
     let is_list = matches!(wish, Wish::List);
@@ -212,10 +213,12 @@ fn table(seen: &Seen) -> String {
         lines.push(line.trim_end().to_owned());
     }
     for fault in &seen.faults {
-        let what = match (fault.is_cut, fault.delay_ms) {
-            (true, _) => "cut".to_owned(),
-            (false, delay) => format!("slowed by {delay} ms"),
-        };
+        let parts = [
+            fault.is_cut.then(|| "cut".to_owned()),
+            (fault.delay_ms > 0).then(|| format!("slowed by {} ms", fault.delay_ms)),
+            (fault.loss > 0).then(|| format!("{} % of gossip is lost", fault.loss)),
+        ];
+        let what = parts.into_iter().flatten().collect::<Vec<_>>().join(", ");
         lines.push(format!("{} and {}: {what}", fault.between.0, fault.between.1));
     }
     lines.join("\n")

@@ -51,6 +51,7 @@ pub(crate) async fn node(args: &NodeArgs, roles: &[Role]) -> Result<Exit, Failur
     let config = NodeConfig {
         roles: roles.clone(),
         listen: args.listen,
+        advertise: args.advertise,
         join: args.join.clone(),
         peers: args.peers.clone(),
         gates: args.gates.clone(),

@@ -75,8 +75,11 @@ const QUEUE: usize = 4_096;
 pub struct NodeConfig {
     /// What it is.
     pub roles: BTreeSet<Role>,
-    /// Where it listens for other nodes; only managers and gates are called.
+    /// Where it listens for other nodes: all of it hears gossip there, and managers and gates are
+    /// called.
     pub listen: Option<SocketAddr>,
+    /// Where others are told to send its gossip, if that is another address.
+    pub advertise: Option<SocketAddr>,
     /// The addresses of managers that its gate and its worker call.
     pub join: Vec<String>,
     /// The addresses of the other gates of its gate's cluster.
@@ -113,6 +116,7 @@ impl NodeConfig {
         Self {
             roles: BTreeSet::from([Role::Gate, Role::Manager, Role::Worker]),
             listen: None,
+            advertise: None,
             join: Vec::new(),
             peers: Vec::new(),
             gates: Vec::new(),
@@ -385,7 +389,8 @@ impl Roles {
             let message = "a node that talks to others needs certificates".to_owned();
             return Err(NodeError::Config(message));
         }
-        let listener = match config.listen {
+        let is_called = has(Role::Gate) || has(Role::Manager);
+        let listener = match config.listen.filter(|_| is_called) {
             None => None,
             Some(address) => {
                 let bound = TcpListener::bind(address).await;

@@ -3,7 +3,7 @@
 //! Gates gossip among themselves, managers and workers within their datacenter. A datagram's first
 //! byte says for which of the two it is; the rest is sealed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -85,6 +85,7 @@ impl Members {
         let (directory, held) = (directory.to_owned(), held.clone());
         let follow = keys::follow(directory, held, changed, Arc::clone(observer));
         tokio::task::spawn_local(follow);
+        let address = config.advertise.unwrap_or(address);
         Ok(Some(Self { socket: Arc::new(socket), address, keys, routes: Vec::new() }))
     }
 
@@ -149,8 +150,16 @@ impl Members {
         });
         let (mut notices, observer) = (handle.notices, Arc::clone(observer));
         tokio::task::spawn_local(async move {
+            let mut standing: BTreeMap<NodeId, Count> = BTreeMap::new();
             while let Some(notice) = notices.recv().await {
                 let Notice { node, state, .. } = notice;
+                if let Some(before) = standing.remove(&node) {
+                    observer.less(before);
+                }
+                if let Some(now) = Count::members(state) {
+                    observer.count(now);
+                    standing.insert(node, now);
+                }
                 match state {
                     MemberState::Dead => {
                         observer.count(Count::MemberDead);

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use hyperscale_membership::KeyPlace;
+use hyperscale_membership::{KeyPlace, MemberState};
 use hyperscale_model::{OverloadState, Role, Time};
 
 use crate::clock::Clock;
@@ -109,6 +109,10 @@ counts! {
         MemberSuspected = "suspected",
         MemberDead = "dead",
     }
+    "hyperscale_members" gauge "state" "Other nodes, by how gossip has them at this moment." {
+        MembersAlive = "alive",
+        MembersSuspect = "suspect",
+    }
     "hyperscale_datagrams_total" counter "fate" "Datagrams of gossip that did not get through." {
         DatagramRefused = "refused",
         DatagramUnknownKey = "unknown_key",
@@ -196,6 +200,15 @@ impl Count {
             Role::Gate => Self::LinkedGates,
             Role::Manager => Self::LinkedManagers,
             Role::Worker => Self::LinkedWorkers,
+        }
+    }
+
+    /// Members that stand so, if they are counted.
+    pub(crate) const fn members(state: MemberState) -> Option<Self> {
+        match state {
+            MemberState::Alive => Some(Self::MembersAlive),
+            MemberState::Suspect => Some(Self::MembersSuspect),
+            MemberState::Unconfirmed | MemberState::Dead | MemberState::Left => None,
         }
     }
 

@@ -31,6 +31,7 @@ pub(super) enum Wish {
     Restart { name: String },
     Cut { names: Vec<String> },
     Slow { name: String, delay: Duration },
+    Lose { name: String, loss: u8 },
     Heal,
 }
 

@@ -1,6 +1,6 @@
 //! Which nodes a playground has, what they are called, and how each is started.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
 
 use hyperscale_model::Role;
@@ -80,11 +80,17 @@ impl Planned {
         self.datacenter.as_deref().unwrap_or(OUTSIDE)
     }
 
+    /// Whether two gossip with each other: gates do, and the nodes of a datacenter.
+    pub(super) fn gossips_with(&self, other: &Self) -> bool {
+        self.datacenter == other.datacenter
+    }
+
     /// The command line that starts it.
     pub(super) fn words(
         &self,
         directory: &Path,
-        listen: Option<SocketAddr>,
+        listen: SocketAddr,
+        advertise: SocketAddr,
         api: Option<SocketAddr>,
         called: &[(Role, SocketAddr)],
         cores: u32,
@@ -108,7 +114,8 @@ impl Planned {
         flag("--certs", within(&["certificates", self.certificates()]));
         flag("--data-dir", within(&["data", &self.name]));
         flag("--log", "info".to_owned());
-        flag("--listen", listen.map(|address| address.to_string()).unwrap_or_default());
+        flag("--listen", listen.to_string());
+        flag("--advertise", advertise.to_string());
         flag("--api", api.map(|address| address.to_string()).unwrap_or_default());
         match self.role {
             Role::Gate => {
@@ -139,7 +146,9 @@ pub(super) fn free_ports(count: usize, seed: u64) -> std::io::Result<Vec<TcpList
     let from = seed % size;
     let ports = (0..size).filter_map(|step| {
         let step = u16::try_from((from + step) % size).ok()?;
-        TcpListener::bind((Ipv4Addr::LOCALHOST, range.start.checked_add(step)?)).ok()
+        let address = (Ipv4Addr::LOCALHOST, range.start.checked_add(step)?);
+        // Nodes gossip there, too.
+        UdpSocket::bind(address).ok().and_then(|_free| TcpListener::bind(address).ok())
     });
     let found: Vec<TcpListener> = ports.take(count).collect();
     if found.len() < count {
@@ -187,7 +196,8 @@ mod tests {
         let at = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
         let called = [(Role::Gate, at(1)), (Role::Gate, at(2)), (Role::Manager, at(3))];
 
-        let words = nodes[0].words(Path::new("/p"), Some(at(4)), Some(at(5)), &called, 1).join(" ");
+        let words =
+            nodes[0].words(Path::new("/p"), at(4), at(6), Some(at(5)), &called, 1).join(" ");
 
         assert!(words.starts_with("gate "), "{words}");
         assert!(words.contains("--gates 127.0.0.1:1,127.0.0.1:2 --join 127.0.0.1:3"), "{words}");

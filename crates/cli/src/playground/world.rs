@@ -6,6 +6,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyperscale_gate::{DatacenterView, NodeView};
@@ -13,10 +14,11 @@ use hyperscale_model::{NodeId, Role};
 use hyperscale_node::{make_authority, make_node};
 use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 use super::control::{Wish, state_file};
 use super::layout::{CLUSTER, Planned, Shape, free_ports};
-use super::relay::Relay;
+use super::relay::{Pair, Sky, Weather, post, relay};
 use super::{cannot, write};
 use crate::api::{Api, ApiError};
 use crate::exit::{Exit, Failure};
@@ -50,8 +52,8 @@ pub(super) struct SeenNode {
     pub(super) state: NodeState,
     /// Its process, unless it is gone.
     pub(super) pid: Option<u32>,
-    /// Where other nodes call it.
-    pub(super) listen: Option<SocketAddr>,
+    /// Where it hears gossip, and where gates and managers are called.
+    pub(super) listen: SocketAddr,
     pub(super) api: Option<SocketAddr>,
     pub(super) log: PathBuf,
 }
@@ -80,6 +82,8 @@ pub(super) struct Fault {
     pub(super) between: (String, String),
     pub(super) is_cut: bool,
     pub(super) delay_ms: u64,
+    /// Of 100 datagrams, how many are lost.
+    pub(super) loss: u8,
 }
 
 /// A process that does not outlive this.
@@ -101,12 +105,12 @@ impl Drop for Process {
 #[derive(Debug)]
 struct Node {
     planned: Planned,
-    listen: Option<SocketAddr>,
+    listen: SocketAddr,
     api: Option<SocketAddr>,
     process: Option<Process>,
 }
 
-/// All nodes, and the relay of each pair of which one calls the other.
+/// All nodes, and the relays between them.
 #[derive(Debug)]
 pub(super) struct World {
     /// What the nodes are processes of. Where it lies may hold another by now: then a node that is
@@ -115,7 +119,12 @@ pub(super) struct World {
     directory: PathBuf,
     shape: Shape,
     nodes: Vec<Node>,
-    relays: BTreeMap<(usize, usize), Relay>,
+    /// By who calls and who is called the address at which the one calls the other.
+    relays: BTreeMap<(usize, usize), SocketAddr>,
+    /// Where each node is sent its gossip.
+    posts: Vec<SocketAddr>,
+    /// The relays end with it.
+    sky: watch::Sender<Sky>,
 }
 
 impl World {
@@ -135,15 +144,21 @@ impl World {
         for planned in planned {
             let ports: Vec<TcpListener> = held.drain(..ports_of(planned.role)).collect();
             let mut addresses = ports.iter().filter_map(|port| port.local_addr().ok());
-            let (listen, api) = (addresses.next(), addresses.next());
+            let listen = addresses.next().ok_or_else(|| {
+                Failure::new(Exit::ApiFailed, "a port that was just taken has no address")
+            })?;
+            let api = addresses.next();
             kept.push(ports);
             nodes.push(Node { planned, listen, api, process: None });
         }
-        let relays = relays(&nodes).await?;
+        let (sky, known) = watch::channel(Sky::default());
+        let (relays, posts) = relays(&nodes, &known).await.map_err(|error| {
+            Failure::caused(Exit::ApiFailed, "a relay cannot listen on the loopback", &error)
+        })?;
         let binary = std::env::current_exe()
             .map_err(|error| Failure::caused(Exit::Io, "this program has no path", &error))?;
         let directory = directory.to_owned();
-        let mut world = Self { binary, directory, shape, nodes, relays };
+        let mut world = Self { binary, directory, shape, nodes, relays, posts, sky };
         for (place, ports) in kept.into_iter().enumerate() {
             // Free just now, and for the node at once.
             drop(ports);
@@ -158,12 +173,12 @@ impl World {
         let name = &node.planned.name;
         let called: Vec<(Role, SocketAddr)> = (node.planned.calls.iter())
             .filter_map(|&other| {
-                let relay = self.relays.get(&(place, other))?;
-                Some((self.nodes[other].planned.role, relay.address))
+                let address = *self.relays.get(&(place, other))?;
+                Some((self.nodes[other].planned.role, address))
             })
             .collect();
-        let words =
-            node.planned.words(&self.directory, node.listen, node.api, &called, self.shape.cores);
+        let (listen, post, cores) = (node.listen, self.posts[place], self.shape.cores);
+        let words = node.planned.words(&self.directory, listen, post, node.api, &called, cores);
         let log = self.log(place);
         let open = || OpenOptions::new().create(true).append(true).open(&log);
         let (out, err) = (open(), open());
@@ -269,21 +284,22 @@ impl World {
                 format!("{name} is started")
             }
             Wish::Cut { names } => {
-                let relays = self.between(&names)?;
-                relays.iter().for_each(|relay| relay.change(|weather| weather.is_cut = true));
+                self.change(&names, |weather| weather.is_cut = true)?;
                 match names.as_slice() {
                     [one, other] => format!("{one} and {other} are cut off from each other"),
                     _ => format!("{} is cut off from all others", names.concat()),
                 }
             }
             Wish::Slow { name, delay } => {
-                let relays = self.between(std::slice::from_ref(&name))?;
-                relays.iter().for_each(|relay| relay.change(|weather| weather.delay = delay));
+                self.change(std::slice::from_ref(&name), |weather| weather.delay = delay)?;
                 format!("what {name} says and hears is delayed by {delay:?}")
             }
+            Wish::Lose { name, loss } => {
+                self.change(std::slice::from_ref(&name), |weather| weather.loss = loss)?;
+                format!("{loss} % of the datagrams that {name} says and hears are lost")
+            }
             Wish::Heal => {
-                let all = self.relays.values();
-                all.for_each(|relay| relay.change(|weather| *weather = Default::default()));
+                self.sky.send_modify(Sky::clear);
                 "all connections are whole".to_owned()
             }
         };
@@ -325,25 +341,35 @@ impl World {
         Ok(())
     }
 
-    /// The relays between two nodes or datacenters, or between one and all others.
-    fn between(&self, names: &[String]) -> Result<Vec<&Relay>, String> {
+    /// Changes the weather between two nodes or datacenters, or between one and all others.
+    fn change(&self, names: &[String], change: impl Fn(&mut Weather)) -> Result<(), String> {
         let sides: Vec<Vec<usize>> =
             names.iter().map(|name| self.places(name)).collect::<Result<_, _>>()?;
-        let is_between = |(from, to): &(usize, usize)| match sides.as_slice() {
-            [one, other] => {
-                one.contains(from) && other.contains(to) || other.contains(from) && one.contains(to)
-            }
-            [one] => one.contains(from) != one.contains(to),
-            _ => false,
+        let others = |one: &[usize]| (0..self.nodes.len()).filter(|n| !one.contains(n)).collect();
+        let (one, other): (&[usize], Vec<usize>) = match sides.as_slice() {
+            [one, other] => (one, other.clone()),
+            [one] => (one, others(one)),
+            _ => (&[], Vec::new()),
         };
-        let found: Vec<&Relay> = (self.relays.iter())
-            .filter(|(pair, _)| is_between(pair))
-            .map(|(_, relay)| relay)
+        let all = one.iter().flat_map(|&one| other.iter().map(move |&other| (one, other)));
+        let talking: Vec<Pair> = all
+            .filter(|&(one, other)| one != other && self.talk(one, other))
+            .map(|(one, other)| Pair::of(one, other))
             .collect();
-        if found.is_empty() {
+        if talking.is_empty() {
             return Err(format!("{} do not talk to each other", names.join(" and ")));
         }
-        Ok(found)
+        self.sky.send_modify(|sky| {
+            talking.iter().for_each(|pair| sky.change(*pair, &change));
+        });
+        Ok(())
+    }
+
+    /// Whether two nodes say anything to each other.
+    fn talk(&self, one: usize, other: usize) -> bool {
+        let calls = |from: usize, to: usize| self.nodes[from].planned.calls.contains(&to);
+        let gossip = self.nodes[one].planned.gossips_with(&self.nodes[other].planned);
+        gossip || calls(one, other) || calls(other, one)
     }
 
     /// The id of a node, as it lies in its data directory.
@@ -378,18 +404,17 @@ impl World {
             })
             .collect();
         let name = |place: usize| self.nodes[place].planned.name.clone();
-        let mut faults: Vec<Fault> = (self.relays.iter())
-            .map(|(&(from, to), relay)| ((from.min(to), from.max(to)), relay.weather()))
-            .filter(|(_, weather)| *weather != Default::default())
-            .map(|((one, other), weather)| Fault {
-                between: (name(one), name(other)),
-                is_cut: weather.is_cut,
-                delay_ms: u64::try_from(weather.delay.as_millis()).unwrap_or(u64::MAX),
+        let faults = (self.sky.borrow().all())
+            .map(|(pair, weather)| {
+                let (one, other) = pair.places();
+                Fault {
+                    between: (name(one), name(other)),
+                    is_cut: weather.is_cut,
+                    delay_ms: u64::try_from(weather.delay.as_millis()).unwrap_or(u64::MAX),
+                    loss: weather.loss,
+                }
             })
             .collect();
-        // Two that call each other have a relay each.
-        faults.sort_by(|a, b| a.between.cmp(&b.between));
-        faults.dedup();
         Seen { directory: self.directory.clone(), pid: std::process::id(), nodes, faults }
     }
 
@@ -407,23 +432,26 @@ impl World {
 const fn ports_of(role: Role) -> usize {
     match role {
         Role::Gate => 2,
-        Role::Manager => 1,
-        Role::Worker | Role::Client => 0,
+        Role::Manager | Role::Worker | Role::Client => 1,
     }
 }
 
-async fn relays(nodes: &[Node]) -> Result<BTreeMap<(usize, usize), Relay>, Failure> {
-    let mut relays = BTreeMap::new();
+/// The addresses by which nodes call each other, and those where each is sent its gossip.
+async fn relays(
+    nodes: &[Node],
+    sky: &watch::Receiver<Sky>,
+) -> std::io::Result<(BTreeMap<(usize, usize), SocketAddr>, Vec<SocketAddr>)> {
+    let places = nodes.iter().enumerate();
+    let senders = Arc::new(places.map(|(place, node)| (node.listen, place)).collect());
+    let (mut relays, mut posts) = (BTreeMap::new(), Vec::new());
     for (from, node) in nodes.iter().enumerate() {
+        posts.push(post(from, node.listen, Arc::clone(&senders), sky.clone()).await?);
         for &to in &node.planned.calls {
-            let Some(address) = nodes[to].listen else { continue };
-            let relay = Relay::start(address).await.map_err(|error| {
-                Failure::caused(Exit::ApiFailed, "a relay cannot listen on the loopback", &error)
-            })?;
-            relays.insert((from, to), relay);
+            let address = relay(Pair::of(from, to), nodes[to].listen, sky.clone()).await?;
+            relays.insert((from, to), address);
         }
     }
-    Ok(relays)
+    Ok((relays, posts))
 }
 
 /// One authority, and certificates for each datacenter and for the gates.

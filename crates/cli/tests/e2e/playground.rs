@@ -6,7 +6,9 @@ use std::path::Path;
 use rustix::process::{Pid, Signal, test_kill_process};
 use serde_json::Value;
 
-use crate::system::{Ended, Process, WITHIN, World, get_json, is_whole, read_json, until};
+use crate::system::{
+    Ended, Process, WITHIN, World, get_json, is_whole, read_json, try_http, until,
+};
 
 /// A playground in a directory of the world.
 pub(crate) struct Playground {
@@ -166,6 +168,55 @@ fn a_playground_cuts_slows_and_freezes_and_says_what_it_cannot() {
     play(&world, &apart).refuses(104, &["gate-0 and dc-0-worker-0 do not talk"]);
     let again = world.run(["playground", "--dir", "playground"]);
     again.refuses(104, &["a playground runs in", "already"]);
+}
+
+/// A metric of a gate, by its name with its labels.
+fn metric(api: &str, name: &str) -> Option<u64> {
+    let (_, text) = try_http(api, "GET", "/metrics", &[], "").ok()?;
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix(name));
+    lines.find_map(|value| value.strip_prefix(' ')?.parse().ok())
+}
+
+#[test]
+fn mem_02_mem_05_gossip_hears_of_a_cut_and_of_its_end_and_of_no_death_in_bad_weather() {
+    let world = World::new();
+    let playground = Playground::start(&world, &["--gates", "3", "--workers", "1"]);
+    let until_alive = |what: &str, counts: [u64; 3]| {
+        until(what, WITHIN, || {
+            let found: Vec<_> = (playground.apis.iter())
+                .map(|api| metric(api, "hyperscale_members{state=\"alive\"}"))
+                .collect();
+            (found == counts.map(Some)).then_some(())
+        });
+    };
+    until_alive("gates that know each other", [2, 2, 2]);
+
+    let dead = || {
+        let name = "hyperscale_members_total{change=\"dead\"}";
+        let found = playground.apis.iter().map(|api| metric(api, name).unwrap());
+        found.collect::<Vec<u64>>()
+    };
+    let heard = || {
+        let name = "hyperscale_gossip_datagrams_opened_total{key=\"current\"}";
+        metric(&playground.apis[2], name).unwrap()
+    };
+
+    // What is late and lost is no death.
+    play(&world, &["lose", "gate-2", "20"]).expect(0);
+    play(&world, &["slow", "gate-2", "50ms"]).expect(0);
+    let list = play(&world, &["list"]);
+    assert!(list.stdout.contains("slowed by 50 ms, 20 % of gossip is lost"), "{}", list.stdout);
+    let before = heard();
+    until("40 datagrams through bad weather", WITHIN, || (heard() >= before + 40).then_some(()));
+    assert_eq!(dead(), [0, 0, 0]);
+
+    play(&world, &["cut", "gate-2"]).expect(0);
+    until("a death at all that are left, and two at the other", WITHIN, || {
+        (dead() == [1, 1, 2]).then_some(())
+    });
+
+    play(&world, &["heal"]).expect(0);
+    until_alive("all of them again", [2, 2, 2]);
 }
 
 #[test]
