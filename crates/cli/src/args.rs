@@ -373,6 +373,10 @@ pub(crate) struct TimerArgs {
     #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = duration,
           env = "HYPERSCALE_DRAIN")]
     pub(crate) drain: Duration,
+    /// After how long a gate or a manager that is not there gives its vote to a spare; of gates [default:
+    /// never]
+    #[arg(long, value_name = "DURATION", value_parser = duration, env = "HYPERSCALE_REAP_VOTERS_AFTER")]
+    pub(crate) reap_voters_after: Option<Duration>,
 }
 
 /// What clients of the API may cost.

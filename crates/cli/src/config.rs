@@ -44,6 +44,7 @@ const fn setting(key: &'static str, kind: Kind) -> Setting {
 const SETTINGS: &[Setting] = &[
     setting("roles", Kind::List),
     setting("listen", Kind::Text),
+    setting("advertise", Kind::Text),
     setting("join", Kind::List),
     setting("gates", Kind::List),
     setting("peers", Kind::List),
@@ -64,6 +65,7 @@ const SETTINGS: &[Setting] = &[
     setting("election", Kind::Text),
     setting("retention", Kind::Text),
     setting("drain", Kind::Text),
+    setting("reap_voters_after", Kind::Text),
     setting("api_rate", Kind::Count),
     setting("api_burst", Kind::Count),
     setting("api_connections", Kind::Count),

@@ -172,6 +172,7 @@ fn timers(args: &NodeArgs) -> Timers {
         election: args.election,
         retention: args.retention,
         drain: args.drain,
+        reap_voters_after: args.reap_voters_after,
     }
 }
 

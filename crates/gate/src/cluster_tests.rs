@@ -63,6 +63,10 @@ struct Cluster {
     changes: Vec<ElectorateChange>,
     /// Gates that were told that they are removed.
     stopped: BTreeSet<NodeId>,
+    /// After how long gates that start from now on give up a voter.
+    reap: Option<Duration>,
+    /// Managers of the first datacenter that follow without a vote.
+    spares: BTreeSet<NodeId>,
 }
 
 impl Cluster {
@@ -88,6 +92,8 @@ impl Cluster {
             electorate: Electorate::default(),
             changes: Vec::new(),
             stopped: BTreeSet::new(),
+            reap: None,
+            spares: BTreeSet::new(),
         };
         [A, B, C].into_iter().for_each(|gate| cluster.start(gate));
         cluster.wait(1);
@@ -99,6 +105,7 @@ impl Cluster {
         *life += 1;
         let mut config = GateConfig::new(id, Incarnation(*life), WallTime(1_000), [7; 32]);
         config.gates = 3;
+        config.reap_voters_after = self.reap;
         self.gates.insert(id, Gate::new(config, id.0));
         self.applied.insert(id, 0);
         self.cut.remove(&id);
@@ -179,6 +186,8 @@ impl Cluster {
             free_cores: cores,
             software: String::new(),
         };
+        let spares = self.spares.iter().filter(|_| manager == EU);
+        let spares = spares.map(|spare| node(*spare, Role::Manager, NodeState::Following, 0));
         DatacenterStatus {
             datacenter: DatacenterId::from(if manager == EU { "eu" } else { "us" }),
             leading: Some(Fence(1)),
@@ -190,10 +199,12 @@ impl Cluster {
             workers: 1,
             cores: 4,
             free_cores: 4,
-            nodes: vec![
-                node(manager, Role::Manager, NodeState::Leading, 0),
-                node(NodeId(manager.0 + 1), Role::Worker, NodeState::Ready, 4),
-            ],
+            nodes: spares
+                .chain([
+                    node(manager, Role::Manager, NodeState::Leading, 0),
+                    node(NodeId(manager.0 + 1), Role::Worker, NodeState::Ready, 4),
+                ])
+                .collect(),
         }
     }
 
@@ -869,6 +880,70 @@ fn sta_05_whoever_removes_the_last_that_knows_has_the_job_go_on_with_what_is_lef
     cluster.electorate(&rest, &[]);
 
     assert!(goes_on(&mut cluster, job));
+}
+
+/// Gates that give up voters after 30 s.
+fn reaping() -> Cluster {
+    let mut cluster = Cluster::new();
+    cluster.reap = Some(Duration::from_secs(30));
+    for gate in [B, C, A] {
+        cluster.kill(gate);
+        cluster.start(gate);
+    }
+    cluster.electorate(&[A, B, C], &[]);
+    cluster.wait(2);
+    cluster
+}
+
+#[test]
+fn a_gate_that_is_missed_for_long_gives_way_to_a_spare_and_to_nobody_else() {
+    const D: NodeId = NodeId(4);
+    let mut cluster = reaping();
+    let missed = [A, B, C].into_iter().find(|gate| *gate != cluster.leader).unwrap();
+    let removed = |cluster: &Cluster| {
+        cluster.gates[&cluster.leader]
+            .state()
+            .removed
+            .iter()
+            .map(|(node, _)| *node)
+            .collect::<Vec<_>>()
+    };
+    let nobody: Vec<NodeId> = Vec::new();
+    cluster.kill(missed);
+    cluster.wait(60);
+    assert_eq!(removed(&cluster), nobody, "two that vote are no safer than three");
+
+    cluster.start(D);
+    cluster.electorate(&[A, B, C], &[D]);
+    cluster.wait(2);
+    assert_eq!(removed(&cluster), [missed]);
+    let rest: Vec<NodeId> = [A, B, C, D].into_iter().filter(|gate| *gate != missed).collect();
+    let vote = ElectorateChange::Vote(rest.iter().copied().collect());
+    assert_eq!(cluster.changes.pop(), Some(vote));
+    cluster.electorate(&rest, &[]);
+
+    // The next one that is missed has its own time.
+    let next = rest.iter().copied().find(|gate| *gate != cluster.leader).unwrap();
+    cluster.start(NodeId(5));
+    cluster.electorate(&rest, &[NodeId(5)]);
+    cluster.kill(next);
+    cluster.wait(20);
+    cluster.start(next);
+    cluster.wait(20);
+    assert_eq!(removed(&cluster), [missed], "it was back in time");
+}
+
+#[test]
+fn a_manager_that_is_missed_for_long_gives_way_to_a_spare() {
+    let mut cluster = reaping();
+    let gone = NodeId(EU.0 + 2);
+    cluster.wait(60);
+    assert_eq!(cluster.removed, [].into(), "there is no spare");
+
+    cluster.spares.insert(NodeId(EU.0 + 3));
+    cluster.wait(6);
+
+    assert_eq!(cluster.removed, [gone].into());
 }
 
 #[test]

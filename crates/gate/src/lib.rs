@@ -17,6 +17,7 @@ mod federation;
 mod owner;
 mod peers;
 mod places;
+mod reap;
 mod removal;
 mod request;
 mod ring;
@@ -48,6 +49,7 @@ use crate::federation::{Change, Federation};
 pub use crate::federation::{Change as DatacenterChange, FederationConfig, Standing};
 use crate::owner::Live;
 use crate::places::Place;
+use crate::reap::Missed;
 use crate::removal::WaitingRemoval;
 pub use crate::request::{
     DatacenterView, JobView, NodeView, Reply, Request, RequestError, RequestErrorKind, RequestId,
@@ -99,6 +101,9 @@ pub struct GateConfig {
     pub federation: FederationConfig,
     /// How long an ended job stays at hand.
     pub retention: Duration,
+    /// After how long a voter that is not there, of the gates or of a datacenter, gives way to a
+    /// spare. Never, unless set: an operator removes it.
+    pub reap_voters_after: Option<Duration>,
     /// Jobs that may live at once.
     pub jobs_max: usize,
     /// How often a gate says something to the others.
@@ -144,6 +149,7 @@ impl GateConfig {
             dispatch_wait: Duration::from_secs(6),
             federation: FederationConfig::DEFAULT,
             retention: Duration::from_secs(300),
+            reap_voters_after: None,
             jobs_max: 10_000,
             beat: Duration::from_secs(1),
             session_grace: Duration::from_millis(1_500),
@@ -511,6 +517,7 @@ pub struct Gate {
     steers: Vec<WaitingSteer>,
     /// Removals of nodes that are not decided yet.
     removals: Vec<WaitingRemoval>,
+    missed: Missed,
     unknown: Vec<Unknown>,
     questions: Questions,
     proposed: BTreeMap<ProposalId, (About, Time)>,
@@ -560,6 +567,7 @@ impl Gate {
             cancels: Vec::new(),
             steers: Vec::new(),
             removals: Vec::new(),
+            missed: Missed::new(),
             unknown: Vec::new(),
             questions: Questions::default(),
             proposed: BTreeMap::new(),

@@ -614,6 +614,7 @@ impl Gate {
         self.beat(now);
         self.review_places(now);
         self.review_sessions(now);
+        self.review_missed(now);
         self.review_electorate(now);
         self.recover(now);
         let jobs: Vec<JobId> = self.live.keys().copied().collect();

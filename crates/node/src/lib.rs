@@ -417,6 +417,7 @@ impl Roles {
             settings.window = timers.window;
             settings.push = timers.window.min(settings.push);
             settings.retention = timers.retention;
+            settings.reap_voters_after = timers.reap_voters_after;
             settings.start_margin = config.start_margin;
             let (storage, observer) = (storage.clone(), Arc::clone(&observer));
             let mut host = GateHost::open(settings, timers.ledger(), storage, observer)?;

@@ -7,6 +7,9 @@ use crate::drive::NodeError;
 /// How often a leader shows its followers that it is there.
 const HEARTBEAT: Duration = Duration::from_millis(250);
 
+/// The shortest time after which a voter may be given up.
+const REAP_MIN: Duration = Duration::from_secs(10);
+
 /// Timers that can be set. All nodes of a cluster should have the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timers {
@@ -25,6 +28,8 @@ pub struct Timers {
     pub retention: Duration,
     /// How long running attempts may go on once a worker is told to leave.
     pub drain: Duration,
+    /// After how long a voter that is not there gives way to a spare; never, unless set.
+    pub reap_voters_after: Option<Duration>,
 }
 
 /// Those of them that a ledger has.
@@ -44,6 +49,7 @@ impl Timers {
         election: Duration::from_secs(1),
         retention: Duration::from_secs(300),
         drain: Duration::from_secs(60),
+        reap_voters_after: None,
     };
 
     pub(crate) const fn ledger(&self) -> LedgerTimers {
@@ -56,8 +62,16 @@ impl Timers {
     ///
     /// With the inequality that does not hold, in names and in figures.
     pub fn check(&self) -> Result<(), NodeError> {
-        let Self { window, execution_lease, renewal, leader_lease, election, retention, .. } =
-            *self;
+        let Self {
+            window,
+            execution_lease,
+            renewal,
+            leader_lease,
+            election,
+            retention,
+            reap_voters_after,
+            drain: _,
+        } = *self;
         let (shortest, longest) = (Duration::from_millis(50), Duration::from_secs(60));
         let rows = [
             (
@@ -91,6 +105,14 @@ impl Timers {
             (
                 retention >= 2 * window,
                 format!("retention ≥ 2 × window does not hold: {retention:?} < 2 × {window:?}"),
+            ),
+            (
+                reap_voters_after.is_none_or(|after| after >= REAP_MIN),
+                format!(
+                    "reap_voters_after must be at least {REAP_MIN:?}, or a node that restarts is \
+                     taken for lost; it is {:?}",
+                    reap_voters_after.unwrap_or_default()
+                ),
             ),
         ];
         let broken: Vec<String> =
@@ -132,6 +154,7 @@ mod tests {
             election: ledger.election,
             retention: gate.retention,
             drain: worker.drain_limit,
+            reap_voters_after: gate.reap_voters_after,
         };
         assert_eq!(timers, theirs);
         assert_eq!((ledger.leader_lease, ledger.heartbeat), (timers.leader_lease, HEARTBEAT));

@@ -56,9 +56,23 @@ impl Got {
 impl Served {
     async fn with(tokens: Tokens, limits: Limits) -> Self {
         let node = Node::start(NodeConfig::local(1)).unwrap();
+        let api = Api::new(node.gate().unwrap(), tokens, limits);
+        Self::serving(node, api).await
+    }
+
+    /// With an API that only the test tells how overloaded its node is.
+    async fn as_overloaded_as_told() -> (Self, Arc<Observer>) {
+        let node = Node::start(NodeConfig::local(1)).unwrap();
+        let limits = Limits { rate: None, ..Limits::DEFAULT };
+        let mut api = Api::new(node.gate().unwrap(), Tokens::default(), limits);
+        let observer = Observer::start();
+        api.front = Front::new(limits, Arc::clone(&observer));
+        (Self::serving(node, api).await, observer)
+    }
+
+    async fn serving(node: Node, api: Api) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let api = Api::new(node.gate().unwrap(), tokens, limits);
         let task = tokio::spawn(server::serve(listener, router(&api), Arc::clone(&api.front)));
         Self { address, api, _node: node, task }
     }
@@ -464,9 +478,8 @@ async fn api_04_a_job_goes_through_every_route_with_answers_as_described() {
 
 #[tokio::test]
 async fn bpr_02_a_gate_that_is_overloaded_still_stops_load_and_says_when_to_come_again() {
-    let served = Served::start().await;
+    let (served, observer) = Served::as_overloaded_as_told().await;
     served.until_free().await;
-    let observer = Arc::clone(&served.api.front.observer);
     observer.set_overload(OverloadState::Stressed);
 
     let listed = served.get("/api/v1/jobs").await;

@@ -7,6 +7,7 @@ use super::*;
 const SAMPLES: &[(&str, &str, &str)] = &[
     ("roles", r#"["gate", "manager"]"#, "gate,manager"),
     ("listen", r#""127.0.0.1:7700""#, "127.0.0.1:7700"),
+    ("advertise", r#""10.1.0.5:7700""#, "10.1.0.5:7700"),
     ("join", r#"["a:1", "b:2"]"#, "a:1,b:2"),
     ("gates", r#"["e:1", "f:2"]"#, "e:1,f:2"),
     ("peers", r#"["c:1", "d:2"]"#, "c:1,d:2"),
@@ -31,6 +32,7 @@ const SAMPLES: &[(&str, &str, &str)] = &[
     ("election", r#""1200ms""#, "1200ms"),
     ("retention", r#""10m""#, "10m"),
     ("drain", r#""5s""#, "5s"),
+    ("reap_voters_after", r#""1h""#, "1h"),
     ("api_rate", "7", "7"),
     ("api_burst", "70", "70"),
     ("api_connections", "77", "77"),

@@ -1,8 +1,9 @@
 //! Steady submissions to a whole cluster whose nodes are killed, frozen, cut off and slowed down at
-//! random, and lose their disks.
+//! random, and lose their gossip and their disks.
 //!
 //! `HYPERSCALE_E2E=long cargo test --release -p hyperscale --test e2e chaos` is the run of five
-//! minutes that guards a release. The seed is printed first; `HYPERSCALE_SEED` sets it.
+//! minutes that guards a release, `HYPERSCALE_E2E=nightly` that of half an hour. In both some faults
+//! last until nodes are given up. The seed is printed first; `HYPERSCALE_SEED` sets it.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -13,7 +14,8 @@ use serde_json::Value;
 use crate::faults::never_above;
 use crate::playground::{Playground, play, read_state};
 use crate::system::{
-    Ended, Process, Target, WITHIN, World, get_json, is_long, now, read_json, sums_up, until,
+    Ended, Process, Target, WITHIN, World, get_json, is_long, is_nightly, now, read_json, sums_up,
+    until,
 };
 
 /// Requests per second of a job.
@@ -38,7 +40,8 @@ struct Course {
 fn course() -> Course {
     if is_long() {
         let submit_every = Duration::from_secs(3);
-        Course { faults: Duration::from_secs(300), submit_every, job_seconds: 10 }
+        let minutes = if is_nightly() { 30 } else { 5 };
+        Course { faults: Duration::from_secs(60 * minutes), submit_every, job_seconds: 10 }
     } else {
         let submit_every = Duration::from_secs(2);
         Course { faults: Duration::from_secs(28), submit_every, job_seconds: 6 }
@@ -47,6 +50,7 @@ fn course() -> Course {
 
 /// What is broken, and until when.
 struct Broken {
+    /// A node, or a datacenter that is cut off.
     node: String,
     fault: Fault,
     until: Instant,
@@ -58,14 +62,15 @@ enum Fault {
     Frozen,
     /// Nobody reaches it.
     Cut,
-    /// All that it says and hears comes late.
+    /// All that it says and hears comes late, and some of its gossip never.
     Slow,
     /// Killed, and what was on its disk is gone.
     Lost,
 }
 
-/// How late that is.
+/// How late that is, and how much of 100.
 const DELAY: &str = "100ms";
+const LOSS: &str = "10";
 
 /// A submitted job: the client that follows it, and what it is aimed at.
 struct Submitted {
@@ -139,6 +144,8 @@ impl Chaos {
             _ if node.contains("worker") || !self.all_vote() => Fault::Killed,
             _ => Fault::Lost,
         };
+        let is_whole = fault == Fault::Cut && self.pick(3) == 0;
+        let node = if is_whole { DATACENTERS[self.pick(2)].to_owned() } else { node };
         let words = match fault {
             Fault::Killed | Fault::Lost => vec!["kill", &node],
             Fault::Frozen => vec!["freeze", &node],
@@ -146,7 +153,13 @@ impl Chaos {
             Fault::Slow => vec!["slow", &node, DELAY],
         };
         play(&self.world, &words).expect(0);
-        let wait = Duration::from_millis(500 + self.random.next_u64() % 3_500);
+        if fault == Fault::Slow {
+            play(&self.world, &["lose", &node, LOSS]).expect(0);
+        }
+        // Long enough for a lease to end and a death to be told, once in a while.
+        let is_grave = is_long() && self.pick(5) == 0;
+        let least = if is_grave { 10_000 } else { 500 };
+        let wait = Duration::from_millis(least + self.random.next_u64() % (3_500 + least));
         let and_its_disk = if fault == Fault::Lost { " and its disk" } else { "" };
         self.say(&format!("{}{and_its_disk} for {wait:?}", words.join(" ")));
         Broken { node, fault, until: now() + wait }

@@ -37,9 +37,14 @@ pub(crate) fn until<T>(what: &str, within: Duration, mut look: impl FnMut() -> O
     }
 }
 
-/// Whether runs are as long as before a release.
+/// Whether runs are as long as before a release, or longer.
 pub(crate) fn is_long() -> bool {
-    std::env::var("HYPERSCALE_E2E").is_ok_and(|value| value == "long")
+    std::env::var("HYPERSCALE_E2E").is_ok_and(|value| value == "long") || is_nightly()
+}
+
+/// Whether runs are as long as in a night.
+pub(crate) fn is_nightly() -> bool {
+    std::env::var("HYPERSCALE_E2E").is_ok_and(|value| value == "nightly")
 }
 
 /// Tests that measure time have the machine for themselves among those of this binary.
