@@ -1260,7 +1260,9 @@ impl Manager {
                     let slices = (&shard.slice, &draws);
                     shard.rows = first_rows(&unique, load, slices, 0, Duration::ZERO);
                 }
-                let (part, workflow, context) = (*part_id, *workflow, part.context.clone());
+                // Whatever else has ended by now may have ended later elsewhere.
+                let context = part.context.of(&plan.before(*workflow));
+                let (part, workflow) = (*part_id, *workflow);
                 Some(Entry::WorkflowPlaced { part, workflow, shards, context })
             })
             .collect();

@@ -1,6 +1,6 @@
 //! What travels beside a plan: values that workflows published, and secrets.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use hyperscale_model::WorkflowIndex;
@@ -25,6 +25,13 @@ impl Context {
     #[must_use]
     pub fn get(&self, workflow: WorkflowIndex, name: &str) -> Option<&Value> {
         self.layers.get(&workflow)?.get(name)
+    }
+
+    /// What these workflows published, and nothing else.
+    #[must_use]
+    pub fn of(&self, workflows: &BTreeSet<WorkflowIndex>) -> Self {
+        let layers = self.layers.iter().filter(|(workflow, _)| workflows.contains(workflow));
+        Self { layers: layers.map(|(workflow, layer)| (*workflow, layer.clone())).collect() }
     }
 }
 

@@ -111,6 +111,18 @@ impl Plan {
         Ok(plan)
     }
 
+    /// All workflows that one waits for, in turn and directly: those whose values it can read.
+    #[must_use]
+    pub fn before(&self, workflow: WorkflowIndex) -> BTreeSet<WorkflowIndex> {
+        let mut before = BTreeSet::new();
+        let mut left = vec![workflow];
+        while let Some(planned) = left.pop().and_then(|index| self.workflow(index)) {
+            let new = planned.after.workflows.iter().filter(|index| before.insert(**index));
+            left.extend(new.copied());
+        }
+        before
+    }
+
     /// The blobs that the plan names: data and bodies.
     #[must_use]
     pub fn blobs(&self) -> BTreeSet<BlobHash> {

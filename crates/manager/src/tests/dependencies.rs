@@ -307,6 +307,29 @@ fn dag_03_a_dependent_of_any_end_runs_without_the_value() {
 }
 
 #[test]
+fn dag_05_a_workflow_gets_what_it_waited_for_and_nothing_that_happened_to_be_there() {
+    let mut plan = publishing();
+    // One waits for `b`, and so for `a`; one for nothing but a core.
+    plan.workflows.push(workflow("c", after(&[1], false)));
+    plan.workflows.push(workflow("d", After::default()));
+    plan.workflows.iter_mut().for_each(|workflow| workflow.cores = Some(4));
+    let completes = (Fate::Completes, seconds(3));
+    let mut crew = Crew::new(&plan, vec![completes; 4], 1);
+    crew.publishes.insert(0, Value::text("secret-7"));
+
+    crew.finish(seconds(60)).unwrap();
+
+    let started = |workflow| crew.offers_of(workflow)[0].attempt;
+    let order: Vec<AttemptId> = crew.offers.iter().map(|(_, offer)| offer.attempt).collect();
+    let place = |workflow| order.iter().position(|attempt| *attempt == started(workflow)).unwrap();
+    assert!(place(0) < place(3), "`d` is sent out when `a` has ended: {order:?}");
+    let token =
+        |workflow| crew.offers_of(workflow)[0].context.get(WorkflowIndex(0), "token").cloned();
+    assert_eq!([1, 2].map(token), [Some(Value::text("secret-7")), Some(Value::text("secret-7"))]);
+    assert_eq!(token(3), None, "elsewhere it may have started before `a` had ended");
+}
+
+#[test]
 fn dag_05_later_attempts_and_leaders_send_the_context_of_the_first_byte_for_byte() {
     let mut plan = publishing();
     // A third one publishes while `b` runs: `b` must not see that.
