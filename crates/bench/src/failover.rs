@@ -43,6 +43,7 @@ pub(crate) fn failover(effort: Effort) -> anyhow::Result<()> {
         ("leader", "leading manager killed → next job has started", leader(&world, rounds)?),
         ("worker", "worker killed → all of the load is back", worker(&world, &target, rounds)?),
     ];
+    let mut least = undisturbed(&world, rounds)?;
     let cut = cut(&world, rounds.div_ceil(CUTS_PER))?;
     let restart = ("restart", "all killed → all jobs are known", restart(&world, rounds)?);
     let rows = rows.into_iter().chain(cut).chain([restart]);
@@ -56,6 +57,12 @@ pub(crate) fn failover(effort: Effort) -> anyhow::Result<()> {
         println!("figure failover.{name} {median:.2} s");
         println!("figure failover.{name}.worst {worst:.2} s");
     }
+    least.sort_by(f64::total_cmp);
+    let (median, worst) = (least[least.len() / 2], least[0]);
+    let what = "leading manager killed → least load in 1 s";
+    println!("{what:<46} {median:>7.2} % {worst:>7.2} %   of {rounds}, of the plan");
+    println!("figure failover.undisturbed {median:.2} %");
+    println!("figure failover.undisturbed.worst {worst:.2} %");
     Ok(())
 }
 
@@ -340,6 +347,45 @@ fn leader(world: &World, rounds: usize) -> anyhow::Result<Vec<Duration>> {
         world.until_whole(true)?;
     }
     Ok(times)
+}
+
+/// Requests per second of a load in which one more or less in a second is nothing.
+const DENSE_RATE: u64 = 900;
+/// So many seconds are looked at, at least.
+const SECONDS_MIN: usize = 6;
+
+/// The leading manager is killed while its workers send load: the least that came in any second until
+/// another led and it was back, in percent of the plan.
+fn undisturbed(world: &World, rounds: usize) -> anyhow::Result<Vec<f64>> {
+    let mut least = Vec::new();
+    for _ in 0..rounds {
+        let target = Target::start(false)?;
+        let file = world.write("dense.yaml", &test(&target.url, DENSE_RATE, 300))?;
+        let job = until("a submission that is accepted", || world.submit(&file))?;
+        until("load", || Ok((target.stats()?.requests > DENSE_RATE * 3).then_some(())))?;
+        let leader = |world: &World| -> anyhow::Result<Value> {
+            let cluster = world.get("/cluster").context("no gate answers")?;
+            Ok(datacenter(&cluster, HOME)["leader"].clone())
+        };
+        let before = leader(world)?;
+        let name = world.name(&before)?;
+        let from = target.stats()?.per_second.len();
+        world.play(&["kill", &name])?;
+        until("another leader", || Ok((leader(world)? != before).then_some(())))?;
+        world.play(&["restart", &name])?;
+        world.until_whole(false)?;
+        let seconds = until("seconds with load", || {
+            let seconds = target.stats()?.per_second;
+            Ok((seconds.len() > from + SECONDS_MIN).then_some(seconds))
+        })?;
+        // The second that is not over yet counts for nothing.
+        let counted = seconds.get(from..seconds.len().saturating_sub(1)).unwrap_or_default();
+        let fewest = counted.iter().min().context("no whole second")?;
+        least.push(*fewest as f64 * 100.0 / DENSE_RATE as f64);
+        world.cancel(&job)?;
+        world.until_whole(true)?;
+    }
+    Ok(least)
 }
 
 fn worker(world: &World, target: &Target, rounds: usize) -> anyhow::Result<Vec<Duration>> {

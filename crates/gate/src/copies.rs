@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::owner::EVENTS_MAX;
 use crate::statistics::Statistics;
-use crate::{Event, Gate, Output};
+use crate::{Event, Gate, Kept, Output};
 
 /// Most bytes of changes in one message.
 const CHANGES_BYTES: usize = 512 << 10;
@@ -88,6 +88,24 @@ pub(crate) fn keep_event(events: &mut VecDeque<EventRecord>, event: EventRecord)
         events.pop_front();
     }
     events.push_back(event);
+}
+
+/// Bytes of changes on the disk that are never worth writing all of a job's statistics anew.
+const CHANGES_SMALL: usize = 256 << 10;
+
+/// What lies on the disk of a job's statistics, in bytes.
+#[derive(Debug)]
+pub(crate) struct Written {
+    whole: usize,
+    changes: usize,
+}
+
+impl Written {
+    /// Whether more changes go beside what lies there. If not, all of it is written anew: so what
+    /// is written in all is at most twice what was added.
+    fn takes(&self, bytes: usize) -> bool {
+        self.changes + bytes <= self.whole.max(CHANGES_SMALL)
+    }
 }
 
 /// What an owner adds.
@@ -432,7 +450,7 @@ impl Gate {
         true
     }
 
-    pub(crate) fn on_copy(&mut self, from: NodeId, job: JobId, mark: CopyMark, changes: &[u8]) {
+    pub(crate) fn on_copy(&mut self, from: NodeId, job: JobId, mark: CopyMark, packed: &[u8]) {
         if !self.obeys_owner(from, job, mark.fence) {
             return;
         }
@@ -441,26 +459,73 @@ impl Gate {
         let is_next = held.fence == mark.fence && mark.position == held.position + 1;
         let is_first = held == CopyMark::default() && mark.position == 1;
         if is_next || is_first {
-            let changes: Vec<Change> = match decode_value(changes) {
+            let changes: Vec<Change> = match decode_value(packed) {
                 Ok(changes) => changes,
                 Err(error) => return self.malformed("copy", &error),
             };
             let copy = self.copies.entry(job).or_insert_with(|| Checkpoint::empty(window));
             changes.into_iter().for_each(|change| copy.take(change));
             copy.mark = mark;
-            self.store_copy(job);
+            self.store_changes(job, vec![(mark, packed.to_vec())]);
         }
         self.tell_held(from, job, mark.fence);
     }
 
-    fn store_copy(&mut self, job: JobId) {
-        match self.copies.get(&job).map(encode_value) {
-            Some(Ok(checkpoint)) => {
+    /// Stores what was added to a job's statistics.
+    fn store_changes(&mut self, job: JobId, changes: Vec<(CopyMark, Vec<u8>)>) {
+        let bytes = changes.iter().map(|(_, change)| change.len()).sum();
+        match self.written.get_mut(&job).filter(|written| written.takes(bytes)) {
+            Some(written) => {
+                written.changes += bytes;
+                let stored = changes.into_iter();
+                self.outputs.extend(stored.map(|(mark, change)| Output::StoreChange {
+                    job,
+                    mark,
+                    change,
+                }));
+            }
+            None => self.store_whole(job),
+        }
+    }
+
+    /// Stores all of a job's statistics.
+    fn store_whole(&mut self, job: JobId) {
+        let encoded = match (self.live.get(&job), self.copies.get(&job)) {
+            (Some(live), _) => encode_value(&live.checkpoint()),
+            (None, Some(copy)) => encode_value(copy),
+            (None, None) => return,
+        };
+        match encoded {
+            Ok(checkpoint) => {
+                self.written.insert(job, Written { whole: checkpoint.len(), changes: 0 });
                 self.outputs.push(Output::StoreCheckpoint { job, checkpoint });
             }
-            Some(Err(error)) => self.malformed("checkpoint", &error),
-            None => {}
+            Err(error) => self.malformed("checkpoint", &error),
         }
+    }
+
+    /// Takes up what an earlier life has stored of a job.
+    pub(crate) fn read_checkpoint(&mut self, job: JobId, (whole, changes): &Kept) {
+        let mut copy: Checkpoint<'static> = match decode_value(whole) {
+            Ok(copy) => copy,
+            Err(error) => return self.malformed("checkpoint", &error),
+        };
+        for (mark, packed) in changes {
+            let next = CopyMark { position: copy.mark.position + 1, ..copy.mark };
+            if *mark != next {
+                break; // Whatever follows adds to something that is not there.
+            }
+            let changes: Vec<Change> = match decode_value(packed) {
+                Ok(changes) => changes,
+                Err(error) => {
+                    self.malformed("checkpoint", &error);
+                    break;
+                }
+            };
+            changes.into_iter().for_each(|change| copy.take(change));
+            copy.mark = *mark;
+        }
+        self.copies.insert(job, copy);
     }
 
     fn tell_held(&mut self, to: NodeId, job: JobId, fence: Fence) {
@@ -541,7 +606,7 @@ impl Gate {
             match decode_value::<Checkpoint<'static>>(bytes) {
                 Ok(copy) if copy.mark == mark => {
                     self.copies.insert(job, copy);
-                    self.store_copy(job);
+                    self.store_whole(job);
                     self.tell_held(from, job, mark.fence);
                 }
                 Ok(_) => {}
@@ -564,15 +629,16 @@ impl Gate {
             Err(error) => return self.malformed("copy", &error),
         };
         let acknowledgements = live.take_counted();
+        let (fence, before) = (live.fence(), live.copies.position());
+        let marks = (before + 1..).map(|position| CopyMark { fence, position });
+        let stored = marks.zip(changes.iter().cloned()).collect();
         live.copies.add(changes, acknowledgements);
-        match encode_value(&live.checkpoint()) {
-            Ok(checkpoint) => self.outputs.push(Output::StoreCheckpoint { job, checkpoint }),
-            Err(error) => self.malformed("checkpoint", &error),
-        }
+        self.store_changes(job, stored);
     }
 
     pub(crate) fn forget_copies(&mut self, job: JobId) {
         self.copies.remove(&job);
+        self.written.remove(&job);
         self.whole.remove(&job);
         self.recovering.remove(&job);
         self.outputs.push(Output::DropCheckpoint { job });

@@ -40,11 +40,11 @@ use hyperscale_model::{
 use hyperscale_plan::Plan;
 use hyperscale_report::JobResult;
 use hyperscale_resilience::{BreakerConfig, Breakers};
-use hyperscale_wire::{Message, Subject, decode_value, encode_value};
+use hyperscale_wire::{CopyMark, Message, Subject, decode_value, encode_value};
 use serde::{Deserialize, Serialize};
 
 pub use crate::cluster::{ClusterView, GateView, LedDatacenterView, OwnerView, QuorumView};
-use crate::copies::{Checkpoint, Recovery};
+use crate::copies::{Checkpoint, Recovery, Written};
 use crate::federation::{Change, Federation};
 pub use crate::federation::{Change as DatacenterChange, FederationConfig, Standing};
 use crate::owner::Live;
@@ -161,6 +161,10 @@ impl GateConfig {
     }
 }
 
+/// What a node keeps of a job's statistics: all of them as they were once, and the changes since with
+/// the mark that each leads to, in their order.
+pub type Kept = (Vec<u8>, Vec<(CopyMark, Vec<u8>)>);
+
 /// What happens to a gate.
 #[derive(Debug)]
 pub enum Input {
@@ -251,8 +255,8 @@ pub enum Input {
     Checkpoint {
         /// The job.
         job: JobId,
-        /// Its statistics.
-        checkpoint: Vec<u8>,
+        /// What was kept of it.
+        kept: Kept,
     },
     /// The deadline has come.
     Tick,
@@ -305,12 +309,22 @@ pub enum Output {
         /// Those that are still needed.
         needed: BTreeSet<BlobHash>,
     },
-    /// Store a job's statistics, in place of earlier ones, before anything that follows.
+    /// Store a job's statistics, in place of earlier ones and of the changes after them, before
+    /// anything that follows.
     StoreCheckpoint {
         /// The job.
         job: JobId,
         /// Its statistics.
         checkpoint: Vec<u8>,
+    },
+    /// Store what has changed of a job's statistics since, before anything that follows.
+    StoreChange {
+        /// The job.
+        job: JobId,
+        /// How far they are with it.
+        mark: CopyMark,
+        /// The change.
+        change: Vec<u8>,
     },
     /// A job's checkpoint is needed no more.
     DropCheckpoint {
@@ -518,6 +532,8 @@ pub struct Gate {
     /// Removals of nodes that are not decided yet.
     removals: Vec<WaitingRemoval>,
     missed: Missed,
+    /// How much of each job's statistics lies on the disk.
+    written: BTreeMap<JobId, Written>,
     unknown: Vec<Unknown>,
     questions: Questions,
     proposed: BTreeMap<ProposalId, (About, Time)>,
@@ -568,6 +584,7 @@ impl Gate {
             steers: Vec::new(),
             removals: Vec::new(),
             missed: Missed::new(),
+            written: BTreeMap::new(),
             unknown: Vec::new(),
             questions: Questions::default(),
             proposed: BTreeMap::new(),
@@ -625,12 +642,7 @@ impl Gate {
             Input::Blob { bytes } => {
                 self.blobs.insert(bytes);
             }
-            Input::Checkpoint { job, checkpoint } => match decode_value(&checkpoint) {
-                Ok(checkpoint) => {
-                    self.copies.insert(job, checkpoint);
-                }
-                Err(error) => self.malformed("checkpoint", &error),
-            },
+            Input::Checkpoint { job, kept } => self.read_checkpoint(job, &kept),
             Input::Tick => {}
         }
         self.review(now);
@@ -733,7 +745,7 @@ impl Gate {
             }
             Message::PartReport(report) => self.on_report(now, from, *report),
             Message::PartEnded(result) => self.on_part_ended(now, from, *result),
-            Message::Delta(delta) => self.on_delta(from, &delta),
+            Message::Delta(delta) => self.on_delta(from, delta),
             Message::BlobRequest { hash, offset } => {
                 let answer = self.blobs.serve(hash, offset);
                 self.send(from, answer);

@@ -46,9 +46,8 @@ pub(crate) struct Live {
     plan: Arc<Plan>,
     secrets: Secrets,
     statistics: Statistics,
-    /// What was added to statistics, events and reports since the last checkpoint; nothing where
-    /// there is no other gate to copy it to.
-    changes: Option<Vec<Change>>,
+    /// What was added to statistics, events and reports since the last checkpoint.
+    changes: Vec<Change>,
     pub(crate) copies: Copies,
     parts: Vec<LivePart>,
     /// Since when each threshold has been broken.
@@ -139,23 +138,14 @@ impl Live {
         (checkpoint, self.watchers.into_iter().map(|(asker, _)| asker).collect())
     }
 
-    /// Keeps what was added for the other gates.
-    fn change(&mut self, change: impl FnOnce() -> Change) {
-        if let Some(changes) = &mut self.changes {
-            changes.push(change());
-        }
-    }
-
-    /// Keeps a part's newest report for the other gates. Those before it are of no use: a load that
+    /// Keeps a part's newest report for the next checkpoint. Those before it are of no use: a load that
     /// stands still for hours is reported each second, and nothing else asks for a checkpoint.
     fn change_report(&mut self, report: &PartReport) {
-        if let Some(changes) = &mut self.changes {
-            changes.retain(|change| match change {
-                Change::Report(known) => known.part != report.part,
-                Change::Delta(_) | Change::Event(_) | Change::Steers(_) => true,
-            });
-        }
-        self.change(|| Change::Report(Box::new(report.clone())));
+        self.changes.retain(|change| match change {
+            Change::Report(known) => known.part != report.part,
+            Change::Delta(_) | Change::Event(_) | Change::Steers(_) => true,
+        });
+        self.changes.push(Change::Report(Box::new(report.clone())));
     }
 
     /// The changes since the last checkpoint, if it is time for the next.
@@ -166,14 +156,13 @@ impl Live {
         }
         self.next_checkpoint = now + every;
         self.statistics.is_dirty = false;
-        Some(self.changes.as_mut().map(std::mem::take).unwrap_or_default())
+        Some(std::mem::take(&mut self.changes))
     }
 
     /// Reports that wait for the next checkpoint.
     #[cfg(test)]
     pub(crate) fn kept_reports(&self) -> usize {
-        let changes = self.changes.iter().flatten();
-        changes.filter(|change| matches!(change, Change::Report(_))).count()
+        self.changes.iter().filter(|change| matches!(change, Change::Report(_))).count()
     }
 
     pub(crate) fn take_counted(&mut self) -> Vec<Acknowledgement> {
@@ -214,7 +203,7 @@ impl Live {
         self.last_event += 1;
         let event =
             EventRecord { id: self.last_event, at_ms: millis(at), kind: kind.to_owned(), text };
-        self.change(|| Change::Event(event.clone()));
+        self.changes.push(Change::Event(event.clone()));
         keep_event(&mut self.events, event);
     }
 
@@ -280,6 +269,8 @@ impl Gate {
             Secrets::default()
         });
         let known = self.copies.remove(&job);
+        // Under another fence, all of it is written first.
+        self.written.remove(&job);
         let is_new = known.is_none();
         let Checkpoint { statistics, events, last_event, steers, reports, .. } =
             known.unwrap_or_else(|| Checkpoint::empty(self.config.window));
@@ -292,7 +283,7 @@ impl Gate {
         let mut live = Live {
             fence,
             statistics,
-            changes: (self.config.gates > 1).then(Vec::new),
+            changes: Vec::new(),
             copies: Copies::new(is_new),
             parts: (state.parts.iter())
                 // Whoever leads there may have heard of the part, and not of its secrets, and
@@ -368,7 +359,7 @@ impl Gate {
         if live.steers < state.steers.len() {
             live.steers = state.steers.len();
             let steers = live.steers;
-            live.change(|| Change::Steers(steers));
+            live.changes.push(Change::Steers(steers));
         }
     }
 
@@ -564,7 +555,7 @@ impl Gate {
         live.told_end = Some((since, result, from));
     }
 
-    pub(crate) fn on_delta(&mut self, from: NodeId, delta: &Delta) {
+    pub(crate) fn on_delta(&mut self, from: NodeId, delta: Box<Delta>) {
         let id = delta.attempt.shard;
         if !self.may_tell_of(from, id.part_id()) {
             return;
@@ -577,9 +568,9 @@ impl Gate {
         });
         if let Some(live) = self.live.get_mut(&id.job)
             && !is_beyond_end
-            && live.statistics.add(delta)
+            && live.statistics.add(&delta)
         {
-            live.change(|| Change::Delta(Box::new(delta.clone())));
+            live.changes.push(Change::Delta(delta));
         }
     }
 

@@ -67,7 +67,9 @@ struct Desk {
     gate: Gate,
     log: Vec<Vec<u8>>,
     blobs: Vec<Arc<[u8]>>,
-    checkpoints: BTreeMap<JobId, Vec<u8>>,
+    checkpoints: BTreeMap<JobId, Kept>,
+    /// Bytes of checkpoints that were written whole, and of changes.
+    written: [Vec<usize>; 2],
     sent: Vec<Message>,
     replies: Vec<Reply>,
     version: u64,
@@ -88,6 +90,7 @@ impl Desk {
             log: Vec::new(),
             blobs: Vec::new(),
             checkpoints: BTreeMap::new(),
+            written: Default::default(),
             sent: Vec::new(),
             replies: Vec::new(),
             version: 0,
@@ -109,8 +112,8 @@ impl Desk {
         for bytes in self.blobs.clone() {
             self.input(Input::Blob { bytes });
         }
-        for (job, checkpoint) in self.checkpoints.clone() {
-            self.input(Input::Checkpoint { job, checkpoint });
+        for (job, kept) in self.checkpoints.clone() {
+            self.input(Input::Checkpoint { job, kept });
         }
         for (entry, index) in self.log.clone().into_iter().zip(1..) {
             self.input(Input::Committed { index, entry, proposal: None });
@@ -136,7 +139,12 @@ impl Desk {
                     Output::Reply { reply, .. } => self.replies.push(reply),
                     Output::StoreBlob { bytes, .. } => self.blobs.push(bytes),
                     Output::StoreCheckpoint { job, checkpoint } => {
-                        self.checkpoints.insert(job, checkpoint);
+                        self.written[0].push(checkpoint.len());
+                        self.checkpoints.insert(job, (checkpoint, Vec::new()));
+                    }
+                    Output::StoreChange { job, mark, change } => {
+                        self.written[1].push(change.len());
+                        self.checkpoints.get_mut(&job).unwrap().1.push((mark, change));
                     }
                     Output::Propose { proposal, entry } => {
                         self.log.push(entry.clone());
@@ -649,4 +657,33 @@ fn dat_02_what_makes_no_sense_is_refused_with_the_reason() {
     let mode = hyperscale_wire::StopMode::Graceful;
     desk.ask(Request::Cancel { job, workflow: None, mode });
     refused(desk.steer(job, Some(true), &[]), cannot, "the job is stopping");
+}
+
+#[test]
+fn sta_05_what_is_written_each_second_is_what_was_added_in_it_and_a_restart_finds_all() {
+    let mut desk = Desk::new();
+    let part = desk.submit(&plan(vec![workflow("a")]));
+    desk.message(Message::PartAccepted { part, fence: desk.gate.state().jobs[&part.job].fence });
+    desk.report(part, 1, 1, WorkflowState::Running);
+    let second = Duration::from_secs(1);
+    for seq in 1..=2_000 {
+        let attempt = desk.delta(part, seq);
+        desk.wait(second);
+        assert_eq!(attempt.number, AttemptNumber(1));
+    }
+
+    let [whole, changes] = desk.written.clone();
+    assert!(whole.len() + changes.len() >= 2_000, "each second is on the disk");
+    assert!((2..10).contains(&whole.len()), "{} times all of it", whole.len());
+    let (added, all): (usize, usize) = (changes.iter().sum(), whole.iter().sum());
+    assert!(all < added, "{all} bytes of whole ones for {added} that were added");
+
+    desk.restart();
+    desk.lead();
+    desk.connect(1);
+    let Some(Reply::News { view, .. }) = desk.ask(Request::Watch { job: part.job, after: 0 })
+    else {
+        panic!("no news")
+    };
+    assert_eq!(view.unwrap().iterations, 2_000);
 }

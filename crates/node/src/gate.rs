@@ -14,6 +14,7 @@ use hyperscale_model::{ClientId, Electorate, EndStatus, JobId, NodeId, Role, Tim
 use tokio::sync::{mpsc, oneshot};
 
 use crate::audit::Audit;
+use crate::checkpoints::Checkpoints;
 use crate::drive::{Host, NodeError, Progress};
 use crate::link::LinkEvent;
 use crate::links::{Change, Links};
@@ -96,6 +97,7 @@ pub(crate) struct GateHost {
     gate: Gate,
     ledger: Ledger,
     storage: Storage,
+    checkpoints: Checkpoints,
     pub(crate) links: Links,
     talk: Talk,
     waiting: BTreeMap<RequestId, oneshot::Sender<Reply>>,
@@ -121,8 +123,9 @@ impl GateHost {
         for bytes in storage.blobs(Role::Gate)? {
             gate.handle(now, Input::Blob { bytes });
         }
-        for (job, checkpoint) in storage.checkpoints()? {
-            gate.handle(now, Input::Checkpoint { job, checkpoint });
+        let checkpoints = storage.checkpoints()?;
+        for (job, kept) in checkpoints.all()? {
+            gate.handle(now, Input::Checkpoint { job, kept });
         }
         let audit = Audit::new(storage.trail("gate")?, Part::Gate, Arc::clone(&observer));
         let ledger = open_ledger(&storage, "gate", node, timers, now)?;
@@ -133,6 +136,7 @@ impl GateHost {
             gate,
             ledger,
             storage,
+            checkpoints,
             links,
             talk,
             waiting,
@@ -222,9 +226,12 @@ impl GateHost {
             Output::StoreBlob { hash, bytes } => self.storage.put_blob(Role::Gate, hash, &bytes)?,
             Output::DropBlobs { needed } => self.storage.drop_blobs(Role::Gate, &needed)?,
             Output::StoreCheckpoint { job, checkpoint } => {
-                self.storage.put_checkpoint(job, &checkpoint)?;
+                self.checkpoints.put(job, &checkpoint)?;
             }
-            Output::DropCheckpoint { job } => self.storage.drop_checkpoint(job)?,
+            Output::StoreChange { job, mark, change } => {
+                self.checkpoints.add(job, mark, &change)?;
+            }
+            Output::DropCheckpoint { job } => self.checkpoints.forget(job)?,
             Output::StoreResult { result } => match self.storage.put_result(&result) {
                 // Whoever waits for the result of a local run gets it all the same.
                 Err(error) if !self.storage.is_durable() => {

@@ -5,6 +5,7 @@
 //! checks. Drivers hold no rules: what happens is decided in the roles.
 
 mod audit;
+mod checkpoints;
 mod clock;
 mod discovery;
 mod drive;

@@ -5,7 +5,7 @@
 //! secret.key     seals the secrets of jobs in the ledger
 //! ROLE.redb      the log of a role
 //! ROLE-blobs/    plans and data that a role needs, by hash
-//! checkpoints/   statistics of running jobs
+//! checkpoints.redb  statistics of running jobs
 //! results/       ended jobs
 //! ```
 //!
@@ -27,6 +27,7 @@ use hyperscale_report::JobResult;
 use serde::{Deserialize, Serialize};
 
 use crate::audit::Trail;
+use crate::checkpoints::Checkpoints;
 use crate::drive::NodeError;
 
 /// A data directory, or none: then nothing outlives the process but results, which may have a
@@ -59,7 +60,7 @@ impl Storage {
     ///
     /// If it cannot be made or written.
     pub fn at(root: &Path) -> Result<Self, NodeError> {
-        for part in ["gate-blobs", "manager-blobs", "checkpoints", "results"] {
+        for part in ["gate-blobs", "manager-blobs", "results"] {
             let path = root.join(part);
             fs::create_dir_all(&path).map_err(disk(&path, "this directory cannot be made"))?;
         }
@@ -213,25 +214,12 @@ impl Storage {
         self.files(&blobs_of(role))?.into_iter().map(read).collect()
     }
 
-    pub(crate) fn put_checkpoint(&self, job: JobId, bytes: &[u8]) -> Result<(), NodeError> {
-        let Some(root) = &self.root else { return Ok(()) };
-        put(&root.join("checkpoints").join(job.to_string()), bytes)
-    }
-
-    pub(crate) fn drop_checkpoint(&self, job: JobId) -> Result<(), NodeError> {
-        let Some(root) = &self.root else { return Ok(()) };
-        remove(&root.join("checkpoints").join(job.to_string()))
-    }
-
-    pub(crate) fn checkpoints(&self) -> Result<Vec<(JobId, Vec<u8>)>, NodeError> {
-        let mut found = Vec::new();
-        for (name, path) in self.files("checkpoints")? {
-            if let Ok(job) = name.parse() {
-                let bytes = fs::read(&path).map_err(disk(&path, "this file cannot be read"))?;
-                found.push((job, bytes));
-            }
+    /// Where a gate keeps statistics of running jobs.
+    pub(crate) fn checkpoints(&self) -> Result<Checkpoints, NodeError> {
+        match &self.root {
+            Some(root) => Checkpoints::open(&root.join("checkpoints.redb")),
+            None => Ok(Checkpoints::nowhere()),
         }
-        Ok(found)
     }
 
     pub(crate) fn put_result(&self, result: &JobResult) -> Result<(), NodeError> {

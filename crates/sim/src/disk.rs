@@ -6,6 +6,7 @@ use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use hyperscale_gate::Kept;
 use hyperscale_ledger::{MemoryStore, Recovered, Store, Write};
 use hyperscale_model::{BlobHash, JobId};
 use hyperscale_report::JobResult;
@@ -20,7 +21,7 @@ pub(crate) struct Content {
     /// Blobs that its node has dropped since it was last at rest: whoever looks only then would
     /// miss a result that was decided and forgotten in between, after a long outage.
     pub(crate) dropped: BTreeMap<BlobHash, Arc<[u8]>>,
-    pub(crate) checkpoints: BTreeMap<JobId, Vec<u8>>,
+    pub(crate) checkpoints: BTreeMap<JobId, Kept>,
     pub(crate) results: BTreeMap<JobId, Arc<JobResult>>,
     pub(crate) incarnation: u64,
     /// Batches of the ledger that a mutation forgets at the next crash.

@@ -246,8 +246,8 @@ impl Host {
                     gate.handle(Time::ZERO, hyperscale_gate::Input::Blob { bytes });
                 }
                 let checkpoints = self.disk.0.borrow().checkpoints.clone();
-                for (job, checkpoint) in checkpoints {
-                    let input = hyperscale_gate::Input::Checkpoint { job, checkpoint };
+                for (job, kept) in checkpoints {
+                    let input = hyperscale_gate::Input::Checkpoint { job, kept };
                     gate.handle(Time::ZERO, input);
                 }
                 match Ledger::open(config, Box::new(self.disk.clone()), seed, Time::ZERO) {
@@ -547,7 +547,13 @@ impl Host {
                 }
                 O::StoreCheckpoint { job, checkpoint } => {
                     if !self.has(Mutation::LoseCheckpoints) {
-                        self.disk.0.borrow_mut().checkpoints.insert(job, checkpoint);
+                        let kept = (checkpoint, Vec::new());
+                        self.disk.0.borrow_mut().checkpoints.insert(job, kept);
+                    }
+                }
+                O::StoreChange { job, mark, change } => {
+                    if let Some((_, changes)) = self.disk.0.borrow_mut().checkpoints.get_mut(&job) {
+                        changes.push((mark, change));
                     }
                 }
                 O::DropCheckpoint { job } => {

@@ -80,8 +80,8 @@ fn obs_03_what_a_gate_cannot_read_is_told_and_the_next_thing_is_done() {
 
     cluster.input(C, Input::Committed { index: 1_000, entry, proposal: None });
     cluster.input(C, Input::Restored { snapshot: b"no snapshot".to_vec() });
-    let (job, checkpoint) = (JobId::from_parts(1, 1), b"no checkpoint".to_vec());
-    cluster.input(C, Input::Checkpoint { job, checkpoint });
+    let (job, kept) = (JobId::from_parts(1, 1), (b"no checkpoint".to_vec(), Vec::new()));
+    cluster.input(C, Input::Checkpoint { job, kept });
 
     let told: Vec<&str> = (cluster.events.iter())
         .filter_map(|(gate, event)| match event {
