@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use hyperscale_membership::{
-    Config, Event, Input, Keys, MemberState, Membership, OpenError, Output, Sealer,
+    Config, Event, Input, Keys, MemberState, Membership, Metadata, OpenError, Output, Sealer,
 };
 use hyperscale_model::{Incarnation, NodeId};
 use tokio::net::UdpSocket;
@@ -25,15 +25,25 @@ const QUEUE: usize = 1_024;
 /// Datagrams that are read before outputs are looked at.
 const BATCH: usize = 64;
 
-/// What the rest of a node hears of its cluster: a member stands differently.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Notice {
-    /// Which.
-    pub node: NodeId,
-    /// Which life of it.
-    pub incarnation: Incarnation,
-    /// How it stands.
-    pub state: MemberState,
+/// What the rest of a node hears of its cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// A member stands differently.
+    Stands {
+        /// Which.
+        node: NodeId,
+        /// Which life of it.
+        incarnation: Incarnation,
+        /// How.
+        state: MemberState,
+    },
+    /// A member says something else of itself.
+    Says {
+        /// Which.
+        node: NodeId,
+        /// What.
+        metadata: Metadata,
+    },
 }
 
 /// Writes an incarnation to disk, and returns when it is there.
@@ -201,10 +211,12 @@ impl Gossip {
                 Output::Datagram { to, bytes } => self.send(to, &bytes).await,
                 Output::Member { node, incarnation, state } => {
                     info!(%node, incarnation = incarnation.0, ?state, "member changed");
-                    self.unread.push_back(Notice { node, incarnation, state });
+                    self.unread.push_back(Notice::Stands { node, incarnation, state });
+                }
+                Output::Metadata { node, said } => {
+                    self.unread.push_back(Notice::Says { node, metadata: said.metadata });
                 }
                 // No role keeps anything by a member's id that its link does not take away.
-                Output::Metadata { node, .. } => debug!(%node, "metadata of a member changed"),
                 Output::Forgotten { node } => debug!(%node, "member forgotten"),
                 Output::Event(Event::LeaveTold) => self.has_left = true,
                 Output::Event(Event::Silent { address, node }) => {
@@ -299,7 +311,9 @@ mod tests {
             let is_so = async {
                 while self.seen.get(&NodeId(node)) != Some(&state) {
                     let notice = self.handle.notices.recv().await.unwrap();
-                    self.seen.insert(notice.node, notice.state);
+                    if let Notice::Stands { node, state, .. } = notice {
+                        self.seen.insert(node, state);
+                    }
                 }
             };
             let limit = Duration::from_secs(20);

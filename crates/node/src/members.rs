@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use hyperscale_membership::{Config, DATAGRAM_BYTES_MAX, Input, Keys, MemberState, Metadata};
 use hyperscale_model::{Incarnation, NodeId, Role};
-use hyperscale_wire::{SOFTWARE, encode_value};
+use hyperscale_wire::{SOFTWARE, decode_value, encode_value};
+use serde::{Deserialize, Serialize};
 use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, watch};
 
@@ -38,6 +39,32 @@ pub(crate) struct Members {
     /// What datagrams are sealed with, of all roles.
     keys: watch::Receiver<Keys>,
     routes: Vec<(u8, mpsc::Sender<Vec<u8>>)>,
+}
+
+/// What a member says of itself.
+#[derive(Debug, Serialize, Deserialize)]
+struct SaidOfItself {
+    role: Role,
+    datacenter: String,
+    software: String,
+    /// Of a worker.
+    cores: u32,
+}
+
+/// Tells of a member that is new, or is something else than it was.
+fn tell_what_it_says(node: NodeId, metadata: &[u8]) {
+    match decode_value::<SaidOfItself>(metadata) {
+        Ok(SaidOfItself { role, datacenter, software, cores }) => {
+            tracing::info!(%node, %role, datacenter, software, cores, "a member says what it is");
+            if software != SOFTWARE {
+                tracing::warn!(%node, theirs = software, ours = SOFTWARE, "members of two versions");
+            }
+        }
+        // Of another version, perhaps, that says it in another way.
+        Err(error) => {
+            tracing::warn!(%node, %error, "what a member says of itself is not understood")
+        }
+    }
 }
 
 /// What a role's host holds of its membership.
@@ -139,8 +166,10 @@ impl Members {
         )?;
         let inputs = handle.inputs;
         let said = |error: &dyn std::error::Error| NodeError::Config(crate::gate::chain(error));
-        let metadata = encode_value(&(role, config.datacenter.as_str(), SOFTWARE));
-        let metadata = metadata.map_err(|error| said(&error))?;
+        let cores = if role == Role::Worker { config.cores } else { 0 };
+        let (datacenter, software) = (config.datacenter.to_string(), SOFTWARE.to_owned());
+        let said_of_itself = SaidOfItself { role, datacenter, software, cores };
+        let metadata = encode_value(&said_of_itself).map_err(|error| said(&error))?;
         let metadata = Metadata::new(metadata).map_err(|error| said(&error))?;
         tokio::task::spawn_local(resolve(seeds, inputs.clone(), metadata));
         tokio::task::spawn_local(async move {
@@ -152,7 +181,13 @@ impl Members {
         tokio::task::spawn_local(async move {
             let mut standing: BTreeMap<NodeId, Count> = BTreeMap::new();
             while let Some(notice) = notices.recv().await {
-                let Notice { node, state, .. } = notice;
+                let (node, state) = match notice {
+                    Notice::Stands { node, state, .. } => (node, state),
+                    Notice::Says { node, metadata } => {
+                        tell_what_it_says(node, metadata.as_bytes());
+                        continue;
+                    }
+                };
                 if let Some(before) = standing.remove(&node) {
                     observer.less(before);
                 }

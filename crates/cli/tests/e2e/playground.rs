@@ -217,6 +217,14 @@ fn mem_02_mem_05_gossip_hears_of_a_cut_and_of_its_end_and_of_no_death_in_bad_wea
 
     play(&world, &["heal"]).expect(0);
     until_alive("all of them again", [2, 2, 2]);
+
+    // Its manager knows by gossip, too, what the worker is.
+    until("what a worker says of itself", WITHIN, || {
+        let said = "a member says what it is";
+        let lines = log(&world, "dc-0-manager-0");
+        let mut lines = lines.lines().filter(|line| line.contains(said));
+        lines.any(|line| line.contains("role=worker") && line.contains("cores=1")).then_some(())
+    });
 }
 
 #[test]
