@@ -1,5 +1,6 @@
 //! Jobs whose time is over, and datacenters that say nothing for a while.
 
+use hyperscale_plan::BestEffort;
 use hyperscale_wire::StopReason;
 
 use super::*;
@@ -111,6 +112,71 @@ fn tmo_03_what_one_datacenter_finds_over_is_stopped_in_all_by_whoever_owns_it() 
     let any = cluster.gates.values().next().unwrap();
     let ended = any.state().jobs[&job].ended.clone().unwrap();
     assert_eq!(ended.status, EndStatus::TimedOut);
+}
+
+/// A job that ends with what is there 30 s after its start, if so many datacenters have reported. The
+/// first of two has, with 3 iterations; the other sends load and says nothing more.
+fn with_best_effort(cluster: &mut Cluster, min_datacenters: u16) -> JobId {
+    let mut plan = both();
+    let deadline = Duration::from_secs(30);
+    plan.run.best_effort = Some(BestEffort { min_datacenters, deadline });
+    let id = cluster.submit(A, "k", &plan);
+    let job = cluster.accepted(id);
+    cluster.accept_all(job);
+    cluster.report(part(job, 0), 1, WorkflowState::Running);
+    cluster.report(part(job, 1), 1, WorkflowState::Running);
+    let attempt = cluster.delta(part(job, 0), 1);
+    cluster.wait(2);
+    cluster.end(part(job, 0), 2, vec![(attempt, DeltaSeq(1))]);
+    job
+}
+
+fn ended(cluster: &Cluster, job: JobId) -> Option<crate::state::JobEnd> {
+    cluster.gates.values().next().unwrap().state().jobs[&job].ended.clone()
+}
+
+#[test]
+fn res_11_best_effort_ends_with_what_is_there_and_what_comes_later_counts_for_nothing() {
+    let mut cluster = Cluster::new();
+    let job = with_best_effort(&mut cluster, 1);
+    until(&mut cluster, 28);
+    assert_eq!(ended(&cluster, job), None, "the other one has its time");
+
+    until(&mut cluster, 36);
+    let end = ended(&cluster, job).expect("its time is over");
+    assert_eq!((end.status, end.partial), (EndStatus::Completed, true), "and the result says so");
+    assert_eq!(cluster.result(A, job).summary.totals.iterations, 3);
+
+    // The other one is heard of again: it is stopped, and what it says is too late.
+    cluster.told.clear();
+    cluster.delta(part(job, 1), 1);
+    cluster.report(part(job, 1), 2, WorkflowState::Running);
+    cluster.wait(2);
+    let is_stop = |message: &Message| matches!(message, Message::StopPart { part: stopped, .. } if *stopped == part(job, 1));
+    assert!(cluster.told.iter().any(|(_, to, message)| *to == US && is_stop(message)));
+    cluster.end(part(job, 1), 3, Vec::new());
+    assert_eq!(cluster.result(A, job).summary.totals.iterations, 3);
+}
+
+#[test]
+fn res_11_best_effort_waits_for_as_many_as_it_wants() {
+    let mut cluster = Cluster::new();
+    let job = with_best_effort(&mut cluster, 2);
+    until(&mut cluster, 60);
+
+    assert_eq!(ended(&cluster, job), None, "one of two is not enough");
+}
+
+#[test]
+fn res_11_the_next_owner_knows_how_many_have_reported() {
+    let mut cluster = Cluster::new();
+    let job = with_best_effort(&mut cluster, 1);
+    cluster.wait(2);
+    cluster.kill(cluster.owner(job));
+    until(&mut cluster, 45);
+
+    let end = ended(&cluster, job).expect("its time is over");
+    assert_eq!((end.status, end.partial), (EndStatus::Completed, true));
 }
 
 #[test]

@@ -264,6 +264,10 @@ impl Gate {
         let (wait, dispatch_wait) = (self.config.part_wait, self.config.dispatch_wait);
         let is_starting = state.is_starting;
         let open: Vec<bool> = state.parts.iter().map(|(_, end)| end.is_none()).collect();
+        let has_reported =
+            |(_, end): &(_, Option<PartEnd>)| end.as_ref().is_some_and(|e| !e.is_missing);
+        // What an earlier owner was told is in the ledger, and nowhere else.
+        let reported: Vec<bool> = state.parts.iter().map(has_reported).collect();
         let elapsed = state.started.map(|_| self.elapsed(now, part.job));
         let wall = self.wall(now);
         let is_lost = self.is_lost(now, &datacenter);
@@ -278,7 +282,8 @@ impl Gate {
         let ahead = Duration::from_millis(run.start_at.unwrap_or(0).saturating_sub(accepted.0));
         let deadline = run.deadline + wait + ahead;
         let has_best_effort = run.best_effort.is_some_and(|effort| {
-            let reported = live.parts.iter().filter(|part| part.told_end.is_some()).count();
+            let told = live.parts.iter().map(|part| part.told_end.is_some());
+            let reported = told.zip(&reported).filter(|(told, decided)| *told || **decided).count();
             let waited = elapsed.unwrap_or(since_accepted.saturating_sub(ahead));
             waited >= effort.deadline && reported >= usize::from(effort.min_datacenters)
         });
