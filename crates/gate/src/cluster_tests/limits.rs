@@ -354,3 +354,64 @@ fn res_06_a_gate_that_has_not_heard_of_a_job_settles_with_the_others_whether_any
     let acks = cluster.told.iter().filter(|(.., said)| forgets(said));
     assert_eq!(acks.map(|(_, to, _)| *to).collect::<BTreeSet<NodeId>>(), [EU, US].into());
 }
+
+/// What any gate still says of a job, beyond the trace of an answer.
+fn left_of(cluster: &Cluster, job: JobId) -> Vec<(NodeId, String)> {
+    let name = job.to_string();
+    let said = cluster.gates.iter().filter_map(|(id, gate)| {
+        // Ids that follow are made of the last one's.
+        let all = format!("{gate:?}").replace(&format!("last_job: {name}"), "");
+        let at = all.find(&name)?;
+        Some((*id, all[at.saturating_sub(200)..at].to_owned()))
+    });
+    said.collect()
+}
+
+#[test]
+fn res_08_nothing_is_left_of_a_forgotten_job_and_nothing_brings_it_back() {
+    let mut cluster = Cluster::new();
+    let id = cluster.submit(A, "k", &both());
+    let job = cluster.accepted(id);
+    cluster.accept_all(job);
+    let attempt = cluster.delta(part(job, 0), 1);
+    cluster.wait(2);
+    let watch = |cluster: &mut Cluster, gate| {
+        let id = cluster.ask(gate, Request::Watch { job, after: 0 });
+        cluster.replies.remove(&id)
+    };
+    [A, B, C].into_iter().for_each(|gate| drop(watch(&mut cluster, gate)));
+    cluster.ask(B, Request::Steer { job, pause: Some(true), scale: Vec::new() });
+    // It changes hands twice, and one gate has missed a part of it.
+    let first = cluster.owner(job);
+    cluster.cut(first);
+    cluster.wait(10);
+    cluster.heal(first);
+    cluster.wait(5);
+    let end = |cluster: &mut Cluster| {
+        cluster.end(part(job, 0), 9, vec![(attempt, DeltaSeq(1))]);
+        cluster.end(part(job, 1), 9, Vec::new());
+    };
+    cluster.accept_all(job);
+    end(&mut cluster);
+    cluster.wait(2);
+    assert!(ended(&cluster, job).is_some());
+
+    cluster.wait(400);
+    assert_eq!(left_of(&cluster, job), []);
+
+    cluster.delta(part(job, 0), 2);
+    cluster.report(part(job, 1), 10, WorkflowState::Running);
+    let fence = Fence(3);
+    cluster.manager_says(US, Message::PartAccepted { part: part(job, 1), fence });
+    end(&mut cluster);
+    cluster.wait(10);
+
+    assert_eq!(left_of(&cluster, job), []);
+    let asked = cluster.ask(A, Request::Watch { job, after: 0 });
+    cluster.wait(10);
+    let told = cluster.replies.remove(&asked);
+    assert!(
+        matches!(&told, Some(Reply::Error(e)) if e.kind == RequestErrorKind::NotFound),
+        "{told:?}"
+    );
+}

@@ -307,6 +307,34 @@ fn dag_03_a_dependent_of_any_end_runs_without_the_value() {
 }
 
 #[test]
+fn dsp_14_refusals_are_counted_over_a_takeover_and_told_with_their_reasons() {
+    let mut plan = plan(vec![workflow("a", After::default()), workflow("b", After::default())]);
+    plan.workflows.iter_mut().for_each(|workflow| workflow.cores = Some(1));
+    let fates = vec![(Fate::IsRefused, seconds(1)), (Fate::Completes, seconds(1))];
+    let mut crew = Crew::new(&plan, fates, 2);
+    while crew.offers_of(0).len() < 2 {
+        crew.step();
+    }
+    let before = crew.offers_of(0).len();
+
+    crew.desk.hand_over(NodeId(3));
+    (0..2).for_each(|worker| crew.desk.connect_worker(NodeId(10 + worker)));
+    crew.finish(seconds(120)).unwrap();
+
+    let offers: BTreeSet<AttemptId> = crew.offers_of(0).iter().map(|offer| offer.attempt).collect();
+    assert!(before < offers.len(), "the next leader goes on");
+    assert_eq!(offers.len(), 4, "a first try and three more, whoever leads");
+    let ends = crew.ends();
+    let EndStatus::Failed { cause: hyperscale_model::FailureCause::Placement { reasons } } =
+        &ends[0]
+    else {
+        panic!("{ends:?}")
+    };
+    assert_eq!(*reasons, ["no", "no", "no", "no"], "the cause of each try");
+    assert_eq!(ends[1], EndStatus::Completed, "nobody else's budget");
+}
+
+#[test]
 fn dag_05_a_workflow_gets_what_it_waited_for_and_nothing_that_happened_to_be_there() {
     let mut plan = publishing();
     // One waits for `b`, and so for `a`; one for nothing but a core.
