@@ -131,3 +131,29 @@ fn idm_06_a_crash_at_any_step_leaves_one_job_and_nobody_waiting() {
         }
     }
 }
+
+#[test]
+fn dsp_02_without_a_datacenter_that_answers_a_submission_is_refused_with_the_reason() {
+    let mut cluster = Cluster::new();
+    cluster.answering.clear();
+    cluster.wait(60);
+
+    let id = cluster.submit(A, "k", &plan(vec![workflow("a")]));
+    cluster.wait(5);
+
+    let reply = &cluster.replies[&id];
+    let Reply::Error(error) = reply else { panic!("accepted: {reply:?}") };
+    assert!(
+        error.message.contains("eu") && error.message.contains("us"),
+        "which, and why: {error:?}"
+    );
+    for gate in cluster.gates.values() {
+        assert!(gate.state().jobs.is_empty(), "nothing is left of it");
+    }
+    // They answer again: the same submission is a new one.
+    cluster.answering = [EU, US].into();
+    cluster.wait(5);
+    let again = cluster.submit(A, "k", &plan(vec![workflow("a")]));
+    cluster.wait(2);
+    cluster.accepted(again);
+}

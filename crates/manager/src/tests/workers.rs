@@ -250,3 +250,50 @@ fn obs_03_what_cannot_be_read_is_told_and_the_next_thing_is_done() {
     desk.start();
     assert_eq!(desk.open().len(), 1, "what can be read is done");
 }
+
+#[test]
+fn orp_06_what_a_worker_runs_and_nobody_knows_of_is_forgotten_there_at_its_next_word() {
+    let mut desk = Desk::new();
+    let attempt = desk.run();
+    let strange = AttemptId { number: hyperscale_model::AttemptNumber(7), ..attempt };
+
+    desk.renew(WORKER, vec![running(attempt), running(strange)]);
+
+    let orders: Vec<_> = (desk.take().into_iter())
+        .filter_map(|(to, message)| match message {
+            Message::LeaseGranted { stop, forget, .. } => Some((to, stop, forget)),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(orders, [(WORKER, Vec::new(), vec![strange])]);
+    assert_eq!(desk.open(), [(attempt, WORKER)]);
+}
+
+#[test]
+fn orp_06_what_no_worker_runs_goes_on_once_it_has_certainly_stopped() {
+    let mut desk = Desk::new();
+    let attempt = desk.run();
+    let second = Duration::from_secs(1);
+    // Its worker lives and says nothing of it: a report may have crossed the start.
+    for _ in 0..4 {
+        desk.renew(WORKER, Vec::new());
+        desk.wait(second);
+    }
+    assert_eq!(desk.open(), [(attempt, WORKER)], "it may only be late");
+    desk.renew(WORKER, vec![running(attempt)]);
+    for _ in 0..4 {
+        desk.renew(WORKER, Vec::new());
+        desk.wait(second);
+    }
+    assert_eq!(desk.open(), [(attempt, WORKER)], "its silence is counted anew");
+
+    for _ in 0..3 {
+        desk.renew(WORKER, Vec::new());
+        desk.wait(second);
+    }
+    let open = desk.open();
+    assert_eq!(open.len(), 1, "{open:?}");
+    assert_eq!(open[0].0.number.0, 2, "it goes on");
+    let lost = desk.manager.state().attempt(attempt).unwrap().closed.as_ref().unwrap();
+    assert!(matches!(lost.why, state::CloseReason::Lost(_)), "{lost:?}");
+}
