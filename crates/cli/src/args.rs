@@ -852,7 +852,7 @@ pub(crate) enum PlaygroundCommand {
         #[command(flatten)]
         place: PlaceArgs,
     },
-    /// Lose datagrams that a node or a datacenter says and hears: its gossip
+    /// Lose some of what a node, or the nodes of a datacenter, say and hear by gossip
     Lose {
         /// The node or datacenter
         name: String,

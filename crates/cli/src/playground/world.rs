@@ -295,8 +295,18 @@ impl World {
                 format!("what {name} says and hears is delayed by {delay:?}")
             }
             Wish::Lose { name, loss } => {
-                self.change(std::slice::from_ref(&name), |weather| weather.loss = loss)?;
-                format!("{loss} % of the datagrams that {name} says and hears are lost")
+                let of_these = self.places(&name)?;
+                let gossips = |one: usize, other: usize| {
+                    self.nodes[one].planned.gossips_with(&self.nodes[other].planned)
+                };
+                let pairs = of_these.iter().flat_map(|&one| {
+                    let others = (0..self.nodes.len()).filter(move |other| *other != one);
+                    others.filter(move |&other| gossips(one, other)).map(move |o| Pair::of(one, o))
+                });
+                self.sky.send_modify(|sky| {
+                    pairs.for_each(|pair| sky.change(pair, |weather| weather.loss = loss));
+                });
+                format!("{loss} % of the gossip that {name} says and hears is lost")
             }
             Wish::Heal => {
                 self.sky.send_modify(Sky::clear);
