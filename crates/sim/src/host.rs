@@ -552,7 +552,9 @@ impl Host {
                     }
                 }
                 O::StoreChange { job, mark, change } => {
-                    if let Some((_, changes)) = self.disk.0.borrow_mut().checkpoints.get_mut(&job) {
+                    if let Some((_, changes)) = self.disk.0.borrow_mut().checkpoints.get_mut(&job)
+                        && !self.has(Mutation::LoseChanges)
+                    {
                         changes.push((mark, change));
                     }
                 }

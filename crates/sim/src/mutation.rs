@@ -54,6 +54,8 @@ mutations! {
     LoseWrites = "lose-writes",
     /// Statistics are acknowledged without a checkpoint.
     LoseCheckpoints = "lose-checkpoints",
+    /// Statistics are acknowledged, and what was added since the last checkpoint is not on the disk.
+    LoseChanges = "lose-changes",
     /// A leader takes itself for confirmed for as long as it leads.
     ServeUnconfirmed = "serve-unconfirmed",
     /// What an attempt is told of pauses and scales while it runs is lost, by each way.
@@ -104,6 +106,7 @@ impl Mutation {
             | Self::ReleaseTwice
             | Self::LoseWrites
             | Self::LoseCheckpoints
+            | Self::LoseChanges
             | Self::ProgressByFence
             | Self::RecomputeContext
             | Self::DropResult

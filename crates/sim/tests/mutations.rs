@@ -29,9 +29,9 @@ const fn hint(mutation: Mutation) -> u64 {
         | Mutation::LoseWrites
         | Mutation::ForgetSteering
         | Mutation::IgnoreLeadershipLoss => 5,
-        Mutation::LoseCheckpoints | Mutation::ForgetCopies => 6,
+        Mutation::LoseCheckpoints | Mutation::LoseChanges | Mutation::ForgetCopies => 6,
         Mutation::ForgetLostRows => 12,
-        Mutation::RecomputeContext => 7,
+        Mutation::RecomputeContext => 2,
         Mutation::ForgetAbort | Mutation::DrawAgain => 8,
         Mutation::LoseCancel => 184,
         Mutation::ForgetUnheard => 56,
