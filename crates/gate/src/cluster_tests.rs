@@ -799,6 +799,16 @@ fn a_gate_that_is_lost_for_good_is_removed_and_a_spare_owns_jobs_in_its_place() 
         cluster.replies[&asked]
     );
 
+    // It knows of nobody, and says so: whoever asks goes to another gate.
+    for request in [Request::Remove { node: NodeId(77) }, Request::Drain { node: NodeId(77) }] {
+        let asked = cluster.ask(D, request);
+        let reply = &cluster.replies[&asked];
+        assert!(
+            matches!(reply, Reply::Error(error) if error.kind == RequestErrorKind::NotReady),
+            "{reply:?}"
+        );
+    }
+
     let removed = cluster.ask(B, Request::Remove { node: C });
 
     assert_eq!(cluster.replies[&removed], Reply::Removed { node: C });

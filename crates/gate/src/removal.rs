@@ -40,7 +40,8 @@ impl Gate {
     fn may_remove(&self, now: Time, node: NodeId) -> Result<Option<DatacenterId>, RequestError> {
         let refuse = |kind, message: String| Err(RequestError { kind, message });
         let Some((role, datacenter)) = self.place_of(now, node) else {
-            return refuse(RequestErrorKind::NotFound, unknown(node));
+            let RequestError { kind, message } = self.unknown_node(node);
+            return refuse(kind, message);
         };
         if role == Role::Worker {
             let message = format!("{node} is a worker, which has no vote: stop it, and it is gone");
@@ -71,8 +72,8 @@ impl Gate {
         };
         match (place, way) {
             (None, _) => {
-                self.reply_error(id, RequestErrorKind::NotFound, &unknown(node));
-                return;
+                let RequestError { kind, message } = self.unknown_node(node);
+                return self.reply_error(id, kind, &message);
             }
             (Some(_), Some(way)) => self.send(way, Message::Drain { node }),
             (Some(_), None) if node == self.config.node => self.outputs.push(Output::Leave),
@@ -82,6 +83,17 @@ impl Gate {
             }
         }
         self.reply(id, Reply::Draining { node });
+    }
+
+    /// Why a node that was named is not found. A gate that takes no part knows of nobody: another
+    /// may know better.
+    fn unknown_node(&self, node: NodeId) -> RequestError {
+        let not_found =
+            || format!("no node {node} is known here; `hyperscale nodes` lists those that are");
+        match self.why_not_ready() {
+            Some(message) => RequestError { kind: RequestErrorKind::NotReady, message },
+            None => RequestError { kind: RequestErrorKind::NotFound, message: not_found() },
+        }
     }
 
     /// What a node is and where, as far as this gate has heard.
@@ -146,8 +158,4 @@ impl Gate {
         let here = removed.filter(|(_, place)| place.as_ref() == Some(datacenter));
         here.map(|(node, _)| *node).collect()
     }
-}
-
-fn unknown(node: NodeId) -> String {
-    format!("no node {node} is known here; `hyperscale nodes` lists those that are")
 }
