@@ -423,16 +423,31 @@ impl Gate {
     pub(crate) fn review_unknown(&mut self, now: Time) {
         let wait = self.config.beat;
         let (due, waiting) = std::mem::take(&mut self.unknown).into_iter().partition(|asked| {
-            self.state.jobs.contains_key(&asked.job) || now >= asked.since + wait
+            let is_known = self.state.jobs.contains_key(&asked.job);
+            let may_know = now >= asked.since + wait && self.hears_majority_since(asked.since);
+            is_known || may_know || now >= asked.since + wait * 3
         });
         self.unknown = waiting;
         let due: Vec<Unknown> = due;
-        for Unknown { id, client, request, job, .. } in due {
-            match self.why_not_ready().filter(|_| !self.state.jobs.contains_key(&job)) {
+        for Unknown { id, client, request, job, since } in due {
+            let why = self.why_not_ready().or_else(|| {
+                // It may have been cut off a moment ago, and what it does not know was decided since.
+                let why = "this gate hears nothing of the others just now; ask another gate";
+                (!self.hears_majority_since(since)).then(|| why.to_owned())
+            });
+            match why.filter(|_| !self.state.jobs.contains_key(&job)) {
                 Some(why) => self.reply_error(id, RequestErrorKind::NotReady, &why),
                 None => self.serve(now, id, client, request),
             }
         }
+    }
+
+    /// Whether a majority of the gates, this one included, was heard of since then.
+    fn hears_majority_since(&self, since: Time) -> bool {
+        let heard = self.heard.iter().filter(|(gate, at)| {
+            **gate != self.config.node && **at >= since && self.peers.votes(**gate)
+        });
+        heard.count() + 1 >= self.peers.majority()
     }
 
     fn serve(&mut self, now: Time, id: RequestId, client: ClientId, request: Request) {

@@ -157,3 +157,31 @@ fn dsp_02_without_a_datacenter_that_answers_a_submission_is_refused_with_the_rea
     cluster.wait(2);
     cluster.accepted(again);
 }
+
+#[test]
+fn idm_01_a_gate_that_was_cut_off_unnoticed_does_not_say_that_there_is_no_such_job() {
+    let mut cluster = Cluster::new();
+    cluster.wait(3);
+    // Nobody has noticed yet: its links are up, and nothing comes through them.
+    cluster.cut.insert(C);
+    let id = cluster.submit(A, "k", &plan(vec![workflow("a")]));
+    cluster.wait(1);
+    let job = cluster.accepted(id);
+
+    let asked = cluster.ask(C, Request::Watch { job, after: 0 });
+    cluster.wait(4);
+
+    let reply = &cluster.replies[&asked];
+    assert!(
+        matches!(reply, Reply::Error(error) if error.kind == RequestErrorKind::NotReady),
+        "{reply:?}"
+    );
+    // One that nobody knows of is still told as such, where the others are heard.
+    let asked = cluster.ask(A, Request::Watch { job: JobId::from_parts(9, 9), after: 0 });
+    cluster.wait(4);
+    let reply = &cluster.replies[&asked];
+    assert!(
+        matches!(reply, Reply::Error(error) if error.kind == RequestErrorKind::NotFound),
+        "{reply:?}"
+    );
+}
