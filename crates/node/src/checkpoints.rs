@@ -81,15 +81,13 @@ impl Checkpoints {
             let mut all = BTreeMap::new();
             for entry in transaction.open_table(WHOLE)?.iter()? {
                 let (name, whole) = entry?;
-                if let Ok(job) = name.value().parse() {
-                    all.insert(job, (whole.value().to_vec(), Vec::new()));
-                }
+                all.insert(job_of(name.value())?, (whole.value().to_vec(), Vec::new()));
             }
             for entry in transaction.open_table(CHANGES)?.iter()? {
                 let (key, change) = entry?;
                 let (name, fence, position) = key.value();
-                let job = name.parse().ok();
-                if let Some((_, changes)) = job.and_then(|job: JobId| all.get_mut(&job)) {
+                // A job's changes go with its whole statistics, in one transaction.
+                if let Some((_, changes)) = all.get_mut(&job_of(name)?) {
                     let mark = CopyMark { fence: Fence(fence), position };
                     changes.push((mark, change.value().to_vec()));
                 }
@@ -112,6 +110,10 @@ impl Checkpoints {
         };
         commit().map_err(|error| cannot(path, error))
     }
+}
+
+fn job_of(name: &str) -> Result<JobId, redb::Error> {
+    name.parse().map_err(|error| redb::Error::Io(std::io::Error::other(error)))
 }
 
 fn forget_changes(name: &str, transaction: &redb::WriteTransaction) -> Result<(), redb::Error> {
