@@ -23,7 +23,9 @@ use hyperscale_model::{AttemptId, BlobHash, DeltaSeq, Fence, JobId, NodeId, Pres
 use hyperscale_report::EventRecord;
 use hyperscale_resilience::{PressureConfig, PressureGauge};
 use hyperscale_stats::Delta;
-use hyperscale_wire::{CopyMark, Message, PartReport, Subject, decode_value, encode_value};
+use hyperscale_wire::{
+    CopyMark, EncodeError, Message, PartReport, Subject, decode_value, encode_value,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::owner::EVENTS_MAX;
@@ -404,16 +406,18 @@ impl Gate {
         }
     }
 
+    /// All of a job's statistics as they travel and are stored.
+    fn encoded(&self, job: JobId) -> Option<(CopyMark, Result<Vec<u8>, EncodeError>)> {
+        if let Some(live) = self.live.get(&job) {
+            let checkpoint = live.checkpoint();
+            return Some((checkpoint.mark, encode_value(&checkpoint)));
+        }
+        self.copies.get(&job).map(|copy| (copy.mark, encode_value(copy)))
+    }
+
     /// Holds all of a job's statistics as a blob for a while, and says so.
     fn whole_copy(&mut self, now: Time, job: JobId) -> Option<Message> {
-        let (mark, bytes) = match (self.live.get(&job), self.copies.get(&job)) {
-            (Some(live), _) => {
-                let checkpoint = live.checkpoint();
-                (checkpoint.mark, encode_value(&checkpoint))
-            }
-            (None, Some(copy)) => (copy.mark, encode_value(copy)),
-            (None, None) => return None,
-        };
+        let (mark, bytes) = self.encoded(job)?;
         match bytes {
             Ok(bytes) => {
                 let hash = self.blobs.insert(Arc::from(bytes));
@@ -490,17 +494,13 @@ impl Gate {
 
     /// Stores all of a job's statistics.
     fn store_whole(&mut self, job: JobId) {
-        let encoded = match (self.live.get(&job), self.copies.get(&job)) {
-            (Some(live), _) => encode_value(&live.checkpoint()),
-            (None, Some(copy)) => encode_value(copy),
-            (None, None) => return,
-        };
-        match encoded {
-            Ok(checkpoint) => {
+        match self.encoded(job) {
+            None => {}
+            Some((_, Ok(checkpoint))) => {
                 self.written.insert(job, Written { whole: checkpoint.len(), changes: 0 });
                 self.outputs.push(Output::StoreCheckpoint { job, checkpoint });
             }
-            Err(error) => self.malformed("checkpoint", &error),
+            Some((_, Err(error))) => self.malformed("checkpoint", &error),
         }
     }
 
@@ -660,7 +660,7 @@ impl Gate {
 }
 
 /// Changes as they travel: in order, in messages that fit. At least one, even if there is nothing.
-fn pack(changes: Vec<Change>) -> Result<Vec<Vec<u8>>, hyperscale_wire::EncodeError> {
+fn pack(changes: Vec<Change>) -> Result<Vec<Vec<u8>>, EncodeError> {
     let mut packed = Vec::new();
     let mut together: Vec<Change> = Vec::new();
     let mut bytes = 0;
@@ -678,9 +678,7 @@ fn pack(changes: Vec<Change>) -> Result<Vec<Vec<u8>>, hyperscale_wire::EncodeErr
 }
 
 /// The hash under which a job's result is kept, and its bytes.
-pub(crate) fn as_blob<T: Serialize>(
-    value: &T,
-) -> Result<(BlobHash, Arc<[u8]>), hyperscale_wire::EncodeError> {
+pub(crate) fn as_blob<T: Serialize>(value: &T) -> Result<(BlobHash, Arc<[u8]>), EncodeError> {
     let bytes: Arc<[u8]> = Arc::from(encode_value(value)?);
     Ok((hash_of(&bytes), bytes))
 }

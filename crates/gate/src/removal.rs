@@ -40,8 +40,7 @@ impl Gate {
     fn may_remove(&self, now: Time, node: NodeId) -> Result<Option<DatacenterId>, RequestError> {
         let refuse = |kind, message: String| Err(RequestError { kind, message });
         let Some((role, datacenter)) = self.place_of(now, node) else {
-            let RequestError { kind, message } = self.unknown_node(node);
-            return refuse(kind, message);
+            return Err(self.unknown_node(node));
         };
         if role == Role::Worker {
             let message = format!("{node} is a worker, which has no vote: stop it, and it is gone");
@@ -88,12 +87,12 @@ impl Gate {
     /// Why a node that was named is not found. A gate that takes no part knows of nobody: another
     /// may know better.
     fn unknown_node(&self, node: NodeId) -> RequestError {
-        let not_found =
-            || format!("no node {node} is known here; `hyperscale nodes` lists those that are");
-        match self.why_not_ready() {
-            Some(message) => RequestError { kind: RequestErrorKind::NotReady, message },
-            None => RequestError { kind: RequestErrorKind::NotFound, message: not_found() },
+        if let Some(message) = self.why_not_ready() {
+            return RequestError { kind: RequestErrorKind::NotReady, message };
         }
+        let message =
+            format!("no node {node} is known here; `hyperscale nodes` lists those that are");
+        RequestError { kind: RequestErrorKind::NotFound, message }
     }
 
     /// What a node is and where, as far as this gate has heard.
