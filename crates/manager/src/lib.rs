@@ -13,6 +13,7 @@
 #![warn(clippy::wildcard_enum_match_arm)]
 
 mod audit;
+mod forecast;
 mod gap;
 mod leader;
 mod peers;

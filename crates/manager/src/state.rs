@@ -483,6 +483,9 @@ impl State {
             }
             Entry::WorkflowPlaced { part, workflow, shards, context } => {
                 let index = *workflow;
+                let part_state = self.live(*part)?;
+                let is_returned = matches!(part_state.stop, Some((StopReason::Returned, _)));
+                (!is_returned).then_some(())?;
                 let workflow = self.live_workflow(*part, index)?;
                 workflow.shards.is_empty().then_some(())?;
                 workflow.context = context.clone();
@@ -533,6 +536,10 @@ impl State {
             }
             Entry::StopAsked { part, reason, mode } => {
                 let part = self.live(*part)?;
+                if *reason == StopReason::Returned {
+                    let has_begun = part.workflows.iter().any(|w| !w.shards.is_empty());
+                    (!has_begun && part.stop.is_none()).then_some(())?;
+                }
                 match &mut part.stop {
                     // The first reason stays; a sharper mode counts.
                     Some((_, known)) if *known >= *mode => return None,

@@ -26,7 +26,7 @@ fn part() -> PartId {
     PartId { job: JobId::from_parts(1, 1), part: PartIndex(0) }
 }
 
-fn workflow(name: &str, after: After) -> Workflow {
+pub(crate) fn workflow(name: &str, after: After) -> Workflow {
     Workflow {
         name: name.to_owned(),
         after,
@@ -44,7 +44,7 @@ fn workflow(name: &str, after: After) -> Workflow {
     }
 }
 
-fn plan(workflows: Vec<Workflow>) -> Plan {
+pub(crate) fn plan(workflows: Vec<Workflow>) -> Plan {
     Plan {
         format: PLAN_FORMAT,
         name: "test".to_owned(),

@@ -638,6 +638,9 @@ pub enum StopReason {
         /// What happened.
         message: String,
     },
+    /// Another datacenter can run it sooner. It counts only for a part of which nothing has had
+    /// cores yet, and ends that part as skipped, at once.
+    Returned,
 }
 
 impl StopReason {
@@ -653,6 +656,9 @@ impl StopReason {
             Self::TimedOut => EndStatus::TimedOut,
             Self::Test { message } => {
                 EndStatus::Failed { cause: FailureCause::Test { message: message.clone() } }
+            }
+            Self::Returned => {
+                EndStatus::Skipped { because: "it can run sooner elsewhere".to_owned() }
             }
         }
     }
@@ -836,6 +842,10 @@ pub struct PartReport {
     /// The job's time when this was said, if the leader knows it for certain.
     #[serde(default)]
     pub job_time: Option<Duration>,
+    /// How long it will wait for its first cores, by the plans of what runs and waits there, if it
+    /// waits for any and somebody can know.
+    #[serde(default)]
+    pub wait: Option<Duration>,
 }
 
 /// How a workflow is doing.

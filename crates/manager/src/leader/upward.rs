@@ -1,5 +1,6 @@
 //! What gates are told: statistics, how parts stand, and how they ended.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use hyperscale_model::{AttemptId, DeltaSeq, NodeId, PartId, Pressure, Time, WorkflowIndex};
@@ -9,10 +10,11 @@ use hyperscale_wire::{Message, PartReport, PartResult, WorkflowReport, WorkflowS
 
 use super::workflows::{Subject, is_ready};
 use super::{Live, TELLINGS_MAX};
+use crate::forecast::{Ahead, Stage, waits};
 use crate::gap::gaps;
 use crate::relay::Relay;
 use crate::rows::rows_used;
-use crate::state::shard_id;
+use crate::state::{Part, shard_id};
 use crate::{Event, Leadership, Manager, Output};
 
 impl Manager {
@@ -106,11 +108,14 @@ impl Manager {
                 self.relay(now, attempt, gate);
             }
         }
+        let waits = if is_report_due { self.waits(now) } else { BTreeMap::new() };
         for (part, owner, is_ended) in parts {
             let Some(gate) = self.gate_for(owner) else { continue };
             if is_ended {
                 self.tell_end(now, part, gate);
-            } else if is_report_due && let Some(report) = self.part_report(now, part) {
+            } else if is_report_due
+                && let Some(report) = self.part_report(now, part, waits.get(&part).copied())
+            {
                 self.send(gate, Message::PartReport(Box::new(report)));
             }
         }
@@ -128,7 +133,7 @@ impl Manager {
         if times + 1 == TELLINGS_MAX {
             self.event(Event::EndUnheard { part, times: TELLINGS_MAX });
         }
-        let Some(report) = self.part_report(now, part) else { return };
+        let Some(report) = self.part_report(now, part, None) else { return };
         let Some(state) = self.state.parts.get(&part) else { return };
         let Some(status) = state.ended.clone() else { return };
         let attempts = (state.workflows.iter().zip(0..))
@@ -148,7 +153,64 @@ impl Manager {
         self.send(gate, Message::PartEnded(Box::new(result)));
     }
 
-    fn part_report(&mut self, now: Time, id: PartId) -> Option<PartReport> {
+    /// How long each part that has no cores yet, and could use some now, will wait for them.
+    fn waits(&self, now: Time) -> BTreeMap<PartId, Duration> {
+        let open = || self.state.parts.iter().filter(|(_, part)| part.ended.is_none());
+        let started = || open().filter(|(_, part)| part.started.is_some());
+        let has_begun = |part: &Part| part.workflows.iter().any(|w| !w.shards.is_empty());
+        if started().all(|(_, part)| has_begun(part)) {
+            return BTreeMap::new();
+        }
+        let ahead = started().filter_map(|(&id, part)| {
+            let plan = self.plans.get(&part.plan)?;
+            let elapsed = self.elapsed(now, id)?;
+            let subjects = (part.workflows.iter().zip(&plan.workflows).zip(0..))
+                .map(|((workflow, planned), index)| Subject {
+                    part_id: id,
+                    part,
+                    index: WorkflowIndex(index),
+                    workflow,
+                    planned,
+                    elapsed,
+                })
+                .collect::<Vec<_>>();
+            let is_ready = |subject: &Subject<'_>| {
+                subject.workflow.ended.is_none() && subject.stop().is_none() && is_ready(subject)
+            };
+            Some(Ahead {
+                part: id,
+                plan,
+                slice: &part.slice,
+                elapsed,
+                is_asked: !has_begun(part) && subjects.iter().any(is_ready),
+                stages: subjects.iter().map(|subject| self.stage(subject)).collect(),
+            })
+        });
+        waits(&self.candidates(now), ahead.collect(), self.config.start_margin)
+    }
+
+    /// Where a workflow stands, for those that wait for its cores.
+    fn stage(&self, subject: &Subject<'_>) -> Stage {
+        let Subject { part, index, workflow, planned, elapsed, .. } = *subject;
+        if let Some((_, at)) = part.end_of(index).or(workflow.ended.as_ref()) {
+            return Stage::Over(*at);
+        }
+        if workflow.shards.is_empty() {
+            return if subject.stop().is_some() { Stage::Over(elapsed) } else { Stage::Waits };
+        }
+        let open = workflow.shards.iter().filter_map(|shard| Some(shard.open()?.1));
+        let seats: BTreeMap<AttemptId, (NodeId, u32)> =
+            open.map(|attempt| (attempt.seat, (attempt.worker, attempt.cores))).collect();
+        let length = planned.load.duration();
+        let until = match (subject.stop(), workflow.started) {
+            (Some(_), _) => Some(elapsed),
+            (None, Some(started)) => part.pauses.job_time(started, length),
+            (None, None) => Some(elapsed + self.config.start_margin + length),
+        };
+        Stage::Holds { cores: seats.into_values().collect(), until }
+    }
+
+    fn part_report(&mut self, now: Time, id: PartId, wait: Option<Duration>) -> Option<PartReport> {
         let plan = self.plan(self.state.parts.get(&id)?.plan)?;
         let part = self.state.parts.get(&id)?;
         let elapsed = self.elapsed(now, id).unwrap_or_default();
@@ -172,9 +234,8 @@ impl Manager {
             .collect();
         let open =
             || self.state.open_attempts().filter(|(attempt, _)| attempt.shard.part_id() == id);
-        let workers: std::collections::BTreeSet<NodeId> =
-            open().map(|(_, attempt)| attempt.worker).collect();
-        let seats: std::collections::BTreeMap<AttemptId, u32> =
+        let workers: BTreeSet<NodeId> = open().map(|(_, attempt)| attempt.worker).collect();
+        let seats: BTreeMap<AttemptId, u32> =
             open().map(|(_, attempt)| (attempt.seat, attempt.cores)).collect();
         let cores = seats.values().sum();
         let gaps = gaps(id, part, &plan, elapsed);
@@ -213,6 +274,7 @@ impl Manager {
             steered,
             pauses,
             job_time,
+            wait,
         })
     }
 }

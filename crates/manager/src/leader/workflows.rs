@@ -164,7 +164,10 @@ impl Manager {
         }
         if part.workflows.iter().all(|workflow| workflow.ended.is_some()) {
             let ends = part.workflows.iter().filter_map(|w| w.ended.as_ref()).map(|(end, _)| end);
-            let status = EndStatus::combine(ends);
+            let status = match &part.stop {
+                Some((StopReason::Returned, _)) => StopReason::Returned.end_status(),
+                Some(_) | None => EndStatus::combine(ends),
+            };
             entries.push(Entry::PartEnded { part: part_id, status });
         }
         entries.into_iter().for_each(|entry| self.propose(entry));

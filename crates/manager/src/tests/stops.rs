@@ -292,3 +292,94 @@ fn tmo_05_reply_timer_and_cancel_in_any_order_have_one_outcome() {
         }
     }
 }
+
+#[test]
+fn dsp_07_only_a_part_of_which_nothing_has_begun_is_given_back() {
+    for before in [Before::Queued, Before::Offered, Before::Running, Before::Lost] {
+        let mut desk = desk_after(before);
+        desk.take();
+
+        let (reason, mode) = (StopReason::Returned, StopMode::Now);
+        desk.message(GATE, Message::StopPart { part: part(), fence: FENCE, reason, mode });
+        desk.connect_worker(NodeId(11));
+        desk.wait(Duration::from_secs(2));
+
+        let told_end = desk.take().into_iter().find_map(|(_, message)| match message {
+            Message::PartEnded(result) => Some(result.status),
+            _ => None,
+        });
+        let expected = (before == Before::Queued).then(|| StopReason::Returned.end_status());
+        assert_eq!(told_end, expected, "{before:?}");
+        let is_open = desk.part().stop.is_none();
+        assert_eq!(is_open, before != Before::Queued, "{before:?}: it goes on as if not asked");
+        assert_eq!(desk.open().is_empty(), before == Before::Queued, "{before:?}");
+    }
+}
+
+#[test]
+fn dsp_07_cores_that_were_about_to_be_given_to_it_stay_free() {
+    let mut desk = desk_after(Before::Queued);
+    let placed = Entry::WorkflowPlaced {
+        part: part(),
+        workflow: WorkflowIndex(0),
+        shards: Vec::new(),
+        context: Default::default(),
+    };
+    let (reason, mode) = (StopReason::Returned, StopMode::Now);
+    let mut state = desk.manager.state().clone();
+
+    assert_eq!(state.apply(&Entry::StopAsked { part: part(), reason, mode }), Applied::Changed);
+    assert_eq!(state.apply(&placed), Applied::Ignored);
+
+    desk.stop(StopMode::Graceful);
+    let (reason, mode) = (StopReason::Returned, StopMode::Now);
+    let mut stopped = desk.manager.state().clone();
+    stopped.parts.get_mut(&part()).unwrap().ended = None;
+    let asked = Entry::StopAsked { part: part(), reason, mode };
+    assert_eq!(stopped.apply(&asked), Applied::Ignored, "a stop comes before it");
+}
+
+#[test]
+fn dsp_07_a_part_that_waits_for_cores_says_for_how_long() {
+    let mut desk = Desk::new();
+    desk.connect_gate();
+    desk.connect_worker(WORKER);
+    let mut long = plan(vec![workflow("a", After::default())]);
+    long.workflows[0].load = Load::ConstantVus { vus: 4, duration: Duration::from_secs(100) };
+    desk.offer(&long);
+    desk.start();
+    desk.wait(Duration::from_millis(10));
+    let (attempt, _) = desk.open()[0];
+    desk.accept(WORKER, attempt);
+    desk.wait(Duration::from_secs(10));
+    desk.renew(WORKER, vec![running(attempt)]);
+
+    let next = PartId { job: JobId::from_parts(2, 2), part: PartIndex(0) };
+    let (plan, fence) = (desk.part().plan, FENCE);
+    let offer = PartOffer {
+        part: next,
+        fence,
+        plan,
+        slice: Slice::whole(),
+        rows: Slice::whole(),
+        is_shared: false,
+        window: Duration::from_secs(1),
+        secrets: Secrets::default(),
+    };
+    desk.message(GATE, Message::OfferPart(Box::new(offer)));
+    let start = Message::StartPart { part: next, fence, start_in: Duration::ZERO };
+    desk.message(GATE, start);
+    desk.renew(WORKER, vec![running(attempt)]);
+    desk.take();
+    desk.wait(Duration::from_secs(1));
+
+    let waits: BTreeMap<PartId, Option<Duration>> = (desk.take().into_iter())
+        .filter_map(|(_, message)| match message {
+            Message::PartReport(report) => Some((report.part, report.wait)),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(waits[&part()], None, "it has cores");
+    let wait = waits[&next].unwrap();
+    assert!((85..=91).contains(&wait.as_secs()), "10 s of 100 are over: {wait:?}");
+}
