@@ -22,8 +22,10 @@ pub(crate) fn decision(index: u64, entry: &Entry) -> Decision {
             Decision { by: Some(key.client.to_string()), detail, ..of("job_accepted", job) }
         }
         Entry::StartAsked { job, .. } => of("job_start_asked", job),
-        Entry::PartMoved { job, part, to, .. } => {
-            Decision { detail: format!("part {} to {to}", part.0), ..of("part_moved", job) }
+        Entry::PartMoved { job, part, to, returned, .. } => {
+            let why = if returned.is_some() { ", given back" } else { "" };
+            let detail = format!("part {} to {to}{why}", part.0);
+            Decision { detail, ..of("part_moved", job) }
         }
         Entry::JobStarted { job, .. } => of("job_started", job),
         Entry::CancelAsked { job, by, mode } => {

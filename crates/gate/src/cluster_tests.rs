@@ -26,6 +26,7 @@ use crate::{Event, Gate, GateConfig, Input, Output};
 mod leaders;
 mod limits;
 mod settling;
+mod spillover;
 mod submissions;
 
 const A: NodeId = NodeId(1);
@@ -415,6 +416,7 @@ fn report(part: PartId, seq: u64, state: WorkflowState) -> PartReport {
         steered: Default::default(),
         pauses: Default::default(),
         job_time: None,
+        wait: None,
         inquire: Vec::new(),
     }
 }

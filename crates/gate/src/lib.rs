@@ -898,8 +898,8 @@ impl Gate {
                 self.note(now, *job, "timed_out", text);
                 self.fail_steers(*job);
             }
-            Entry::PartMoved { job, part, to, .. } if applied == Applied::Changed => {
-                self.on_part_moved(now, *job, *part, to);
+            Entry::PartMoved { job, part, to, returned, .. } if applied == Applied::Changed => {
+                self.on_part_moved(now, *job, *part, to, returned.is_some());
             }
             Entry::PartEnded { job, part, end, .. } if applied == Applied::Changed => {
                 self.on_part_end_decided(now, *job, *part, end);

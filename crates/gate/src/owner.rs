@@ -254,7 +254,8 @@ impl Gate {
         let mut statistics = statistics.into_owned();
         // Nobody knows which acknowledgements have arrived.
         statistics.acknowledge_anew();
-        let mut reports = reports.into_iter();
+        let mut reports = (reports.into_iter().zip(0..))
+            .map(|(report, part)| report.filter(|_| !state.is_moved(PartIndex(part))));
         let mut live = Live {
             fence,
             statistics,
@@ -347,6 +348,22 @@ impl Gate {
         }
     }
 
+    /// Takes up parts that were added, and forgets what was said of those that they are in place of.
+    fn follow_parts(&mut self, job: JobId) {
+        let (Some(state), Some(live)) = (self.state.jobs.get(&job), self.live.get_mut(&job)) else {
+            return;
+        };
+        live.parts.resize_with(state.parts.len(), LivePart::moved);
+        for (part, known) in (0..).map(PartIndex).zip(&mut live.parts) {
+            if state.is_moved(part) {
+                known.report = None;
+            }
+        }
+        if state.started.is_none() {
+            live.job_time = None;
+        }
+    }
+
     fn live_part(&mut self, part: PartId) -> Option<&mut LivePart> {
         self.live.get_mut(&part.job)?.parts.get_mut(usize::from(part.part.0))
     }
@@ -420,12 +437,7 @@ impl Gate {
                     self.forget_copies(job);
                 }
                 Some(state) if state.ended.is_some() => self.on_job_end_decided(now, job),
-                Some(state) => {
-                    let parts = state.parts.len();
-                    if let Some(live) = self.live.get_mut(&job) {
-                        live.parts.resize_with(parts, LivePart::moved);
-                    }
-                }
+                Some(_) => self.follow_parts(job),
             }
         }
         self.drop_copies();

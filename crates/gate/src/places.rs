@@ -4,18 +4,23 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use hyperscale_model::{
-    DatacenterCounts, DatacenterHealth, DatacenterId, Fence, Incarnation, JobId, NodeId, PartIndex,
-    Role, Time,
+    DatacenterCounts, DatacenterHealth, DatacenterId, Fence, Incarnation, JobId, NodeId, PartId,
+    PartIndex, Role, Time,
 };
 use hyperscale_plan::{Datacenters, Plan, RunSettings, Slice, Split};
 use hyperscale_wire::{DatacenterStatus, Message, NodeState};
 
 use crate::federation::{Acked, Change, Leader, ProbeSeq, Reachability, Standing};
 use crate::request::{DatacenterView, RequestError, RequestErrorKind};
-use crate::router::{Candidate, Distance, Observed, Wish, rank};
+use crate::router::{
+    Candidate, Distance, Observed, Ranked, Waiting, Wish, is_too_long, rank, spill,
+};
 use crate::state::{Entry, Target};
 use crate::{About, Event, Gate, Step};
 
+/// After a datacenter was meant to take a part that waits elsewhere, its word on its cores needs a
+/// while to show that.
+const SPILL_PAUSE: Duration = Duration::from_secs(10);
 /// How much the newest dispatch counts against those before.
 const SMOOTHING: u32 = 4;
 
@@ -30,6 +35,8 @@ pub(crate) struct Place {
     is_silent: bool,
     /// When it last failed to accept a part in time.
     failed_at: Option<Time>,
+    /// When this gate last meant it to take a part that waits elsewhere.
+    spilled_at: Option<Time>,
     /// How long it takes from an offer to its acceptance, smoothed; how often that was seen, and
     /// when last.
     observed: Option<(Duration, u32, Time)>,
@@ -307,9 +314,9 @@ impl Gate {
         let Some(state) = self.state.jobs.get(&job) else { return };
         let Some((target, _)) = state.parts.get(usize::from(part.0)) else { return };
         let failed = target.datacenter.clone();
-        let used: BTreeSet<DatacenterId> =
-            state.parts.iter().map(|(target, _)| target.datacenter.clone()).collect();
         let fence = state.fence;
+        let tried: BTreeSet<DatacenterId> =
+            self.datacenters.keys().filter(|name| state.has_tried(name)).cloned().collect();
         if let Some(place) = self.datacenters.get_mut(&failed) {
             place.failed_at = Some(now);
         }
@@ -317,10 +324,58 @@ impl Gate {
             self.breakers.observe(now, &leader, false);
         }
         let ranking = rank(now, &self.candidates(now), &wish_of(run));
-        let next = ranking.order.iter().find(|ranked| !used.contains(&ranked.datacenter));
+        let next = ranking.order.iter().find(|ranked| !tried.contains(&ranked.datacenter));
         let Some(to) = next.map(|ranked| ranked.datacenter.clone()) else { return };
-        self.event(Event::PartMoved { job, to: to.clone() });
-        let entry = Entry::PartMoved { job, fence, part, to };
+        let entry = Entry::PartMoved { job, fence, part, to, returned: None };
+        self.propose(now, About::Job(Step::Move, job, u64::from(part.0)), &entry);
+    }
+
+    /// The datacenter that can run a part sooner than the one where it waits for cores, if that is
+    /// worth the move. Of several parts of a job, what has begun elsewhere would be ahead of it; and a
+    /// named datacenter is a promise.
+    pub(crate) fn sooner_elsewhere(&self, now: Time, part: PartId) -> Option<DatacenterId> {
+        let state = self.state.jobs.get(&part.job)?;
+        let live = self.live.get(&part.job)?;
+        let wait = live.report(usize::from(part.part.0))?.wait?;
+        let run = &live.plan().run;
+        let is_free = matches!(run.datacenters, Datacenters::Choose(_));
+        if !is_free || state.parts_kept().count() > 1 || !is_too_long(wait) {
+            return None;
+        }
+        let candidates: Vec<Candidate> = (self.candidates(now).into_iter())
+            .filter(|candidate| {
+                let place = self.datacenters.get(&candidate.datacenter);
+                let spilled_at = place.and_then(|place| place.spilled_at);
+                spilled_at.is_none_or(|at| now >= at + SPILL_PAUSE)
+            })
+            .collect();
+        let (from, _) = state.parts.get(usize::from(part.part.0))?;
+        let waiting =
+            Waiting { datacenter: &from.datacenter, wait, cores: cores_at_start(live.plan()) };
+        let been_at = |name: &DatacenterId| state.parts.iter().any(|(t, _)| t.datacenter == *name);
+        let ranking = rank(now, &candidates, &wish_of(run));
+        spill(&waiting, &candidates, &ranking).find(|name| !been_at(name)).cloned()
+    }
+
+    /// A part is asked back so that this datacenter can take it.
+    pub(crate) fn on_spill(&mut self, now: Time, to: &DatacenterId) {
+        if let Some(place) = self.datacenters.get_mut(to) {
+            place.spilled_at = Some(now);
+        }
+    }
+
+    /// Has the best datacenter take a part that was given back: another than before, if there is one.
+    pub(crate) fn place_returned(&mut self, now: Time, job: JobId, part: PartIndex) {
+        let Some(state) = self.state.jobs.get(&job) else { return };
+        let Some((from, _)) = state.parts.get(usize::from(part.0)) else { return };
+        let Some(live) = self.live.get(&job) else { return };
+        let ranking = rank(now, &self.candidates(now), &wish_of(&live.plan().run));
+        let is_other = |ranked: &&Ranked| ranked.datacenter != from.datacenter;
+        let best = ranking.order.iter().find(is_other).or(ranking.order.first());
+        let Some(to) = best.map(|ranked| ranked.datacenter.clone()) else { return };
+        let fence = state.fence;
+        let returned = Some(self.wall(now));
+        let entry = Entry::PartMoved { job, fence, part, to, returned };
         self.propose(now, About::Job(Step::Move, job, u64::from(part.0)), &entry);
     }
 
@@ -399,6 +454,12 @@ fn await_workers(candidates: &mut [Candidate], wish: &Wish) {
             candidate.health = DatacenterHealth::Busy;
         }
     }
+}
+
+/// The cores that a plan asks for at its start; one for each workflow that does not say.
+fn cores_at_start(plan: &Plan) -> u32 {
+    let first = plan.workflows.iter().filter(|workflow| workflow.after.is_nothing());
+    first.map(|workflow| workflow.cores.unwrap_or(1)).sum()
 }
 
 fn wish_of(run: &RunSettings) -> Wish {

@@ -979,7 +979,10 @@ impl Gate {
             ended: state.ended.as_ref().map(|end| end.at),
             verdict: state.ended.as_ref().map(|end| end.verdict),
             partial: state.ended.as_ref().is_some_and(|end| end.partial),
-            datacenters: state.parts.iter().map(|(target, _)| target.datacenter.clone()).collect(),
+            datacenters: (state.parts_kept())
+                .filter_map(|part| state.parts.get(usize::from(part.0)))
+                .map(|(target, _)| target.datacenter.clone())
+                .collect(),
             paused: state.ended.is_none() && state.steering().is_paused,
         }
     }

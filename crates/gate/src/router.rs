@@ -228,6 +228,10 @@ impl Ranking {
     }
 }
 
+/// A part waits for cores for so long before it is moved to another datacenter.
+const SPILL_WAIT: Duration = Duration::from_secs(60);
+/// That may be farther away by so much.
+const SPILL_EXTRA_LATENCY: Duration = Duration::from_millis(100);
 /// A choice is kept for so long.
 const HOLD: Duration = Duration::from_secs(30);
 /// After that, something so much better takes its place.
@@ -269,6 +273,55 @@ pub(crate) fn rank(now: Time, candidates: &[Candidate], wish: &Wish) -> Ranking 
         by_cost.then_with(|| a.datacenter.cmp(&b.datacenter))
     });
     ranking
+}
+
+/// A part that waits for cores.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Waiting<'a> {
+    /// Where.
+    pub(crate) datacenter: &'a DatacenterId,
+    /// How long it will.
+    pub(crate) wait: Duration,
+    /// How many cores it asks for.
+    pub(crate) cores: u32,
+}
+
+/// Whether a part should not wait for so long if it need not.
+#[must_use]
+pub(crate) fn is_too_long(wait: Duration) -> bool {
+    wait > SPILL_WAIT
+}
+
+/// The datacenters that should take a part from where it waits, the best first: those that have the
+/// cores now, of which this was heard just now, that are not much farther, and where it starts in half
+/// the time at most.
+pub(crate) fn spill<'a>(
+    waiting: &Waiting<'_>,
+    candidates: &[Candidate],
+    ranking: &'a Ranking,
+) -> impl Iterator<Item = &'a DatacenterId> {
+    let find = |name: &DatacenterId| candidates.iter().find(|c| c.datacenter == *name);
+    let here = find(waiting.datacenter).and_then(|here| here.distance);
+    let is_worth_it = move |there: &Candidate| {
+        let extra = there.distance.zip(here).map(|(there, here)| {
+            there.upper_bound.saturating_sub(here.upper_bound) <= SPILL_EXTRA_LATENCY
+        });
+        let wait_there =
+            latency_ms(there).map_or(Duration::MAX, |ms| Duration::from_secs_f64(ms / 1e3));
+        is_too_long(waiting.wait)
+            && there.datacenter != *waiting.datacenter
+            && bucket(there) == DatacenterHealth::Healthy
+            && there.queue == 0
+            && there.free_cores >= waiting.cores.max(1)
+            && extra == Some(true)
+            && wait_there <= waiting.wait / 2
+    };
+    let worthy: BTreeSet<DatacenterId> = (candidates.iter())
+        .filter(|there| is_worth_it(there))
+        .map(|there| there.datacenter.clone())
+        .collect();
+    let order = ranking.order.iter().map(|ranked| &ranked.datacenter);
+    order.filter(move |name| worthy.contains(*name))
 }
 
 /// Ranks, and keeps to what it has chosen.

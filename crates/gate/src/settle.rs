@@ -15,7 +15,7 @@ use hyperscale_plan::{Context, Plan, Publish, Split};
 use hyperscale_wire::{PartReport, WorkflowState, end_publishing};
 
 use crate::Gate;
-use crate::state::{Job, PartEnd};
+use crate::state::PartEnd;
 
 /// A workflow that has ended in all datacenters of its job.
 #[derive(Debug, Clone, PartialEq)]
@@ -39,7 +39,7 @@ impl Gate {
         let (Some(state), Some(live)) = (self.state.jobs.get(&job), self.live.get(&job)) else {
             return false;
         };
-        live.plan().run.split != Split::Each && kept(state).count() > 1
+        live.plan().run.split != Split::Each && state.parts_kept().count() > 1
     }
 
     /// What a part's datacenter has still to hear of workflows that have ended everywhere.
@@ -53,21 +53,14 @@ impl Gate {
             return Vec::new();
         }
         let parts: Vec<(Option<&PartReport>, Option<&PartEnd>)> =
-            kept(state).map(|index| (live.report(index), state.parts[index].1.as_ref())).collect();
+            (state.parts_kept().map(|part| usize::from(part.0)))
+                .map(|index| (live.report(index), state.parts[index].1.as_ref()))
+                .collect();
         let is_unheard = |workflow: &WorkflowIndex| !report.settled.contains(workflow);
         let waited_for = waited_for(live.plan());
         let unheard = waited_for.into_iter().filter(is_unheard);
         unheard.filter_map(|workflow| settle(live.plan(), workflow, &parts)).collect()
     }
-}
-
-/// The parts of a job that were not moved elsewhere.
-fn kept(job: &Job) -> impl Iterator<Item = usize> {
-    let was_moved = |end: &Option<PartEnd>| {
-        end.as_ref().is_some_and(|end| matches!(end.status, EndStatus::Skipped { .. }))
-    };
-    let parts = job.parts.iter().enumerate();
-    parts.filter(move |(_, (_, end))| !was_moved(end)).map(|(index, _)| index)
 }
 
 /// Workflows that others wait for.

@@ -61,7 +61,8 @@ pub enum Entry {
         /// The owner's fence.
         fence: Fence,
     },
-    /// A part that was not accepted in time goes to another datacenter, as a new part.
+    /// A part that was not accepted in time, or that its datacenter has given back, goes to another,
+    /// as a new part.
     PartMoved {
         /// The job.
         job: JobId,
@@ -71,6 +72,10 @@ pub enum Entry {
         part: PartIndex,
         /// Where its share of the load runs instead.
         to: DatacenterId,
+        /// When its datacenter had given it back, with nothing of it begun, if it had: then the job's
+        /// time starts anew.
+        #[serde(default)]
+        returned: Option<WallTime>,
     },
     /// A datacenter has begun to send load.
     JobStarted {
@@ -78,6 +83,9 @@ pub enum Entry {
         job: JobId,
         /// The owner's fence.
         fence: Fence,
+        /// By which of its parts this is known.
+        #[serde(default)]
+        part: PartIndex,
         /// When.
         at: WallTime,
     },
@@ -206,6 +214,9 @@ pub struct PartEnd {
     pub status: EndStatus,
     /// Whether the datacenter never said so itself.
     pub is_missing: bool,
+    /// Whether the datacenter gave it back, with nothing of it begun.
+    #[serde(default)]
+    pub was_returned: bool,
     /// Load that it did not send.
     pub gaps: Vec<Gap>,
     /// What became of unique rows.
@@ -214,6 +225,20 @@ pub struct PartEnd {
     pub late_requests: u64,
     /// Each attempt with its last delta.
     pub attempts: Vec<(AttemptId, DeltaSeq)>,
+}
+
+impl PartEnd {
+    /// Whether it ended only here, and its share runs elsewhere, as another part.
+    #[must_use]
+    pub const fn is_move(&self) -> bool {
+        matches!(self.status, EndStatus::Skipped { .. })
+    }
+
+    /// Whether its datacenter has said how it ended.
+    #[must_use]
+    pub const fn has_reported(&self) -> bool {
+        !self.is_missing && !self.is_move()
+    }
 }
 
 /// The replicated state of the gates.
@@ -252,6 +277,8 @@ pub struct Job {
     pub sealed: Vec<u8>,
     /// Whether parts may have been told to start.
     pub is_starting: bool,
+    /// From when on its limits are counted: its acceptance, or when it was last given back.
+    pub waits_from: WallTime,
     /// When load began.
     pub started: Option<WallTime>,
     /// Where it runs, and how that ended.
@@ -286,6 +313,26 @@ pub struct JobEnd {
 }
 
 impl Job {
+    /// Whether a part's share runs elsewhere, as another part.
+    #[must_use]
+    pub fn is_moved(&self, part: PartIndex) -> bool {
+        let end = self.parts.get(usize::from(part.0)).and_then(|(_, end)| end.as_ref());
+        end.is_some_and(PartEnd::is_move)
+    }
+
+    /// Whether a part of it has been at a datacenter, unless that gave it back.
+    #[must_use]
+    pub fn has_tried(&self, datacenter: &DatacenterId) -> bool {
+        let was_returned = |end: &Option<PartEnd>| end.as_ref().is_some_and(|e| e.was_returned);
+        self.parts.iter().any(|(t, end)| t.datacenter == *datacenter && !was_returned(end))
+    }
+
+    /// The parts that were not moved elsewhere, by their index.
+    pub fn parts_kept(&self) -> impl Iterator<Item = PartIndex> {
+        let parts = (0..).map(PartIndex).zip(&self.parts).map(|(index, _)| index);
+        parts.filter(|part| !self.is_moved(*part))
+    }
+
     /// Whether all of it shall stop, for whichever reason.
     #[must_use]
     pub const fn is_stopping(&self) -> bool {
@@ -383,6 +430,7 @@ impl State {
                         fence,
                         sealed: sealed.clone(),
                         is_starting: false,
+                        waits_from: *at,
                         started: None,
                         parts: parts.iter().map(|target| (target.clone(), None)).collect(),
                         cancel: None,
@@ -399,16 +447,20 @@ impl State {
                 (!job.is_starting).then_some(())?;
                 job.is_starting = true;
             }
-            Entry::PartMoved { job, fence, part, to } => {
+            Entry::PartMoved { job, fence, part, to, returned } => {
                 let job = self.owned(*job, *fence)?;
-                let is_elsewhere = job.parts.iter().all(|(target, _)| target.datacenter != *to);
-                (!job.is_starting && is_elsewhere).then_some(())?;
+                let may_move = match returned {
+                    // If there is no other by now, it goes back to where it was.
+                    Some(_) => job.parts_kept().count() == 1,
+                    None => !job.is_starting && !job.has_tried(to),
+                };
                 let (target, end) = job.parts.get_mut(usize::from(part.0))?;
-                end.is_none().then_some(())?;
+                (may_move && end.is_none()).then_some(())?;
                 let status = EndStatus::Skipped { because: format!("its share moved to {to}") };
                 *end = Some(PartEnd {
                     status,
                     is_missing: false,
+                    was_returned: returned.is_some(),
                     gaps: Vec::new(),
                     rows: Vec::new(),
                     late_requests: 0,
@@ -417,10 +469,13 @@ impl State {
                 let (slice, rows) = (target.slice.clone(), target.rows.clone());
                 let target = Target { datacenter: to.clone(), slice, rows };
                 job.parts.push((target, None));
+                if let Some(at) = returned {
+                    (job.is_starting, job.started, job.waits_from) = (false, None, *at);
+                }
             }
-            Entry::JobStarted { job, fence, at } => {
+            Entry::JobStarted { job, fence, part, at } => {
                 let job = self.owned(*job, *fence)?;
-                job.started.is_none().then_some(())?;
+                (job.started.is_none() && !job.is_moved(*part)).then_some(())?;
                 job.started = Some(*at);
             }
             Entry::CancelAsked { job, by, mode } => {

@@ -241,6 +241,7 @@ impl Desk {
             steered: 0,
             pauses: Default::default(),
             job_time: None,
+            wait: None,
         };
         self.message(Message::PartReport(Box::new(report.clone())));
         report

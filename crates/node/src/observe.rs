@@ -101,7 +101,7 @@ counts! {
         DatacenterLost = "lost",
     }
     "hyperscale_gate_parts_moved_total" counter ""
-        "Parts that another datacenter got, since theirs did not accept them in time." {
+        "Parts that another datacenter got, since theirs did not accept them in time or had no cores for them soon." {
         PartMoved = "",
     }
     "hyperscale_members_total" counter "change" "What gossip said of other nodes." {

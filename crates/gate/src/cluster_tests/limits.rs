@@ -180,6 +180,31 @@ fn res_11_the_next_owner_knows_how_many_have_reported() {
 }
 
 #[test]
+fn res_11_a_part_that_was_moved_has_not_reported() {
+    let mut cluster = Cluster::new();
+    let mut plan = plan(vec![workflow("a")]);
+    plan.run.best_effort =
+        Some(BestEffort { min_datacenters: 1, deadline: Duration::from_secs(20) });
+    let id = cluster.submit(A, "k", &plan);
+    let job = cluster.accepted(id);
+    let first = cluster.offers(job)[0].1;
+    let next = if first == EU { US } else { EU };
+    cluster.wait(8);
+    let fence = cluster.fence(job);
+    cluster.manager_says(next, Message::PartAccepted { part: part(job, 1), fence });
+    cluster.wait(1);
+    let running = report(part(job, 1), 1, WorkflowState::Running);
+    cluster.manager_says(next, Message::PartReport(Box::new(running)));
+    // Where it was first it ends late, as nobody wants it any more.
+    let report = report(part(job, 0), 1, WorkflowState::Ended(EndStatus::TimedOut));
+    let result = PartResult { report, status: EndStatus::TimedOut, attempts: Vec::new() };
+    cluster.manager_says(first, Message::PartEnded(Box::new(result)));
+    cluster.wait(40);
+
+    assert_eq!(ended(&cluster, job), None, "nobody has reported");
+}
+
+#[test]
 fn tmo_03_the_limit_is_decided_once_and_not_by_a_deposed_owner() {
     let mut cluster = Cluster::new();
     let job = limited(&mut cluster);

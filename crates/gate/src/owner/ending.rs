@@ -84,7 +84,8 @@ impl Gate {
         let Some(live) = self.live.get(&job) else { return };
         let is_open = |end: &&Option<PartEnd>| end.is_none();
         let ends = || state.parts.iter().map(|(_, end)| end);
-        if state.is_stopping() || state.parts.len() < 2 || !ends().any(|end| is_open(&end)) {
+        if state.is_stopping() || state.parts_kept().count() < 2 || !ends().any(|end| is_open(&end))
+        {
             return;
         }
         let told = live.parts.iter().filter_map(|part| part.told_end.as_ref());
@@ -125,7 +126,7 @@ impl Gate {
         }
         let ends = || state.parts.iter().filter_map(|(_, end)| end.as_ref());
         // Best effort: those that have reported decide, if they are enough.
-        let reported = ends().filter(|end| !end.is_missing).count();
+        let reported = ends().filter(|end| end.has_reported()).count();
         let is_enough = (live.plan.run.best_effort)
             .is_some_and(|effort| reported >= usize::from(effort.min_datacenters.max(1)));
         let deciding = ends().filter(|end| !(is_enough && end.is_missing));

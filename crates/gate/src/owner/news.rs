@@ -136,7 +136,8 @@ impl Gate {
                 .map(|gap| hyperscale_report::gap_view(plan, gap))
                 .collect(),
             rows: hyperscale_report::rows_views(plan, &live.rows(state)),
-            datacenters: (state.parts.iter().zip(reports()))
+            datacenters: (state.parts_kept().map(|part| usize::from(part.0)))
+                .filter_map(|part| Some((state.parts.get(part)?, live.report(part))))
                 .map(|((target, _), report)| {
                     let (workers, cores) = report.map_or((0, 0), |r| (r.workers, r.cores));
                     (target.datacenter.to_string(), workers, cores)

@@ -15,7 +15,7 @@ use hyperscale_wire::{
     WorkflowState,
 };
 
-use super::{Live, LivePart, START_AHEAD, WORKFLOW_ENDED};
+use super::{Live, START_AHEAD, WORKFLOW_ENDED};
 use crate::copies::Change;
 use crate::settle::Settled;
 use crate::state::{Entry, PartEnd};
@@ -64,6 +64,7 @@ impl Gate {
             let end = PartEnd {
                 status: EndStatus::Failed { cause },
                 is_missing: false,
+                was_returned: false,
                 gaps: Vec::new(),
                 rows: Vec::new(),
                 late_requests: 0,
@@ -94,11 +95,13 @@ impl Gate {
         }
         let elapsed = self.elapsed(now, part.job);
         // Where there are several, each tells of its own share.
-        let parts = self.state.jobs.get(&part.job).map(|job| &job.parts);
-        let place = parts.filter(|parts| parts.len() > 1).and_then(|parts| {
-            let (target, _) = parts.get(usize::from(part.part.0))?;
-            Some(target.datacenter.clone())
-        });
+        let Some(state) = self.state.jobs.get(&part.job) else { return };
+        if state.is_moved(part.part) {
+            return;
+        }
+        let target = state.parts.get(usize::from(part.part.0)).map(|(target, _)| target);
+        let is_one_of_several = state.parts_kept().count() > 1;
+        let place = target.filter(|_| is_one_of_several).map(|target| target.datacenter.clone());
         let Some(live) = self.live.get_mut(&part.job) else { return };
         let Some(known) = live.parts.get_mut(usize::from(part.part.0)) else { return };
         if (fence, report.seq) <= known.mark {
@@ -140,7 +143,7 @@ impl Gate {
             self.propose(
                 now,
                 About::Job(Step::Start, job, 0),
-                &Entry::JobStarted { job, fence, at },
+                &Entry::JobStarted { job, fence, part: part.part, at },
             );
         }
     }
@@ -155,8 +158,7 @@ impl Gate {
         };
         let end = state.parts.get(usize::from(part.part.0)).and_then(|(_, end)| end.as_ref());
         // Or holds a part that was moved before it answered.
-        let is_given_up = end
-            .is_some_and(|end| end.is_missing || matches!(end.status, EndStatus::Skipped { .. }));
+        let is_given_up = end.is_some_and(|end| end.is_missing) || state.is_moved(part.part);
         if is_given_up {
             let (fence, reason, mode) = (state.fence, StopReason::TimedOut, StopMode::Now);
             self.send(leader, Message::StopPart { part, fence, reason, mode });
@@ -257,32 +259,36 @@ impl Gate {
         };
         let stopped_workflows = state.stopped_workflows.clone();
         let steering = state.steering();
-        let accepted = state.accepted;
         let leader = self.leader_of(&datacenter);
         let (resend, start_margin) = (self.config.resend, self.config.start_margin);
-        let since_accepted = self.since(now, accepted);
+        let waits_from = state.waits_from;
+        let since_accepted = self.since(now, waits_from);
         let (wait, dispatch_wait) = (self.config.part_wait, self.config.dispatch_wait);
         let is_starting = state.is_starting;
         let open: Vec<bool> = state.parts.iter().map(|(_, end)| end.is_none()).collect();
         let has_reported =
-            |(_, end): &(_, Option<PartEnd>)| end.as_ref().is_some_and(|e| !e.is_missing);
+            |(_, end): &(_, Option<PartEnd>)| end.as_ref().is_some_and(PartEnd::has_reported);
         // What an earlier owner was told is in the ledger, and nowhere else.
         let reported: Vec<bool> = state.parts.iter().map(has_reported).collect();
+        let moved: Vec<bool> =
+            state.parts.iter().map(|(_, end)| end.as_ref().is_some_and(PartEnd::is_move)).collect();
         let elapsed = state.started.map(|_| self.elapsed(now, part.job));
         let wall = self.wall(now);
         let is_lost = self.is_lost(now, &datacenter);
         let is_shared = self.is_shared(part.job);
         let settled = self.settled(part);
+        let sooner = self.sooner_elsewhere(now, part);
         let Some(live) = self.live.get_mut(&part.job) else { return };
         let run = live.plan.run.clone();
         let all_accepted =
             live.parts.iter().zip(&open).all(|(part, is_open)| part.is_accepted || !is_open);
         let secrets = live.secrets.clone();
         // A start that was asked for later moves everything with it.
-        let ahead = Duration::from_millis(run.start_at.unwrap_or(0).saturating_sub(accepted.0));
+        let ahead = Duration::from_millis(run.start_at.unwrap_or(0).saturating_sub(waits_from.0));
         let deadline = run.deadline + wait + ahead;
         let has_best_effort = run.best_effort.is_some_and(|effort| {
-            let told = live.parts.iter().map(|part| part.told_end.is_some());
+            let told = live.parts.iter().map(|part| part.told_end.is_some()).zip(&moved);
+            let told = told.map(|(told, was_moved)| told && !was_moved);
             let reported = told.zip(&reported).filter(|(told, decided)| *told || **decided).count();
             let waited = elapsed.unwrap_or(since_accepted.saturating_sub(ahead));
             waited >= effort.deadline && reported >= usize::from(effort.min_datacenters)
@@ -292,9 +298,17 @@ impl Gate {
         let is_lost_for_good = known.lost_since.is_some_and(|since| now >= since + wait);
         if let Some((_, result, _)) = &known.told_end {
             if !is_ended {
+                let was_returned = matches!(result.status, EndStatus::Skipped { .. });
+                let status = match &stop {
+                    _ if !was_returned => result.status.clone(),
+                    Some((reason, _)) => reason.end_status(),
+                    None if since_accepted >= deadline => EndStatus::TimedOut,
+                    None => return self.place_returned(now, part.job, part.part),
+                };
                 let end = PartEnd {
-                    status: result.status.clone(),
+                    status,
                     is_missing: false,
+                    was_returned: false,
                     gaps: result.report.gaps.clone(),
                     rows: result.report.rows.clone(),
                     late_requests: result.report.late_requests,
@@ -329,6 +343,7 @@ impl Gate {
             let end = PartEnd {
                 status: EndStatus::TimedOut,
                 is_missing: true,
+                was_returned: false,
                 gaps,
                 rows,
                 late_requests: 0,
@@ -357,6 +372,7 @@ impl Gate {
         };
         let steered = known.report.as_ref().map_or(0, |report| report.steered);
         let mut messages = Vec::new();
+        let mut spilled_to = None;
         if known.is_accepted && stop.is_none() && steered < steering.version {
             messages.push(Message::SteerPart { part, fence, steering });
         }
@@ -384,6 +400,10 @@ impl Gate {
                 let start_in = start_margin.max(until);
                 messages.push(Message::StartPart { part, fence, start_in });
             }
+        } else if let Some(to) = sooner.filter(|_| messages.is_empty()) {
+            let (reason, mode) = (StopReason::Returned, StopMode::Now);
+            messages.push(Message::StopPart { part, fence, reason, mode });
+            spilled_to = Some(to);
         } else {
             let stops = (stopped_workflows.into_iter())
                 .filter(|(workflow, _)| is_live(workflow))
@@ -394,6 +414,9 @@ impl Gate {
             return;
         }
         known.commanded_at = Some(now);
+        if let Some(to) = spilled_to {
+            self.on_spill(now, &to);
+        }
         messages.into_iter().for_each(|message| self.send(leader, message));
     }
 
@@ -404,14 +427,19 @@ impl Gate {
         job: JobId,
         part: PartIndex,
         to: &DatacenterId,
+        was_returned: bool,
     ) {
         let from = (self.state.jobs.get(&job))
             .and_then(|job| job.parts.get(usize::from(part.0)))
             .map_or_else(String::new, |(target, _)| target.datacenter.to_string());
-        if let Some(live) = self.live.get_mut(&job) {
-            live.parts.push(LivePart::moved());
+        self.follow_parts(job);
+        let text = match was_returned {
+            true => format!("{from} has no cores for it yet, {to} is asked instead"),
+            false => format!("{from} did not accept its part in time, {to} is asked instead"),
+        };
+        if self.live.contains_key(&job) {
+            self.event(Event::PartMoved { job, to: to.clone() });
         }
-        let text = format!("{from} did not accept its part in time, {to} is asked instead");
         self.note(now, job, "part_moved", text);
     }
 
@@ -467,7 +495,9 @@ fn changes(
         match &workflow.state {
             WorkflowState::Waiting | WorkflowState::Placed => {}
             WorkflowState::Ready => {
-                news.push(("workflow_queued", format!("{name} waits for cores")))
+                let wait = report.wait.map(|wait| format!(", for about {} s", wait.as_secs()));
+                let wait = wait.unwrap_or_default();
+                news.push(("workflow_queued", format!("{name} waits for cores{wait}")));
             }
             WorkflowState::Running => news.push(("workflow_started", format!("{name} started"))),
             WorkflowState::Ended(status) => {

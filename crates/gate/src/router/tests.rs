@@ -634,3 +634,54 @@ fn dsp_03_equal_candidates_rank_alike_in_any_order() {
 
     assert_eq!(orders["as given"], orders["reversed"]);
 }
+
+/// Where a part goes that has waited at `here` with this forecast, of these two.
+fn spilled(wait: u64, here: &Candidate, there: &Candidate) -> bool {
+    let candidates = [here.clone(), there.clone()];
+    let ranking = rank(NOW, &candidates, &Wish::default());
+    let waiting =
+        Waiting { datacenter: &here.datacenter, wait: Duration::from_secs(wait), cores: 2 };
+    let to: Vec<_> = spill(&waiting, &candidates, &ranking).collect();
+    assert!(to.iter().all(|name| **name == there.datacenter), "{to:?}");
+    !to.is_empty()
+}
+
+#[test]
+fn dsp_07_a_part_is_moved_only_if_every_condition_holds() {
+    let here = || Candidate {
+        health: DatacenterHealth::Busy,
+        free_cores: 0,
+        queue: 1,
+        ..candidate("here", 10)
+    };
+    let there = || candidate("there", 110);
+    assert!(spilled(61, &here(), &there()));
+
+    let spoils: [(&str, Spoil); 9] = [
+        ("it has no core free", |there| {
+            (there.health, there.free_cores) = (DatacenterHealth::Busy, 0);
+        }),
+        ("it has too few", |there| there.free_cores = 1),
+        ("others wait there", |there| there.queue = 1),
+        ("its word is old", |there| there.is_stale = true),
+        ("it is 101 ms farther", |there| {
+            let upper_bound = Duration::from_millis(111);
+            there.distance = Some(Distance { upper_bound, quality: 1.0 });
+        }),
+        ("nobody knows how far it is", |there| there.distance = None),
+        ("it takes longer than half of the wait to answer an offer", |there| {
+            let (latency, age) = (Duration::from_secs(31), Duration::ZERO);
+            there.observed = Some(Observed { latency, samples: 10, age });
+        }),
+        ("it is not well", |there| there.health = DatacenterHealth::Degraded),
+        ("it comes and goes", |there| there.standing = Standing::Flapping),
+    ];
+    for (why, spoil) in spoils {
+        let mut spoilt = there();
+        spoil(&mut spoilt);
+        assert!(!spilled(61, &here(), &spoilt), "{why}");
+    }
+    assert!(!spilled(60, &here(), &there()), "a minute is not too long");
+    let unmeasured = Candidate { distance: None, ..here() };
+    assert!(!spilled(61, &unmeasured, &there()), "nobody knows how much farther it is");
+}
