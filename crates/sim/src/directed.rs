@@ -18,6 +18,7 @@ use crate::{Mutation, Options};
 
 mod clocks;
 mod leases;
+mod spillover;
 mod splits;
 
 fn seconds(seconds: u64) -> Duration {

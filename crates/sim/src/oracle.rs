@@ -88,6 +88,8 @@ struct Shown {
     /// The gate, its life and its fence.
     owner: (NodeId, u64, Fence),
     requests: u64,
+    /// Its parts: one more after each move, which begins anew what has not begun.
+    parts: usize,
     /// How far each workflow was.
     stages: Vec<u8>,
 }
@@ -821,18 +823,20 @@ impl Oracle {
         let owner = (host.id, host.life, fence);
         // What several datacenters report of a workflow is shown as one.
         let is_one_part = view.datacenters.len() == 1;
+        let parts = gate.state().jobs.get(&job).map_or(0, |job| job.parts.len());
         let stages: Vec<u8> = view.workflows.iter().map(|(_, state)| stage(state)).collect();
         if let Some(last) = truth.shown.as_ref().filter(|last| last.owner == owner) {
             if view.requests < last.requests {
                 let (before, now) = (last.requests, view.requests);
                 return Err(format!("INV-7: {job} showed {before} requests, then {now}"));
             }
-            if is_one_part && stages.iter().zip(&last.stages).any(|(now, before)| now < before) {
+            let is_same = is_one_part && last.parts == parts;
+            if is_same && stages.iter().zip(&last.stages).any(|(now, before)| now < before) {
                 let (before, now) = (&last.stages, &view.workflows);
                 return Err(format!("PRG-01: {job} went back from {before:?} to {now:?}"));
             }
         }
-        truth.shown = Some(Shown { owner, requests: view.requests, stages });
+        truth.shown = Some(Shown { owner, requests: view.requests, parts, stages });
         Ok(())
     }
 

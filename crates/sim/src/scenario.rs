@@ -221,8 +221,12 @@ impl Scenario {
         faults.replace = with_faults && SplitMix::new(seed.rotate_left(32)).chance(0.3);
         let tests = between(&mut random, 1, if kind == Kind::Local { 4 } else { 7 });
         let places = datacenters.len();
-        let tests =
+        let mut tests: Vec<Test> =
             (0..tests).map(|number| Test::draw(&mut random, number, places, kind)).collect();
+        let mut crowd = SplitMix::new(seed.rotate_left(16));
+        if kind == Kind::Cluster && places > 1 && crowd.chance(0.3) {
+            tests.iter_mut().for_each(|test| test.crowd(&mut crowd));
+        }
         Self {
             gates,
             datacenters,
@@ -346,6 +350,25 @@ impl Test {
         let mut plan = plan;
         let blobs = draw_data(&mut random.fork(), &mut plan);
         Self { plan, blobs, submit_at, cancel, steers, secret }
+    }
+}
+
+impl Test {
+    /// Makes it one of many that come early, take all cores that they can get, and run in one
+    /// datacenter for long: then some wait there while others have cores.
+    fn crowd(&mut self, random: &mut SplitMix) {
+        self.submit_at = Time::from_millis(between(random, 1_500, 40_000));
+        let run = &mut self.plan.run;
+        (run.datacenters, run.deadline) = (Datacenters::Choose(1), Duration::from_secs(200));
+        let length = Duration::from_secs(between(random, 5, 120));
+        let vus = small(random, 8, 40);
+        if let Some(first) = self.plan.workflows.first_mut() {
+            first.cores = None;
+            first.load = Load::ConstantVus { vus, duration: length };
+        }
+        if let Some(cancel) = &mut self.cancel {
+            cancel.after = Duration::from_millis(between(random, 0, 100_000));
+        }
     }
 }
 
