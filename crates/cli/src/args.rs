@@ -595,6 +595,10 @@ pub(crate) struct RemoveArgs {
 pub(crate) struct JobsArgs {
     #[command(subcommand)]
     pub(crate) command: Option<JobsCommand>,
+    /// List all jobs that are kept, not only those that live and the last 20 that ended; as JSON
+    /// all are listed in any case
+    #[arg(long)]
+    pub(crate) all: bool,
     #[command(flatten)]
     pub(crate) list: ListArgs,
 }

@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::time::Duration;
 
 use hyperscale_gate::{JobView, NodeView};
-use hyperscale_model::{JobId, JobState};
+use hyperscale_model::{JobId, JobState, WallTime};
 use hyperscale_report::JobResult;
 use hyperscale_web::{Cancellation, Steering};
 use hyperscale_wire::NodeState;
@@ -22,6 +22,8 @@ use crate::{follow, output, run, source};
 /// How long gates may take to hear of what others have decided: one that comes back at that moment
 /// takes seconds.
 const HEARD_WITHIN: Duration = Duration::from_secs(10);
+/// So many jobs that have ended are listed.
+const ENDED_SHOWN: usize = 20;
 
 pub(crate) fn api(args: &GateArgs) -> Api {
     let plain = |gate: &String| gate.trim_start_matches("http://").trim_end_matches('/').to_owned();
@@ -115,7 +117,7 @@ fn show(result: &JobResult, outputs: &OutputArgs, outs: Vec<output::Out>) -> Res
 pub(crate) async fn jobs(args: JobsArgs) -> Result<Exit, Failure> {
     let paused = |pause| Steering { pause: Some(pause), ..Steering::default() };
     match args.command {
-        None => list(args.list).await,
+        None => list(args.list, args.all).await,
         Some(JobsCommand::Pause(JobArgs { job, list })) => steer(&list, &job, paused(true)).await,
         Some(JobsCommand::Resume(JobArgs { job, list })) => steer(&list, &job, paused(false)).await,
         Some(JobsCommand::Scale(ScaleArgs { job, scales, list })) => {
@@ -145,14 +147,29 @@ async fn steer(args: &ListArgs, job: &str, steering: Steering) -> Result<Exit, F
     Ok(Exit::Passed)
 }
 
-async fn list(args: ListArgs) -> Result<Exit, Failure> {
+/// Those that live, and the newest of those that have ended.
+fn without_old(mut jobs: Vec<JobView>) -> Vec<JobView> {
+    let mut ended: Vec<WallTime> = jobs.iter().filter_map(|job| job.ended).collect();
+    ended.sort_unstable_by(|a, b| b.cmp(a));
+    if let Some(&oldest) = ended.get(ENDED_SHOWN - 1) {
+        jobs.retain(|job| job.ended.is_none_or(|ended| ended >= oldest));
+    }
+    jobs
+}
+
+async fn list(args: ListArgs, all: bool) -> Result<Exit, Failure> {
     let jobs: Vec<JobView> = api(&args.gate).get("/jobs").await.map_err(|error| refused(&error))?;
     if args.output == "json" {
         print_json(&jobs)?;
-    } else {
-        for job in &jobs {
-            print(&line(job))?;
-        }
+        return Ok(Exit::Passed);
+    }
+    let known = jobs.len();
+    let shown = if all { jobs } else { without_old(jobs) };
+    for job in &shown {
+        print(&line(job))?;
+    }
+    if shown.len() < known {
+        follow::say(&format!("and {} that ended before: --all", known - shown.len()));
     }
     Ok(Exit::Passed)
 }
@@ -227,4 +244,41 @@ fn line(job: &JobView) -> String {
     };
     let partial = if job.partial { " (partial)" } else { "" };
     format!("{}  {:<24} {state}{partial}", job.job, job.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use hyperscale_model::ClientId;
+
+    use super::*;
+
+    fn job(number: u64, ended: Option<u64>) -> JobView {
+        JobView {
+            job: JobId::from_parts(number, 0),
+            name: String::new(),
+            client: ClientId::from("test"),
+            state: JobState::Accepted,
+            accepted: WallTime(number),
+            started: None,
+            ended: ended.map(WallTime),
+            verdict: None,
+            partial: false,
+            datacenters: Vec::new(),
+            paused: false,
+        }
+    }
+
+    #[test]
+    fn all_that_live_are_listed_and_the_last_that_ended() {
+        // The oldest lives, the next one ended last.
+        let mut jobs = vec![job(0, None), job(1, Some(900))];
+        jobs.extend((2..40).map(|number| job(number, Some(100 + number))));
+
+        let shown: Vec<u64> = without_old(jobs).iter().map(|job| job.accepted.0).collect();
+
+        let expected: Vec<u64> = [0, 1].into_iter().chain(21..40).collect();
+        assert_eq!(shown, expected);
+        let few = vec![job(1, Some(3)), job(2, None)];
+        assert_eq!(without_old(few.clone()), few);
+    }
 }
