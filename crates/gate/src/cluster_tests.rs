@@ -868,6 +868,13 @@ fn sta_05_a_gate_that_has_taken_a_lost_ones_place_stands_for_nothing_that_one_he
     let (job, owner) = replaced_amid_a_job(&mut cluster);
     // Both that are there may have less than was acknowledged: only the third knows.
     assert!(!goes_on(&mut cluster, job), "from copies that may lack what was acknowledged");
+    let told: Vec<&Vec<NodeId>> = (cluster.events.iter())
+        .filter_map(|(_, event)| match event {
+            Event::JobUnrecovered { gates, .. } => Some(gates),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(told, [&vec![owner]], "it is said, once");
 
     cluster.heal(owner);
     assert!(goes_on(&mut cluster, job), "the third is back");
@@ -968,6 +975,15 @@ fn a_manager_that_is_removed_is_told_to_its_datacenter_with_every_probe() {
     assert_eq!(cluster.replies[&removed], Reply::Removed { node: gone });
     cluster.wait(4);
     assert_eq!(cluster.removed, [gone].into(), "by gates that own nothing, too");
+    let told = |cluster: &Cluster| {
+        let told = |(_, event): &&(_, Event)| matches!(event, Event::NodeRemoved { .. });
+        cluster.events.iter().filter(told).count()
+    };
+    assert_eq!(told(&cluster), 3, "each gate logs it");
+    cluster.kill(C);
+    cluster.start(C);
+    cluster.wait(2);
+    assert_eq!(told(&cluster), 3, "and not once more as it reads its ledger");
     assert_eq!(cluster.gates[&B].removed_of(&DatacenterId::from("us")), []);
 }
 

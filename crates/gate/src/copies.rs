@@ -250,10 +250,16 @@ impl Copies {
     }
 }
 
+/// If it takes longer than this until other gates have told what they hold of a job, it is said.
+const RECOVERY_LONG: Duration = Duration::from_secs(10);
+
 /// What a gate that is about to own a job has learned of its copies.
 #[derive(Debug)]
 pub(crate) struct Recovery {
     fence: Fence,
+    since: Time,
+    /// Whether it was told that this takes long.
+    is_told: bool,
     asked_at: Option<Time>,
     held: BTreeMap<NodeId, CopyMark>,
 }
@@ -282,6 +288,8 @@ impl Gate {
         for (job, fence) in owned {
             self.recovering.entry(job).or_insert(Recovery {
                 fence,
+                since: now,
+                is_told: false,
                 asked_at: None,
                 held: BTreeMap::new(),
             });
@@ -296,6 +304,7 @@ impl Gate {
         let node = self.config.node;
         let mut ready = Vec::new();
         let mut messages = Vec::new();
+        let mut stuck = Vec::new();
         for (&job, recovery) in &mut self.recovering {
             let own = self.copies.get(&job).map(|copy| copy.mark).unwrap_or_default();
             recovery.held.retain(|gate, _| peers.contains(gate));
@@ -319,6 +328,12 @@ impl Gate {
                         .filter(|gate| !counts(**gate) || !recovery.held.contains_key(gate));
                     messages.extend(silent.map(|&gate| (gate, Message::CopyAsked { job, fence })));
                 }
+                if !recovery.is_told && now >= recovery.since + RECOVERY_LONG {
+                    recovery.is_told = true;
+                    let told = |gate: &NodeId| *gate == node || recovery.held.contains_key(gate);
+                    let gates = voters.iter().copied().filter(|gate| !told(gate)).collect();
+                    stuck.push(Event::JobUnrecovered { job, gates });
+                }
                 continue;
             }
             match best {
@@ -331,6 +346,7 @@ impl Gate {
                 Some(_) | None => ready.push((job, recovery.fence)),
             }
         }
+        stuck.into_iter().for_each(|event| self.event(event));
         messages.into_iter().for_each(|(gate, message)| self.send(gate, message));
         for (job, fence) in ready {
             if self.own(now, job, fence) {

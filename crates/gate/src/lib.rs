@@ -384,6 +384,13 @@ pub enum Event {
         /// Its fence.
         fence: Fence,
     },
+    /// This gate is to own a job, and waits for these gates to tell what they hold of its figures.
+    JobUnrecovered {
+        /// The job.
+        job: JobId,
+        /// Who has not told. They may be gone for good; then somebody has to say so.
+        gates: Vec<NodeId>,
+    },
     /// A datacenter is reached, or is not any more.
     Datacenter {
         /// Which.
@@ -391,7 +398,7 @@ pub enum Event {
         /// What has changed.
         change: Change,
     },
-    /// A datacenter did not accept a part in time, and another is asked.
+    /// A datacenter did not accept a part in time or gave it back, and another is asked.
     PartMoved {
         /// The job.
         job: JobId,
@@ -920,7 +927,10 @@ impl Gate {
             }
             Entry::NodeRemoved { node, by, .. } => {
                 if applied == Applied::Changed {
-                    self.event(Event::NodeRemoved { node: *node, by: by.clone() });
+                    // Not again by each life that reads it in its ledger.
+                    if self.takes_part() {
+                        self.event(Event::NodeRemoved { node: *node, by: by.clone() });
+                    }
                     self.take_up_jobs(now);
                 }
                 self.note_removed();

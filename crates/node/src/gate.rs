@@ -321,9 +321,15 @@ fn log(observer: &Observer, event: &Event) {
         Event::PartMoved { job, to } => {
             observer.count(Count::PartMoved);
             let trace_id = TraceId::from(*job);
+            tracing::warn!(%job, %trace_id, %to, "a part goes to another datacenter");
+        }
+        Event::JobUnrecovered { job, gates } => {
+            let gates: Vec<String> = gates.iter().map(NodeId::to_string).collect();
+            let (gates, trace_id) = (gates.join(", "), TraceId::from(*job));
             tracing::warn!(
-                %job, %trace_id, %to,
-                "a part was not accepted in time, another datacenter is asked"
+                %job, %trace_id, gates,
+                "the job waits for what these gates hold of its figures; one that is lost for \
+                 good must be removed (`hyperscale cluster remove`)"
             );
         }
         Event::JobTakenOver { job, fence } => {

@@ -296,6 +296,7 @@ impl Recorder {
             | GateEvent::SessionOpened { .. }
             | GateEvent::SessionEnded { .. }
             | GateEvent::NodeRemoved { .. }
+            | GateEvent::JobUnrecovered { .. }
             | GateEvent::Electorate(_)
             | GateEvent::Datacenter { .. }
             | GateEvent::JobRefused { .. }
