@@ -462,7 +462,7 @@ fn dsp_01_each_datacenter_is_offered_its_part_once_by_the_owner() {
 }
 
 #[test]
-fn idm_01_a_repeated_submission_gets_the_same_job_at_every_gate() {
+fn idm_01_idm_05_a_repeated_submission_gets_the_same_job_at_every_gate() {
     let mut cluster = Cluster::new();
     let id = cluster.submit(A, "k", &both());
     let job = cluster.accepted(id);
@@ -720,6 +720,105 @@ fn prg_01_an_older_report_changes_nothing() {
         }
         other => panic!("no view: {other:?}"),
     }
+}
+
+#[test]
+fn prg_02_what_is_reported_of_a_job_that_is_over_changes_nothing() {
+    let mut cluster = Cluster::new();
+    let id = cluster.submit(A, "k", &both());
+    let job = cluster.accepted(id);
+    cluster.accept_all(job);
+    let attempt = cluster.delta(part(job, 0), 1);
+    cluster.end(part(job, 0), 1, vec![(attempt, DeltaSeq(1))]);
+    cluster.end(part(job, 1), 1, Vec::new());
+    let before = cluster.gates[&A].state().jobs[&job].clone();
+    let shown = cluster.result(A, job);
+    assert_eq!(before.ended.as_ref().unwrap().status, EndStatus::Completed);
+    let (entries, owner) = (cluster.log.len(), cluster.owner(job));
+
+    cluster.delta(part(job, 0), 2);
+    cluster.report(part(job, 0), 2, WorkflowState::Running);
+    cluster.end_as(part(job, 1), 3, Vec::new(), EndStatus::TimedOut);
+    cluster.wait(5);
+
+    assert_eq!(cluster.log.len(), entries, "nothing is decided anew");
+    assert_eq!(cluster.gates[&A].state().jobs[&job], before);
+    assert_eq!(cluster.result(A, job), shown);
+    let kept = cluster.gates[&owner].owned().filter(|(owned, _)| *owned == job).count();
+    assert_eq!(kept, 1, "and nothing is made anew");
+}
+
+#[test]
+fn prg_03_the_next_leaders_numbers_count_at_once_and_the_last_ones_no_more() {
+    let mut cluster = Cluster::new();
+    let id = cluster.submit(A, "k", &both());
+    let job = cluster.accepted(id);
+    cluster.accept_all(job);
+    let owner = cluster.owner(job);
+    let shown = |cluster: &mut Cluster| {
+        let id = cluster.ask(owner, Request::Watch { job, after: 0 });
+        cluster.wait(1);
+        match cluster.replies.remove(&id) {
+            Some(Reply::News { view: Some(view), .. }) => view.workflows[0].1.clone(),
+            other => panic!("no view: {other:?}"),
+        }
+    };
+    let say = |cluster: &mut Cluster, fence: u64, seq: u64, state: WorkflowState| {
+        let report = PartReport { fence: Fence(fence), ..report(part(job, 0), seq, state) };
+        cluster.manager_says(EU, Message::PartReport(Box::new(report)));
+    };
+    say(&mut cluster, 1, 500, WorkflowState::Placed);
+    assert_eq!(shown(&mut cluster), "prepares");
+
+    // The next one begins to count at 1.
+    say(&mut cluster, 7, 1, WorkflowState::Running);
+    assert_eq!(shown(&mut cluster), "running");
+    say(&mut cluster, 1, 501, WorkflowState::Placed);
+
+    assert_eq!(shown(&mut cluster), "running", "the last one is not heard any more");
+    let stale = cluster.events.iter().any(|(gate, event)| {
+        let is_stale = matches!(event, Event::StaleFence { fence: Fence(1), held: Fence(7), .. });
+        *gate == owner && is_stale
+    });
+    assert!(stale, "and that is counted");
+}
+
+#[test]
+fn dag_06_a_test_whose_workflows_make_no_sense_is_refused_before_anything_is_decided() {
+    let after = |index: u16| hyperscale_plan::After {
+        workflows: vec![hyperscale_model::WorkflowIndex(index)],
+        ..Default::default()
+    };
+    let mut circle = plan(vec![workflow("a"), workflow("b")]);
+    circle.workflows[0].after = after(1);
+    circle.workflows[1].after = after(0);
+    let mut itself = plan(vec![workflow("a")]);
+    itself.workflows[0].after = after(0);
+    let mut unknown = plan(vec![workflow("a")]);
+    unknown.workflows[0].after = after(7);
+    let mut idle = plan(vec![workflow("a")]);
+    idle.workflows[0].load =
+        hyperscale_plan::Load::ConstantVus { vus: 0, duration: Duration::from_secs(1) };
+    let mut cluster = Cluster::new();
+    let entries = cluster.log.len();
+
+    for (what, plan) in [
+        ("a circle", circle),
+        ("one that waits for itself", itself),
+        ("one that waits for nobody", unknown),
+        ("no workflow", plan(Vec::new())),
+        ("no user", idle),
+    ] {
+        let id = cluster.submit(A, what, &plan);
+        let reply = &cluster.replies[&id];
+        let is_refused = |error: &crate::request::RequestError| {
+            error.kind == RequestErrorKind::BadPlan && !error.message.is_empty()
+        };
+        assert!(matches!(reply, Reply::Error(error) if is_refused(error)), "{what}: {reply:?}");
+    }
+
+    assert_eq!(cluster.log.len(), entries, "nothing was decided");
+    assert!(cluster.told.is_empty(), "and nobody was told");
 }
 
 #[test]

@@ -180,12 +180,16 @@ impl Desk {
     }
 
     fn offer(&mut self, plan: &Plan) {
+        self.offer_part(part(), plan);
+    }
+
+    fn offer_part(&mut self, part: PartId, plan: &Plan) {
         let bytes: Arc<[u8]> = plan.to_bytes().into();
         let hash = hyperscale_blobs::hash_of(&bytes);
         self.blobs.push(Arc::clone(&bytes));
         self.input(Input::Blob { bytes });
         let offer = PartOffer {
-            part: part(),
+            part,
             fence: FENCE,
             plan: hash,
             slice: Slice::whole(),

@@ -156,7 +156,7 @@ fn stopped_at(desk: &mut Desk, attempt: AttemptId) -> Time {
 }
 
 #[test]
-fn tmo_01_a_part_over_its_limit_is_stopped_by_its_leader_and_keeps_what_has_finished() {
+fn tmo_01_tmo_04_a_part_over_its_limit_is_stopped_by_its_leader_and_keeps_what_has_finished() {
     let (mut desk, attempt) = desk_before_its_limit();
     let started = desk.part().started.unwrap();
     let limit = Time::from_millis(started.0 - 1_000) + Duration::from_secs(10);
@@ -171,6 +171,15 @@ fn tmo_01_a_part_over_its_limit_is_stopped_by_its_leader_and_keeps_what_has_fini
     let ends: Vec<_> =
         desk.part().workflows.iter().map(|w| w.ended.clone().map(|(end, _)| end)).collect();
     assert_eq!(ends, [Some(EndStatus::Completed), Some(EndStatus::TimedOut)]);
+    // It is told once one is reached again, however long that takes.
+    desk.wait(Duration::from_secs(600));
+    desk.take();
+    desk.connect_gate();
+    desk.wait(Duration::from_secs(30));
+    let told = desk.take().into_iter().any(|(to, message)| {
+        matches!(message, Message::PartEnded(end) if to == GATE && end.status == EndStatus::TimedOut)
+    });
+    assert!(told, "the gate hears of it");
     desk.message(GATE, Message::PartEndedAck { part: part() });
     desk.take();
     desk.wait(Duration::from_secs(60));
@@ -355,19 +364,8 @@ fn dsp_07_a_part_that_waits_for_cores_says_for_how_long() {
     desk.renew(WORKER, vec![running(attempt)]);
 
     let next = PartId { job: JobId::from_parts(2, 2), part: PartIndex(0) };
-    let (plan, fence) = (desk.part().plan, FENCE);
-    let offer = PartOffer {
-        part: next,
-        fence,
-        plan,
-        slice: Slice::whole(),
-        rows: Slice::whole(),
-        is_shared: false,
-        window: Duration::from_secs(1),
-        secrets: Secrets::default(),
-    };
-    desk.message(GATE, Message::OfferPart(Box::new(offer)));
-    let start = Message::StartPart { part: next, fence, start_in: Duration::ZERO };
+    desk.offer_part(next, &long);
+    let start = Message::StartPart { part: next, fence: FENCE, start_in: Duration::ZERO };
     desk.message(GATE, start);
     desk.renew(WORKER, vec![running(attempt)]);
     desk.take();

@@ -297,3 +297,113 @@ fn orp_06_what_no_worker_runs_goes_on_once_it_has_certainly_stopped() {
     let lost = desk.manager.state().attempt(attempt).unwrap().closed.as_ref().unwrap();
     assert!(matches!(lost.why, state::CloseReason::Lost(_)), "{lost:?}");
 }
+
+/// Has two jobs run, each on one core of the same worker; gives the attempt of each.
+fn two_jobs(desk: &mut Desk) -> [AttemptId; 2] {
+    let mut narrow = plan(vec![workflow("a", After::default())]);
+    narrow.workflows[0].cores = Some(1);
+    narrow.workflows[0].load = Load::ConstantVus { vus: 4, duration: Duration::from_secs(200) };
+    let first = desk.run_plan(&narrow);
+    let other = PartId { job: JobId::from_parts(2, 2), part: PartIndex(0) };
+    desk.offer_part(other, &narrow);
+    let start = Message::StartPart { part: other, fence: FENCE, start_in: Duration::ZERO };
+    desk.message(GATE, start);
+    desk.wait(Duration::from_millis(10));
+    let (second, _) = desk.open().into_iter().find(|(id, _)| id.shard.part_id() == other).unwrap();
+    desk.accept(WORKER, second);
+    desk.wait(Duration::from_millis(300));
+    desk.renew(WORKER, vec![running(first), running(second)]);
+    assert_eq!(desk.open().len(), 2);
+    [first, second]
+}
+
+#[test]
+fn mem_07_a_worker_that_says_nothing_of_one_job_loses_only_that_one() {
+    let mut desk = Desk::new();
+    let [kept, silent] = two_jobs(&mut desk);
+
+    for _ in 0..8 {
+        desk.wait(Duration::from_secs(1));
+        desk.renew(WORKER, vec![running(kept)]);
+    }
+
+    let of = |desk: &Desk, of: AttemptId| -> Vec<AttemptId> {
+        let open = desk.open().into_iter().map(|(open, _)| open);
+        open.filter(|open| open.shard == of.shard).collect()
+    };
+    assert_eq!(of(&desk, kept), [kept], "the other one goes on as it was");
+    let again = of(&desk, silent);
+    assert_eq!(again.len(), 1);
+    assert_eq!(again[0].number.0, 2, "its load goes on");
+    // Once it is told of again there is nothing left of the suspicion.
+    let again = again[0];
+    desk.accept(WORKER, again);
+    for _ in 0..8 {
+        desk.renew(WORKER, vec![running(kept), running(again)]);
+        desk.wait(Duration::from_secs(1));
+    }
+    assert_eq!((of(&desk, kept), of(&desk, silent)), (vec![kept], vec![again]));
+}
+
+#[test]
+fn chs_05_a_shard_that_takes_three_workers_down_is_given_to_no_fourth() {
+    let mut desk = Desk::new();
+    let mut lethal = plan(vec![workflow("a", After::default())]);
+    lethal.workflows[0].load = Load::ConstantVus { vus: 4, duration: Duration::from_secs(200) };
+    let mut attempt = desk.run_plan(&lethal);
+    for (victim, next) in [(WORKER, NodeId(11)), (NodeId(11), NodeId(12)), (NodeId(12), NodeId(13))]
+    {
+        desk.connect_worker(next);
+        desk.input(Input::Disconnected { node: victim });
+        for _ in 0..13 {
+            desk.wait(Duration::from_secs(1));
+            let runs = desk.open().into_iter().filter(|(_, worker)| *worker == next);
+            let reports = runs.map(|(open, _)| running(open)).collect();
+            desk.renew(next, reports);
+        }
+        if let Some((open, worker)) = desk.open().first().copied() {
+            assert_eq!((open.number.0, worker), (attempt.number.0 + 1, next));
+            desk.accept(next, open);
+            attempt = open;
+        }
+    }
+
+    assert_eq!(attempt.number.0, 3);
+    assert_eq!(desk.open(), [], "the fourth worker never hears of it");
+    let cause = hyperscale_model::FailureCause::Poison { workers: 3 };
+    assert_eq!(desk.part().ended, Some(EndStatus::Failed { cause }));
+    assert_eq!(desk.free_cores(), 2, "and is free for others");
+}
+
+#[test]
+fn dsp_11_the_next_attempt_is_what_the_first_was_but_for_who_runs_it_and_what_is_done() {
+    let mut desk = Desk::new();
+    let mut long = plan(vec![workflow("a", After::default())]);
+    long.workflows[0].load = Load::ConstantVus { vus: 4, duration: Duration::from_secs(200) };
+    desk.connect_gate();
+    desk.connect_worker(WORKER);
+    desk.offer(&long);
+    desk.start();
+    let offered = |desk: &mut Desk| {
+        desk.wait(Duration::from_millis(10));
+        let offers = desk.take().into_iter().filter_map(|(_, message)| match message {
+            Message::OfferAttempt(offer) => Some(*offer),
+            _ => None,
+        });
+        offers.collect::<Vec<_>>().pop().unwrap()
+    };
+    let first = offered(&mut desk);
+    desk.accept(WORKER, first.attempt);
+    desk.wait(Duration::from_millis(300));
+    desk.renew(WORKER, vec![running(first.attempt)]);
+
+    let incarnation = Incarnation(2);
+    desk.input(Input::Disconnected { node: WORKER });
+    desk.input(Input::WorkerConnected { worker: WORKER, incarnation });
+    desk.renew(WORKER, Vec::new());
+    let second = offered(&mut desk);
+
+    assert_eq!(second.attempt.number.0, 2);
+    let (attempt, seat) = (second.attempt, second.seat);
+    assert_eq!(second, hyperscale_wire::Assignment { attempt, seat, ..first });
+}
