@@ -19,7 +19,7 @@ use hyperscale_wire::{
     WorkflowReport, WorkflowState,
 };
 
-use crate::request::{Reply, Request, RequestErrorKind, RequestId};
+use crate::request::{Reply, Request, RequestError, RequestErrorKind, RequestId};
 use crate::tests::{plan, workflow};
 use crate::{Event, Gate, GateConfig, Input, Output};
 
@@ -784,6 +784,35 @@ fn prg_03_the_next_leaders_numbers_count_at_once_and_the_last_ones_no_more() {
 }
 
 #[test]
+fn prg_03_what_the_last_owner_shows_is_told_to_nobody_once_another_owns_the_job() {
+    let mut cluster = Cluster::new();
+    let id = cluster.submit(A, "k", &both());
+    let job = cluster.accepted(id);
+    cluster.accept_all(job);
+    let owner = cluster.owner(job);
+    let other = [A, B, C].into_iter().find(|gate| *gate != owner).unwrap();
+    let asked = cluster.ask_only(other, Request::Watch { job, after: 0 });
+    assert_eq!(cluster.replies.get(&asked), None, "its question is on its way");
+
+    let incarnation = Incarnation(cluster.lives[&owner]);
+    let ended = crate::state::Entry::SessionEnded { gate: owner, incarnation, has_left: false };
+    let (by, proposal) = ((other, incarnation), hyperscale_model::ProposalId(1_000));
+    let ended = crate::Proposed { by, proposal, entry: std::borrow::Cow::Owned(ended) };
+    cluster.log.push(hyperscale_wire::encode_value(&ended).unwrap());
+    cluster.catch_up(other);
+    assert_ne!(cluster.gates[&other].state().jobs[&job].gate, owner);
+    let news = crate::request::News { events: Vec::new(), view: None, is_over: false };
+    let answer = hyperscale_wire::encode_value(&Ok::<_, RequestError>(news)).unwrap();
+    let message = Message::Answer { number: 1, answer };
+    cluster.input(other, Input::Message { from: owner, message });
+
+    let reply = &cluster.replies[&asked];
+    let is_retryable =
+        matches!(reply, Reply::Error(error) if error.kind == RequestErrorKind::NotReady);
+    assert!(is_retryable, "{reply:?}");
+}
+
+#[test]
 fn dag_06_a_test_whose_workflows_make_no_sense_is_refused_before_anything_is_decided() {
     let after = |index: u16| hyperscale_plan::After {
         workflows: vec![hyperscale_model::WorkflowIndex(index)],
@@ -811,7 +840,7 @@ fn dag_06_a_test_whose_workflows_make_no_sense_is_refused_before_anything_is_dec
     ] {
         let id = cluster.submit(A, what, &plan);
         let reply = &cluster.replies[&id];
-        let is_refused = |error: &crate::request::RequestError| {
+        let is_refused = |error: &RequestError| {
             error.kind == RequestErrorKind::BadPlan && !error.message.is_empty()
         };
         assert!(matches!(reply, Reply::Error(error) if is_refused(error)), "{what}: {reply:?}");

@@ -843,7 +843,12 @@ impl Gate {
 
     pub(crate) fn on_answer(&mut self, from: NodeId, number: u64, answer: &[u8]) {
         let Some((id, job)) = self.questions.take(from, number) else { return };
+        let owner = self.state.jobs.get(&job).map(|state| state.gate);
         match decode_value::<Result<News, RequestError>>(answer) {
+            // What it shows may be more than the next owner knows: it was not yet given to others.
+            Ok(Ok(_)) if owner.is_some_and(|owner| owner != from) => {
+                self.answer_not_owned(Asker::Client(id));
+            }
             // Whoever hears that a job is over asks this gate for its result next.
             Ok(Ok(news)) if news.is_over && !self.knows_end(job) => {
                 let message = "the end of the job is still on its way to this gate; try again";

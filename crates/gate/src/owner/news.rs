@@ -119,7 +119,7 @@ impl Gate {
             workflows: workflows.collect(),
             vus: statistics.vus(elapsed),
             vus_max: plan.workflows.iter().map(|workflow| workflow.load.vus_max()).sum(),
-            planned_rate: planned_rate.sum(),
+            planned_rate: planned_rate.fold(0.0, |sum, rate| sum + rate), // The sum of nothing is -0.
             request_rate: last.requests() as f64 / seconds,
             iteration_rate: last.iterations as f64 / seconds,
             requests: outcomes.total(),
