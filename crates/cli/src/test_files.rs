@@ -18,15 +18,19 @@ pub(crate) fn validate(args: &ValidateArgs) -> Result<Exit, Failure> {
         let plan = &compiled.plan;
         writeln!(
             out,
-            "{}: {} workflows, {} steps, {} thresholds; nothing is wrong",
+            "{}: {}, {}, {}; nothing is wrong",
             args.file.display(),
-            plan.workflows.len(),
-            plan.steps.len(),
-            plan.thresholds.len()
+            counted(plan.workflows.len(), "workflow"),
+            counted(plan.steps.len(), "step"),
+            counted(plan.thresholds.len(), "threshold")
         )
     })();
     written.map_err(|error| Failure::caused(Exit::Io, "cannot write", &error))?;
     Ok(Exit::Passed)
+}
+
+fn counted(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
 pub(crate) fn schema() -> Result<Exit, Failure> {
