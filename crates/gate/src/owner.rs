@@ -183,14 +183,6 @@ impl Live {
         self.statistics.acknowledge_anew();
     }
 
-    /// Whether some part waits for cores and none sends load.
-    pub(crate) fn is_queued(&self) -> bool {
-        let states =
-            || self.parts.iter().filter_map(|part| part.report.as_ref()).flat_map(|r| &r.workflows);
-        states().any(|workflow| workflow.state == WorkflowState::Ready)
-            && !states().any(|workflow| workflow.state == WorkflowState::Running)
-    }
-
     fn note(&mut self, at: Duration, kind: &str, text: String) {
         self.statistics.is_dirty = true;
         self.last_event += 1;
@@ -219,6 +211,13 @@ impl Live {
             })
             .collect()
     }
+}
+
+/// Whether some part waits for cores and none sends load, as these reports have it.
+fn are_queued<'a>(reports: impl Iterator<Item = &'a PartReport>) -> bool {
+    let states: Vec<&WorkflowState> =
+        reports.flat_map(|report| &report.workflows).map(|workflow| &workflow.state).collect();
+    states.contains(&&WorkflowState::Ready) && !states.contains(&&WorkflowState::Running)
 }
 
 fn millis(duration: Duration) -> u64 {
@@ -301,6 +300,15 @@ impl Gate {
             self.taken_over(job, fence);
         }
         true
+    }
+
+    /// Whether a job waits for cores, as its datacenters have told this gate, or its owner did.
+    pub(crate) fn is_queued(&self, job: JobId) -> bool {
+        match (self.live.get(&job), self.copies.get(&job)) {
+            (Some(live), _) => are_queued(live.parts.iter().filter_map(|p| p.report.as_ref())),
+            (None, Some(copy)) => are_queued(copy.reports.iter().flatten()),
+            (None, None) => false,
+        }
     }
 
     fn elapsed(&self, now: Time, job: JobId) -> Duration {

@@ -1005,7 +1005,7 @@ impl Gate {
         if state.is_over_limit {
             return JobState::Stopping { why: "its time is over".to_owned() };
         }
-        match (state.started, self.live.get(&job).is_some_and(|live| live.is_queued())) {
+        match (state.started, self.is_queued(job)) {
             (Some(_), false) => JobState::Running,
             (_, true) => JobState::Queued,
             (None, false) => JobState::Accepted,

@@ -118,6 +118,11 @@ fn dsp_07_a_part_that_would_wait_for_too_long_is_given_back_and_runs_elsewhere()
     assert_eq!(waiting.asked_back(), [(owner, waiting.here)].into());
     assert_eq!(waiting.offered_to(1), [].into(), "it may have begun here by now");
     assert!(waiting.state().started.is_some());
+    for gate in [A, B, C] {
+        let asked = waiting.cluster.ask(gate, Request::Get { job: waiting.job });
+        let Reply::Job(view) = &waiting.cluster.replies[&asked] else { panic!() };
+        assert_eq!(view.state, hyperscale_model::JobState::Queued, "whichever gate is asked");
+    }
 
     waiting.give_back();
     assert_eq!(waiting.offered_to(1), [waiting.there].into());
@@ -136,6 +141,19 @@ fn dsp_07_a_part_that_would_wait_for_too_long_is_given_back_and_runs_elsewhere()
     assert_eq!(result.summary.totals.iterations, 3);
     let moved = result.events.iter().find(|event| event.kind == "part_moved").unwrap();
     assert!(moved.text.ends_with(&format!("{name} is asked instead")), "{}", moved.text);
+    let told: Vec<&str> = result.events.iter().map(|event| event.kind.as_str()).collect();
+    let expected = [
+        "accepted",
+        "part_accepted",
+        "workflow_queued",
+        "part_moved",
+        "part_accepted",
+        "workflow_started",
+        "workflow_ended",
+        "part_ended",
+        "ended",
+    ];
+    assert_eq!(told, expected);
     let asked = waiting.cluster.ask(A, Request::Get { job });
     let Reply::Job(view) = &waiting.cluster.replies[&asked] else { panic!() };
     assert_eq!(view.datacenters, [DatacenterId::from(name)]);

@@ -499,6 +499,8 @@ fn changes(
                 let wait = wait.unwrap_or_default();
                 news.push(("workflow_queued", format!("{name} waits for cores{wait}")));
             }
+            // What is told of it is that it moves.
+            WorkflowState::Ended(status) if *status == StopReason::Returned.end_status() => {}
             WorkflowState::Running => news.push(("workflow_started", format!("{name} started"))),
             WorkflowState::Ended(status) => {
                 let cause = match status {
