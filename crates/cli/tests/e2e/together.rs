@@ -184,3 +184,61 @@ fn a_threshold_that_is_broken_by_all_together_stops_all() {
         assert!(ended.stderr.contains(part), "{ended}");
     }
 }
+
+#[test]
+fn dsp_07_a_job_that_waits_in_one_datacenter_moves_to_another_once_that_has_cores() {
+    let (world, target, playground) = ready();
+    let gates = playground.gates();
+    let api = &playground.apis[0];
+    let long = |place: &str| {
+        let file = world.write(
+            &format!("{place}.yaml"),
+            format!(
+                "target: {}\nrun: {{ datacenters: [ {place} ] }}\nworkflows:\n  main:\n    \
+                 load: {{ rate: 2/s, duration: 300s, max_vus: 2 }}\n    steps: [ {{ get: /{place} }} ]\n",
+                target.url
+            ),
+        );
+        let submitted =
+            world.run(["submit", &file.display().to_string(), "--gate", gates.as_str()]);
+        submitted.expect(0);
+        submitted.stdout.trim().to_owned()
+    };
+    let view = |job: &str| get_json(api, &format!("/api/v1/jobs/{job}"));
+    let others = ["dc-0", "dc-1"].map(|place| (place, long(place)));
+    until("load in both datacenters", WITHIN, || {
+        let paths = target.paths();
+        others.iter().all(|(place, _)| paths.contains(&format!("/{place}"))).then_some(())
+    });
+
+    let file = world.write(
+        "short.yaml",
+        format!(
+            "target: {}\nworkflows:\n  main:\n    load: {{ rate: 20/s, duration: 3s, max_vus: 20 }}\n    \
+             steps: [ {{ get: /short }} ]\n",
+            target.url
+        ),
+    );
+    let short = submit(&world, &playground, &file.display().to_string());
+    let place = until("a job that waits", WITHIN, || {
+        let jobs = get_json(api, "/api/v1/jobs")?;
+        let waits = |job: &&Value| job["state"]["state"] == "queued";
+        let job = jobs.as_array()?.iter().find(waits)?;
+        Some(job["datacenters"][0].as_str()?.to_owned())
+    });
+    let (other, in_the_way) = others.iter().find(|(known, _)| *known != place).unwrap();
+    world.run(["cancel", in_the_way, "--gate", gates.as_str()]).expect(0);
+    let ended = short.end(WITHIN);
+    ended.expect(0);
+
+    let told = |words: &str| ended.stderr.lines().filter(|line| line.contains(words)).count();
+    assert_eq!(told("main waits for cores, for about "), 1, "{ended}");
+    assert_eq!(told(&format!("{place} has no cores for it yet, {other} is asked instead")), 1);
+    assert_eq!(told(&format!("{other} ended its part: completed")), 1, "{ended}");
+    let sent = target.paths().iter().filter(|path| *path == "/short").count();
+    assert_eq!(sent, 60, "it ran once");
+    let summary = summary(&world, &ended);
+    assert_eq!(summary["totals"]["requests"], 60, "{summary:#}");
+    let stays = &others.iter().find(|(known, _)| *known == place).unwrap().1;
+    assert_eq!(view(stays).unwrap()["state"]["state"], "running", "a name is a promise");
+}
