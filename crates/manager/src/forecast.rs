@@ -44,7 +44,7 @@ pub(crate) enum Stage {
 }
 
 /// So many times at which something ends are looked at.
-const STEPS_MAX: usize = 256;
+const STEPS_MAX: usize = 64;
 
 /// How long each part that is asked for will wait until something of it gets cores: at least so long,
 /// if that is very far ahead; nothing is said of those for which nobody knows. From the start of a
@@ -57,6 +57,7 @@ pub(crate) fn waits(
     // In the order in which cores are given away.
     parts.sort_by_key(|part| (Reverse(part.plan.run.priority), part.part));
     let mut free = candidates.to_vec();
+    free.sort_by_key(|candidate| candidate.worker);
     let mut waits = BTreeMap::new();
     let mut at = Duration::ZERO;
     for _ in 0..STEPS_MAX {
@@ -66,8 +67,9 @@ pub(crate) fn waits(
         }
         for Given { part, workflow, cores } in placed(&parts, at, &free) {
             for &(worker, taken) in &cores {
-                let known = free.iter_mut().filter(|candidate| candidate.worker == worker);
-                known.for_each(|candidate| candidate.free = candidate.free.saturating_sub(taken));
+                if let Some(known) = find(&mut free, worker) {
+                    known.free = known.free.saturating_sub(taken);
+                }
             }
             let part = &mut parts[part];
             if part.is_asked {
@@ -90,6 +92,12 @@ pub(crate) fn waits(
         waits.entry(part.part).or_insert(at);
     }
     waits
+}
+
+/// The worker among those that are there, which are sorted.
+fn find(free: &mut [Candidate], worker: NodeId) -> Option<&mut Candidate> {
+    let place = free.binary_search_by_key(&worker, |candidate| candidate.worker).ok()?;
+    free.get_mut(place)
 }
 
 /// Cores that a workflow gets.
@@ -146,8 +154,9 @@ impl Ahead<'_> {
                 continue;
             }
             for (worker, cores) in std::mem::take(cores) {
-                let known = free.iter_mut().filter(|candidate| candidate.worker == worker);
-                known.for_each(|candidate| candidate.free += cores);
+                if let Some(known) = find(free, worker) {
+                    known.free += cores;
+                }
             }
             *stage = Stage::Over(time);
         }

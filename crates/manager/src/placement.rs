@@ -1,6 +1,7 @@
 //! Which workers run a workflow, with how many cores each: a computation, nothing is changed.
 
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
 
 use hyperscale_model::{Incarnation, NodeId};
 use hyperscale_plan::{Load, Slice};
@@ -75,13 +76,17 @@ pub(crate) fn place(wishes: &[Wish<'_>], candidates: &[Candidate]) -> Vec<Option
 /// Takes `cores` from the workers, as evenly as their free cores allow, and cuts the slice by them.
 fn spread(cores: u32, slice: &Slice, free: &mut [Candidate]) -> Vec<Placement> {
     let mut taken: BTreeMap<usize, u32> = BTreeMap::new();
+    // The most free first; of equals the one with the lowest number.
+    let mut by_free: BinaryHeap<(u32, Reverse<NodeId>, usize)> = (free.iter().enumerate())
+        .filter(|(_, candidate)| candidate.free > 0)
+        .map(|(index, candidate)| (candidate.free, Reverse(candidate.worker), index))
+        .collect();
     for _ in 0..cores {
-        let most_free = (0..free.len()).filter(|&i| free[i].free > 0).max_by(|&a, &b| {
-            free[a].free.cmp(&free[b].free).then(free[b].worker.cmp(&free[a].worker))
-        });
-        if let Some(index) = most_free {
-            free[index].free -= 1;
-            *taken.entry(index).or_default() += 1;
+        let Some((left, worker, index)) = by_free.pop() else { break };
+        free[index].free -= 1;
+        *taken.entry(index).or_default() += 1;
+        if left > 1 {
+            by_free.push((left - 1, worker, index));
         }
     }
     let weights: Vec<u32> = taken.values().copied().collect();
