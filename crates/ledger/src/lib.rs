@@ -34,10 +34,13 @@ use std::time::Duration;
 
 use hyperscale_model::{Electorate, ElectorateChange, NodeId, ProposalId, Time};
 use openraft::alias::SnapshotOf;
-use openraft::{ChangeMembers, Config, EmptyNode, Raft, ServerState, Snapshot, SnapshotPolicy};
+use openraft::{
+    AsyncRuntime as _, ChangeMembers, Config, EmptyNode, Raft, ServerState, Snapshot,
+    SnapshotPolicy,
+};
 
 use crate::raft::{Log, Machine, Network, Node, Payload, Rpc, Types, decode};
-use crate::runtime::{Executor, spawn};
+use crate::runtime::{Executor, Virtual, spawn};
 pub use crate::store::{DiskStore, MemoryStore, Recovered, Store, Write};
 
 /// Settings of a ledger node.
@@ -242,12 +245,17 @@ impl Ledger {
         seed: u64,
         now: Time,
     ) -> Result<Self, OpenError> {
-        let node = Rc::new(Node::recover(config.node, seed, store)?);
+        let node = Rc::new(Node::recover(config.node, seed, config.election * 2, store)?);
         let executor = Executor::new(seed, now);
         let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         let settings = Config {
             cluster_name: "ledger".to_owned(),
-            heartbeat_interval: millis(config.heartbeat),
+            // So long the library waits for the answer to a heartbeat, and it leads only by answers:
+            // whoever is farther away than that would be led, and nothing decided. Less than the
+            // shortest of the next two, which it insists on.
+            heartbeat_interval: millis(config.election * 12 / 25),
+            // They are sent more often than that, by `beat`.
+            enable_heartbeat: false,
             // The library lets a follower wait for the longest of these and, on top of that, for one
             // between them: in all from one and a half to two times the setting.
             election_timeout_min: millis(config.election / 2),
@@ -277,6 +285,7 @@ impl Ledger {
             Some(Err(error)) => return Err(OpenError::Start(error)),
             None => return Err(OpenError::Start("it waits for something".to_owned())),
         };
+        executor.drive(now, || spawn(beat(raft.clone(), config.heartbeat)));
         let mut ledger = Self {
             config,
             executor,
@@ -469,6 +478,18 @@ fn electorate(metrics: &openraft::RaftMetrics<Types>) -> Electorate {
             .map(|id| (NodeId(id), has_caught_up(id)))
             .collect(),
         is_changing: members.membership().get_joint_config().len() > 1,
+    }
+}
+
+/// Shows the followers again and again that this node leads, while it does.
+async fn beat(raft: Consensus, every: Duration) {
+    use openraft::async_runtime::WatchReceiver;
+    loop {
+        Virtual::sleep(every).await;
+        let leads = raft.metrics().borrow_watched().state == ServerState::Leader;
+        if leads && raft.trigger().heartbeat().await.is_err() {
+            return; // It has stopped for good, which is told otherwise.
+        }
     }
 }
 

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
 use hyperscale_model::{NodeId, ProposalId};
+use hyperscale_resilience::Patience;
 use openraft::alias::{LogIdOf, SnapshotMetaOf, SnapshotOf, StoredMembershipOf, VoteOf};
 use openraft::entry::RaftEntry;
 use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable};
@@ -32,7 +33,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Output;
 // Of tokio only channels come in here: they need no runtime, no thread and no clock.
-use crate::runtime::Virtual;
+use crate::runtime::{Virtual, now};
 use crate::store::{Recovered, Store, Write};
 
 /// An entry's content, with the proposal that it comes from: the node that proposed it, that
@@ -95,6 +96,10 @@ pub(crate) struct Node {
     pub(crate) snapshot_waiter: RefCell<Option<tokio::sync::oneshot::Sender<Vec<u8>>>>,
     numbers: Cell<u64>,
     answers: RefCell<BTreeMap<u64, tokio::sync::oneshot::Sender<Rpc>>>,
+    /// How long the answers of each other node are waited for.
+    patience: RefCell<BTreeMap<u64, Patience>>,
+    /// The longest that they are.
+    patience_max: Duration,
 }
 
 fn encode<T: Serialize>(value: &T) -> io::Result<Vec<u8>> {
@@ -107,7 +112,12 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> io::Result<T> {
 
 impl Node {
     /// A node with what its store remembers. The role gets the snapshot, if there is one.
-    pub(crate) fn recover(id: NodeId, life: u64, mut store: Box<dyn Store>) -> io::Result<Self> {
+    pub(crate) fn recover(
+        id: NodeId,
+        life: u64,
+        patience_max: Duration,
+        mut store: Box<dyn Store>,
+    ) -> io::Result<Self> {
         let Recovered { vote, committed, purged, snapshot, entries } = store.recover()?;
         let mut log = BTreeMap::new();
         for (index, bytes) in entries {
@@ -139,6 +149,8 @@ impl Node {
             // An answer to an earlier life must not be taken for one to this.
             numbers: Cell::new(life),
             answers: RefCell::default(),
+            patience: RefCell::default(),
+            patience_max,
         })
     }
 
@@ -179,6 +191,28 @@ impl Node {
         if let Some(waiting) = self.answers.borrow_mut().remove(&number) {
             drop(waiting.send(rpc)); // Whoever asked may have given up.
         }
+    }
+
+    /// The answer of another node, which is waited for at least so long, and longer where answers take
+    /// longer: over a slow way a large request would be sent again and again, and never answered in
+    /// time.
+    async fn ask_patiently(
+        &self,
+        to: u64,
+        at_least: Duration,
+        make: impl FnOnce(u64) -> Rpc,
+    ) -> Option<Rpc> {
+        let patience = self.patience.borrow().get(&to).copied().unwrap_or_default();
+        let asked_at = now();
+        let answer = self.ask(to, patience.limit(at_least, self.patience_max), make).await;
+        let answered_at = now();
+        let mut all = self.patience.borrow_mut();
+        let patience = all.entry(to).or_default();
+        match answer {
+            Some(_) => patience.answered(answered_at, answered_at.since(asked_at)),
+            None => patience.missed(),
+        }
+        answer
     }
 
     /// The answer of another node, unless it does not come in time.
@@ -410,7 +444,7 @@ impl RaftNetworkV2<Types> for Peer {
     ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
         match self
             .node
-            .ask(self.to, option.hard_ttl(), |number| Rpc::Append { number, request })
+            .ask_patiently(self.to, option.hard_ttl(), |number| Rpc::Append { number, request })
             .await
         {
             Some(Rpc::Appended { response, .. }) => Ok(response),

@@ -213,6 +213,11 @@ impl async_runtime::Instant for Instant {
     }
 }
 
+/// The node's time.
+pub(crate) fn now() -> Time {
+    Shared::current().now.get()
+}
+
 /// Ready at an instant.
 pub(crate) struct Sleep {
     until: Time,

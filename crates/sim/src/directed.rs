@@ -17,6 +17,7 @@ use crate::world::{Event, World};
 use crate::{Mutation, Options};
 
 mod clocks;
+mod distance;
 mod leases;
 mod spillover;
 mod splits;
