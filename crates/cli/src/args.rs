@@ -361,7 +361,8 @@ pub(crate) struct TimerArgs {
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration,
           env = "HYPERSCALE_LEADER_LEASE")]
     pub(crate) leader_lease: Duration,
-    /// The shortest silence before an election; the longest is twice that
+    /// The shortest silence before an election, more than twice a round trip; the longest is twice
+    /// that
     #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = duration,
           env = "HYPERSCALE_ELECTION")]
     pub(crate) election: Duration,

@@ -242,3 +242,55 @@ fn dsp_07_a_job_that_waits_in_one_datacenter_moves_to_another_once_that_has_core
     let stays = &others.iter().find(|(known, _)| *known == place).unwrap().1;
     assert_eq!(view(stays).unwrap()["state"]["state"], "running", "a name is a promise");
 }
+
+#[test]
+fn tmo_07_gates_on_three_continents_take_jobs_and_go_on_without_the_one_that_leads() {
+    let (world, target) = (World::new(), Recorder::start());
+    let sizes = ["--gates", "3", "--datacenters", "1", "--managers", "1", "--workers", "1"];
+    let playground = Playground::start(&world, &sizes);
+    // Round trips of 320 ms between gates and to the datacenter.
+    for gate in ["gate-0", "gate-1", "gate-2"] {
+        play(&world, &["slow", gate, "160ms"]).expect(0);
+    }
+    let file = test_of_one(&world, &target);
+    let submitted = |what: &str| {
+        until(what, WITHIN, || {
+            let submitted = world.run(["submit", &file, "--gate", &playground.gates()]);
+            submitted.status.success().then(|| submitted.stdout.trim().to_owned())
+        })
+    };
+    let ended = |job: &str, at: &str| {
+        until("the end of a job", WITHIN, || {
+            let view = get_json(at, &format!("/api/v1/jobs/{job}"))?;
+            (view["state"]["state"] == "ended").then_some(view)
+        })
+    };
+
+    let job = submitted("gates that are far apart and take jobs");
+    assert_eq!(ended(&job, &playground.apis[0])["state"]["status"], "completed");
+    assert_eq!(target.paths().len(), 20);
+
+    let cluster = get_json(&playground.apis[0], "/api/v1/cluster").unwrap();
+    let leads = |node: &Value| node["leads"] == true;
+    let leader = cluster["gates"].as_array().unwrap().iter().position(leads);
+    assert!(leader.is_some(), "{cluster:#}");
+    let list = play(&world, &["list", "--output", "json"]);
+    let list: Value = serde_json::from_str(&list.stdout).unwrap();
+    let leader = &cluster["gates"][leader.unwrap()]["node"];
+    let nodes = list["nodes"].as_array().unwrap();
+    let place = nodes.iter().find(|node| node["node"] == *leader).unwrap();
+    let name = place["name"].as_str().unwrap();
+    play(&world, &["kill", name]).expect(0);
+    let left = (0..3).find(|gate| format!("gate-{gate}") != name).unwrap();
+
+    let job = submitted("jobs without the gate that led");
+    assert_eq!(ended(&job, &playground.apis[left])["state"]["status"], "completed");
+    assert_eq!(target.paths().len(), 40);
+}
+
+fn test_of_one(world: &World, target: &Recorder) -> String {
+    let rest = "workflows:\n  main:\n    load: { rate: 20/s, duration: 1s, max_vus: 20 }\n    \
+                steps: [ { get: / } ]\n";
+    let file = world.write("one.yaml", format!("target: {}\n{rest}", target.url));
+    file.display().to_string()
+}
