@@ -2,7 +2,9 @@
 //!
 //! Whoever is offered work that names a blob fetches it, piece by piece, from whoever offered it.
 //! Each request stands alone, so that lost and repeated pieces change nothing; the hash decides at
-//! the end.
+//! the end. Over a long way several pieces are asked for at once: as many more with each one as come
+//! without waiting for each other, so that whatever else is on that way, heartbeats first of all,
+//! need not wait for them.
 //!
 //! ```
 //! use hyperscale_blobs::Blobs;
@@ -15,13 +17,13 @@
 //! let requests: Vec<_> = seeker.drain().collect();
 //! let Message::BlobRequest { hash, offset } = requests[0].1 else { unreachable!() };
 //! let Message::BlobChunk { hash, offset, total, bytes } = holder.serve(hash, offset) else { unreachable!() };
-//! seeker.on_chunk(Time::ZERO, NodeId(1), hash, offset, total, &bytes);
+//! seeker.on_chunk(Time::ZERO, hash, offset, total, &bytes);
 //! assert!(seeker.get(hash).is_some());
 //! ```
 
 mod peers;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,6 +38,10 @@ pub const BLOB_BYTES_MAX: u64 = 64 << 20;
 
 /// How long a piece may take before it is asked for again.
 const RETRY: Duration = Duration::from_secs(2);
+/// So many pieces are on their way at most.
+const WINDOW_MAX: usize = 32;
+/// A piece that takes so much longer than the fastest has waited for others.
+const QUEUEING: Duration = Duration::from_millis(100);
 
 /// The hash of some bytes.
 #[must_use]
@@ -55,7 +61,76 @@ pub struct Blobs {
 struct Fetch {
     from: NodeId,
     received: Vec<u8>,
+    /// How many bytes there are, once a piece has told.
+    total: Option<u64>,
+    /// Pieces that were asked for, in order: where each begins, and when.
+    asked: VecDeque<(u64, Time)>,
+    /// How many may be on their way.
+    window: usize,
+    /// The shortest time that a piece has taken.
+    fastest: Option<Duration>,
+    /// Pieces before this were asked for before fewer were: that they waited says nothing new.
+    narrowed_at: u64,
     retry_at: Time,
+}
+
+impl Fetch {
+    const fn new(from: NodeId, now: Time) -> Self {
+        Self {
+            from,
+            received: Vec::new(),
+            total: None,
+            asked: VecDeque::new(),
+            window: 1,
+            fastest: None,
+            narrowed_at: 0,
+            retry_at: now,
+        }
+    }
+
+    /// Asks for what is missing from its beginning on, as if nothing had been asked for.
+    fn restart(&mut self, now: Time, hash: BlobHash, outputs: &mut Vec<(NodeId, Message)>) {
+        self.asked.clear();
+        self.window = 1;
+        self.ask(now, hash, outputs);
+    }
+
+    /// Asks for as many pieces as may be on their way.
+    fn ask(&mut self, now: Time, hash: BlobHash, outputs: &mut Vec<(NodeId, Message)>) {
+        self.retry_at = now + RETRY;
+        while self.asked.len() < self.window {
+            let piece = BLOB_CHUNK_BYTES as u64;
+            let next = self.asked.back().map(|(offset, _)| offset + piece);
+            let offset = next.unwrap_or(self.received.len() as u64);
+            // How many there are is not known before the first has come.
+            let is_there = self.total.map_or(self.asked.is_empty(), |total| offset < total);
+            if !is_there {
+                break;
+            }
+            self.asked.push_back((offset, now));
+            outputs.push((self.from, Message::BlobRequest { hash, offset }));
+        }
+    }
+
+    /// The piece that was asked for first has come.
+    fn note_arrival(&mut self, now: Time, offset: u64) {
+        let Some((_, asked_at)) = self.asked.pop_front().filter(|(asked, _)| *asked == offset)
+        else {
+            self.asked.clear();
+            return;
+        };
+        let took = now.since(asked_at);
+        let fastest = self.fastest.map_or(took, |fastest| fastest.min(took));
+        self.fastest = Some(fastest);
+        if took <= fastest + QUEUEING {
+            // Half as many more with each round trip: what this leads to shows a round trip later.
+            let is_second = offset / BLOB_CHUNK_BYTES as u64 % 2 == 1;
+            self.window = (self.window + usize::from(is_second)).min(WINDOW_MAX);
+        } else if offset >= self.narrowed_at {
+            self.window = (self.window * 3 / 4).max(1);
+            self.narrowed_at = self.asked.back().map_or(offset, |(last, _)| last + 1);
+        }
+    }
 }
 
 impl Blobs {
@@ -90,16 +165,11 @@ impl Blobs {
         if self.held.contains_key(&hash) {
             return;
         }
-        let fetch = self.fetching.entry(hash).or_insert_with(|| Fetch {
-            from,
-            received: Vec::new(),
-            retry_at: now,
-        });
+        let fetch = self.fetching.entry(hash).or_insert_with(|| Fetch::new(from, now));
         if fetch.from != from || fetch.retry_at <= now {
             fetch.from = from;
-            fetch.retry_at = now + RETRY;
-            let offset = fetch.received.len() as u64;
-            self.outputs.push((from, Message::BlobRequest { hash, offset }));
+            fetch.fastest = None;
+            fetch.restart(now, hash, &mut self.outputs);
         }
     }
 
@@ -119,11 +189,10 @@ impl Blobs {
         Message::BlobChunk { hash, offset, total, bytes: bytes[from..to].to_vec() }
     }
 
-    /// Takes a piece. Returns the blob when it is whole.
+    /// Takes a piece, from whomever: the hash decides. Returns the blob when it is whole.
     pub fn on_chunk(
         &mut self,
         now: Time,
-        from: NodeId,
         hash: BlobHash,
         offset: u64,
         total: u64,
@@ -131,22 +200,23 @@ impl Blobs {
     ) -> Option<Arc<[u8]>> {
         let fetch = self.fetching.get_mut(&hash)?;
         if offset != fetch.received.len() as u64 {
-            return None; // A repeated or reordered piece: the next one was asked for already.
+            return None; // A repeated piece, or one after a piece that was lost.
         }
         let is_within =
             total <= BLOB_BYTES_MAX && offset.saturating_add(bytes.len() as u64) <= total;
         if !is_within || (bytes.is_empty() && total > 0) {
-            fetch.received.clear();
+            *fetch = Fetch { retry_at: fetch.retry_at, ..Fetch::new(fetch.from, now) };
             return None; // Asked again after a while, from the start.
         }
         fetch.received.extend_from_slice(bytes);
+        fetch.total = Some(total);
+        fetch.note_arrival(now, offset);
         if (fetch.received.len() as u64) < total {
-            fetch.retry_at = now + RETRY;
-            let offset = fetch.received.len() as u64;
-            self.outputs.push((from, Message::BlobRequest { hash, offset }));
+            fetch.ask(now, hash, &mut self.outputs);
             return None;
         }
         let received = std::mem::take(&mut fetch.received);
+        *fetch = Fetch { retry_at: fetch.retry_at, ..Fetch::new(fetch.from, now) };
         if hash_of(&received) != hash {
             return None; // Damaged: asked again after a while, from the start.
         }
@@ -166,9 +236,7 @@ impl Blobs {
     pub fn tick(&mut self, now: Time) {
         for (&hash, fetch) in &mut self.fetching {
             if fetch.retry_at <= now {
-                fetch.retry_at = now + RETRY;
-                let offset = fetch.received.len() as u64;
-                self.outputs.push((fetch.from, Message::BlobRequest { hash, offset }));
+                fetch.restart(now, hash, &mut self.outputs);
             }
         }
     }
@@ -208,7 +276,7 @@ mod tests {
                     let Message::BlobChunk { total, bytes, .. } = answer else { panic!() };
                     let deliveries = match fates.next() { Some(1) => 0, Some(2) => 2, _ => 1 };
                     for _ in 0..deliveries {
-                        seeker.on_chunk(now, HOLDER, hash, offset, total, &bytes);
+                        seeker.on_chunk(now, hash, offset, total, &bytes);
                     }
                 }
                 now += RETRY;
@@ -220,13 +288,57 @@ mod tests {
         }
     }
 
+    /// Fetches so many bytes over a way that takes `rtt` and, for each piece, one after the other,
+    /// `per_piece`. Returns how long that took, and the longest that a piece has waited for others.
+    fn fetch_over(len: usize, rtt: Duration, per_piece: Duration) -> (Duration, Duration) {
+        let (mut holder, mut seeker) = (Blobs::default(), Blobs::default());
+        let hash = holder.insert(vec![7; len].into());
+        let (mut now, mut way_is_free, mut waited) = (Time::ZERO, Time::ZERO, Duration::ZERO);
+        let mut on_their_way: VecDeque<(Time, u64)> = VecDeque::new();
+        seeker.fetch(now, hash, HOLDER);
+        while seeker.get(hash).is_none() {
+            for (_, request) in seeker.drain().collect::<Vec<_>>() {
+                let Message::BlobRequest { offset, .. } = request else { panic!() };
+                let starts = way_is_free.max(now + rtt);
+                waited = waited.max(starts.since(now + rtt));
+                way_is_free = starts + per_piece;
+                on_their_way.push_back((way_is_free, offset));
+            }
+            let (arrives, offset) = on_their_way.pop_front().unwrap();
+            now = arrives;
+            let Message::BlobChunk { total, bytes, .. } = holder.serve(hash, offset) else {
+                panic!()
+            };
+            seeker.on_chunk(now, hash, offset, total, &bytes);
+        }
+        (now - Time::ZERO, waited)
+    }
+
+    #[test]
+    fn a_large_blob_takes_few_round_trips_and_does_not_fill_a_slow_way() {
+        let (rtt, ms) = (Duration::from_millis(300), Duration::from_millis);
+
+        let (fast, waited) = fetch_over(64 << 20, rtt, ms(1));
+        assert!(fast < rtt * 20, "{fast:?} for 256 pieces");
+        assert!(waited <= ms(32), "{waited:?}");
+
+        // 10 MB/s: 25 ms for each piece.
+        let (slow, waited) = fetch_over(64 << 20, rtt, ms(25));
+        assert!(slow < ms(25) * 256 * 2, "{slow:?}, at best 6.4 s");
+        assert!(waited <= ms(400), "{waited:?} is what a heartbeat waits, too");
+
+        // 1 MB/s: hardly more than one at a time.
+        let (_, waited) = fetch_over(8 << 20, rtt, ms(250));
+        assert!(waited <= ms(600), "{waited:?}");
+    }
+
     #[test]
     fn a_damaged_blob_is_not_taken() {
         let mut seeker = Blobs::default();
         let hash = hash_of(b"right");
         seeker.fetch(Time::ZERO, hash, HOLDER);
 
-        let taken = seeker.on_chunk(Time::ZERO, HOLDER, hash, 0, 5, b"wrong");
+        let taken = seeker.on_chunk(Time::ZERO, hash, 0, 5, b"wrong");
 
         assert_eq!(taken, None);
         assert!(seeker.get(hash).is_none());

@@ -675,6 +675,30 @@ fn res_03_fed_01_a_datacenter_that_never_reports_is_given_up_and_named() {
 }
 
 #[test]
+fn dsp_06_a_datacenter_that_fetches_what_the_plan_names_is_not_late_until_it_gets_no_further() {
+    let mut cluster = Cluster::new();
+    let id = cluster.submit(A, "k", &plan(vec![workflow("a")]));
+    let job = cluster.accepted(id);
+    let first = cluster.offers(job)[0].1;
+    let second = if first == EU { US } else { EU };
+    let hash = cluster.gates[&A].state().jobs[&job].plan;
+    let owner = cluster.owner(job);
+    let moved = |cluster: &Cluster| cluster.offers(job).iter().any(|(_, to)| *to == second);
+    let ask = |cluster: &mut Cluster, offset: u64| {
+        let message = Message::BlobRequest { hash, offset };
+        cluster.input(owner, Input::Message { from: first, message });
+        cluster.wait(4);
+    };
+
+    (0..10).for_each(|piece| ask(&mut cluster, piece));
+    assert!(!moved(&cluster), "40 s, a piece every 4 s");
+
+    // It asks for the last one again and again: it does not hear what it is answered.
+    (0..3).for_each(|_| ask(&mut cluster, 9));
+    assert!(moved(&cluster));
+}
+
+#[test]
 fn dsp_06_a_part_that_nobody_accepts_goes_to_the_next_datacenter() {
     let mut cluster = Cluster::new();
     let id = cluster.submit(A, "k", &plan(vec![workflow("a")]));

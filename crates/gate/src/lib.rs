@@ -756,9 +756,10 @@ impl Gate {
             Message::BlobRequest { hash, offset } => {
                 let answer = self.blobs.serve(hash, offset);
                 self.send(from, answer);
+                self.note_fetch(now, from, hash, offset);
             }
             Message::BlobChunk { hash, offset, total, bytes } => {
-                if let Some(bytes) = self.blobs.on_chunk(now, from, hash, offset, total, &bytes) {
+                if let Some(bytes) = self.blobs.on_chunk(now, hash, offset, total, &bytes) {
                     self.on_blob(now, from, hash, bytes);
                 }
             }

@@ -5,11 +5,11 @@ mod news;
 mod parts;
 
 use std::borrow::Cow;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyperscale_model::{Fence, JobId, NodeId, PartId, PartIndex, ProgressSeq, Time};
+use hyperscale_model::{BlobHash, Fence, JobId, NodeId, PartId, PartIndex, ProgressSeq, Time};
 use hyperscale_plan::{Plan, Secrets};
 use hyperscale_report::{EventRecord, ThresholdView};
 use hyperscale_wire::{CopyMark, Gap, Message, PartReport, PartResult, RowsUsed, WorkflowState};
@@ -73,6 +73,9 @@ struct LivePart {
     is_accepted: bool,
     /// Since when its datacenter has been asked.
     asked_since: Option<Time>,
+    /// How far its datacenter has come with each blob that the plan names, and when it came further.
+    fetched: BTreeMap<BlobHash, u64>,
+    fetched_at: Option<Time>,
     /// Since when most gates have lost its datacenter.
     lost_since: Option<Time>,
     /// Whether a leader took over that has not answered an offer.

@@ -716,7 +716,7 @@ impl Manager {
                 self.send(from, answer);
             }
             Message::BlobChunk { hash, offset, total, bytes } => {
-                if let Some(bytes) = self.blobs.on_chunk(now, from, hash, offset, total, &bytes) {
+                if let Some(bytes) = self.blobs.on_chunk(now, hash, offset, total, &bytes) {
                     self.outputs.push(Output::StoreBlob { hash, bytes });
                     self.on_blob_stored(now, from, hash);
                     self.accept_what_is_fetched(now);

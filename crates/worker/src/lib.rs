@@ -581,7 +581,7 @@ impl Worker {
                 self.forget_what_is_told();
             }
             Message::BlobChunk { hash, offset, total, bytes } => {
-                if self.blobs.on_chunk(now, from, hash, offset, total, &bytes).is_some() {
+                if self.blobs.on_chunk(now, hash, offset, total, &bytes).is_some() {
                     self.prepare_what_is_fetched(now);
                 }
             }

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use hyperscale_model::{
-    AttemptId, DatacenterId, DeltaSeq, EndStatus, FailureCause, Fence, JobId, NodeId, PartId,
-    PartIndex, Pressure, Time, WorkflowIndex,
+    AttemptId, BlobHash, DatacenterId, DeltaSeq, EndStatus, FailureCause, Fence, JobId, NodeId,
+    PartId, PartIndex, Pressure, Time, WorkflowIndex,
 };
 use hyperscale_plan::{DataIndex, Datacenters, Plan, Slice, UniqueRows};
 use hyperscale_stats::Delta;
@@ -71,6 +71,29 @@ impl Gate {
                 attempts,
             };
             self.end_part(now, part, end);
+        }
+    }
+
+    /// A datacenter fetches what the plan of an offered part names.
+    pub(crate) fn note_fetch(&mut self, now: Time, from: NodeId, hash: BlobHash, offset: u64) {
+        for (job, live) in &mut self.live {
+            let Some(state) = self.state.jobs.get(job) else { continue };
+            let waiting =
+                live.parts.iter_mut().zip(&state.parts).filter(|(known, (target, end))| {
+                    let leader = self.federation.get(&target.datacenter).and_then(|w| w.leader());
+                    !known.is_accepted && end.is_none() && leader.is_some_and(|l| l.node == from)
+                });
+            for (known, _) in waiting {
+                if hash != state.plan && !live.plan.blobs().contains(&hash) {
+                    continue;
+                }
+                // One that asks for the same again and again does not hear the answers.
+                let furthest = known.fetched.get(&hash);
+                if furthest.is_none_or(|furthest| offset > *furthest) {
+                    known.fetched.insert(hash, offset);
+                    known.fetched_at = Some(now);
+                }
+            }
         }
     }
 
@@ -354,8 +377,9 @@ impl Gate {
         }
         let asked_since = *known.asked_since.get_or_insert(now);
         let is_promised = matches!(run.datacenters, Datacenters::Named(_));
-        if !known.is_accepted && !is_starting && !is_promised && now >= asked_since + dispatch_wait
-        {
+        // Whoever is fetching what the plan names is not late, however far away it is.
+        let heard_at = known.fetched_at.map_or(asked_since, |at| at.max(asked_since));
+        if !known.is_accepted && !is_starting && !is_promised && now >= heard_at + dispatch_wait {
             known.asked_since = Some(now); // If there is no other, this one is asked on.
             self.move_part(now, part.job, part.part, &run);
             return;
