@@ -21,6 +21,8 @@ use crate::{About, Event, Gate, Step};
 /// After a datacenter was meant to take a part that waits elsewhere, its word on its cores needs a
 /// while to show that.
 const SPILL_PAUSE: Duration = Duration::from_secs(10);
+/// A datacenter that answers later than this is slow rather than far.
+const WAY_MAX: Duration = Duration::from_millis(500);
 /// How much the newest dispatch counts against those before.
 const SMOOTHING: u32 = 4;
 
@@ -128,6 +130,12 @@ impl Gate {
     pub(crate) fn leader_of(&self, datacenter: &DatacenterId) -> Option<NodeId> {
         let leader = self.leader_known(datacenter)?.node;
         self.managers.contains(&leader).then_some(leader)
+    }
+
+    /// How long a word to a datacenter takes, as far as is known, and never said to be very long.
+    pub(crate) fn way_to(&self, datacenter: &DatacenterId) -> Duration {
+        let rtt = self.federation.get(datacenter).and_then(|watch| watch.rtt());
+        rtt.map_or(Duration::ZERO, |rtt| rtt.mean() / 2).min(WAY_MAX)
     }
 
     /// Probes the datacenters, and notices those that are silent.

@@ -114,6 +114,7 @@ fn scenario(gates: usize, datacenters: Vec<Datacenter>, tests: Vec<Test>) -> Sce
         retention: seconds(300),
         snapshot_after: 10_000,
         drift: 0,
+        distance: Duration::ZERO,
         ahead: BTreeMap::new(),
     }
 }

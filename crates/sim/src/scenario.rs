@@ -35,6 +35,8 @@ pub(crate) struct Scenario {
     pub(crate) snapshot_after: u64,
     /// Clocks run fast or slow by up to so many millionths.
     pub(crate) drift: u64,
+    /// What frames take longer, up to twice that, between gates and to other datacenters.
+    pub(crate) distance: Duration,
     /// By how many milliseconds the wall clocks of some nodes are ahead.
     pub(crate) ahead: BTreeMap<NodeId, i64>,
 }
@@ -240,9 +242,18 @@ impl Scenario {
             retention: Duration::from_secs([20, 60, 300][pick(&mut random, 3)]),
             snapshot_after: [20, 200, 10_000][pick(&mut random, 3)],
             drift: if random.chance(0.5) { 300 } else { 0 },
+            distance: draw_distance(seed, kind),
             ahead: BTreeMap::new(),
         }
     }
+}
+
+/// Most clusters are near together, some are spread over the world: up to 390 ms for a round trip in
+/// the mean. By itself, so that the worlds without it stay what they were.
+fn draw_distance(seed: u64, kind: Kind) -> Duration {
+    let mut random = SplitMix::new(seed.rotate_left(8));
+    let is_wide = kind == Kind::Cluster && random.chance(0.15);
+    Duration::from_millis(if is_wide { between(&mut random, 20, 130) } else { 0 })
 }
 
 impl Datacenter {

@@ -219,7 +219,13 @@ impl World {
     }
 
     pub(crate) fn link(&mut self, dialer: NodeId, acceptor: NodeId) {
-        let delay = Duration::from_micros(100 + self.random.below(20_000));
+        let mut delay = Duration::from_micros(100 + self.random.below(20_000));
+        let host = |node| self.hosts.get(&node).map(|host: &Host| (host.role, host.place));
+        let (one, other) = (host(dialer), host(acceptor));
+        let are_gates = [one, other].iter().all(|host| host.is_some_and(|h| h.0 == Role::Gate));
+        if are_gates || one.map(|host| host.1) != other.map(|host| host.1) {
+            delay += self.scenario.distance;
+        }
         self.network.add(dialer, acceptor, delay);
     }
 

@@ -283,7 +283,14 @@ impl Gate {
         let stopped_workflows = state.stopped_workflows.clone();
         let steering = state.steering();
         let leader = self.leader_of(&datacenter);
-        let (resend, start_margin) = (self.config.resend, self.config.start_margin);
+        // Whoever is farther away hears of it later, and all are to start at once.
+        let places = || state.parts.iter().filter(|(_, end)| end.is_none());
+        let farthest = places().map(|(target, _)| self.way_to(&target.datacenter)).max();
+        let way = self.way_to(&datacenter);
+        let start_margin =
+            self.config.start_margin + farthest.unwrap_or_default().saturating_sub(way);
+        // There, to fetch the plan, and back again.
+        let resend = self.config.resend + way * 4;
         let waits_from = state.waits_from;
         let since_accepted = self.since(now, waits_from);
         let (wait, dispatch_wait) = (self.config.part_wait, self.config.dispatch_wait);
