@@ -69,10 +69,10 @@ async fn serve(core: u32, mut commands: mpsc::Receiver<Command>, events: mpsc::S
                     return; // Nobody listens: the process is about to end.
                 }
             }
-            Command::Start { attempt, job_zero, load_zero, at } => {
+            Command::Start { attempt, job_zero, load_zero, at, late } => {
                 if let Some(run) = runs.get(&attempt) {
                     let run = Rc::clone(run);
-                    tokio::task::spawn_local(run.drive(job_zero, load_zero, at));
+                    tokio::task::spawn_local(run.drive(job_zero, load_zero, at, late));
                 }
             }
             Command::Lease { until } => common.lease.renew(until),

@@ -57,18 +57,18 @@ pub(crate) fn done_before(work: &Work, slice: &Slice, workflow: &Workflow) -> u6
     0
 }
 
-/// Runs a load to its end, beginning where it stands at an instant.
+/// Runs a load to its end, beginning where it stands at an instant, which is so much `late`.
 ///
 /// # Errors
 ///
 /// If a user's task panicked, or the system gives no timer.
-pub(crate) async fn execute(run: &Rc<Run>, begin: Instant) -> Result<(), String> {
+pub(crate) async fn execute(run: &Rc<Run>, begin: Instant, late: Duration) -> Result<(), String> {
     let mut crew = Crew::new(Rc::clone(run));
     crew.follow_pauses();
     match run.workflow().load.kind() {
         LoadKind::Looping => crew.loop_users().await,
         LoadKind::Iterations => crew.iterate().await,
-        LoadKind::Arrivals => crew.arrive(begin).await,
+        LoadKind::Arrivals => crew.arrive(begin, late).await,
     }
     crew.settle().await;
     crew.failure.map_or(Ok(()), Err)
@@ -248,11 +248,12 @@ impl Crew {
         }
     }
 
-    async fn arrive(&mut self, begin: Instant) {
+    async fn arrive(&mut self, begin: Instant, late: Duration) {
         let Some(arrivals) = self.load.arrivals() else { return };
         let run = Rc::clone(&self.run);
         let users_max = run.slice.count(u64::from(self.load.vus_max())).max(1);
-        let mut schedule = Schedule::new(&run, arrivals, run.load_time(begin));
+        let due_since = begin.checked_sub(late).unwrap_or(begin);
+        let mut schedule = Schedule::new(&run, arrivals, run.load_time(due_since));
         let mut alarm = match Alarm::new() {
             Ok(alarm) => alarm,
             Err(error) => {
@@ -287,6 +288,9 @@ impl Crew {
             if !schedule.is_sent(&due, run.amount()) {
                 // Scaled down: this one is left out.
             } else if !run.lease.holds(now) {
+                run.recorder.borrow_mut().drop_starts(1);
+            } else if lag > LATE_MAX && intended < begin {
+                // Nobody had told this core to begin.
                 run.recorder.borrow_mut().drop_starts(1);
             } else if lag > LATE_MAX {
                 // The core was away. Sent now, these starts would be a burst that nobody planned.

@@ -127,7 +127,7 @@ pub(crate) struct Shared {
 #[derive(Debug, Clone)]
 pub(crate) enum Command {
     Prepare { work: Arc<Work>, slice: Slice, shared: Shared },
-    Start { attempt: AttemptId, job_zero: Instant, load_zero: Instant, at: Instant },
+    Start { attempt: AttemptId, job_zero: Instant, load_zero: Instant, at: Instant, late: Duration },
     Lease { until: Instant },
     Steer { attempt: AttemptId, steering: Arc<LoadSteering> },
     Rows { attempt: AttemptId },
@@ -210,18 +210,20 @@ impl Engine {
     }
 
     /// Runs a prepared attempt: in `start_in` the job's time is `job_elapsed` and that of the load,
-    /// if it never stood still, `load_elapsed`. False if one of its cores takes no commands any more.
+    /// if it never stood still, `load_elapsed`. It was to begin `late` before that: starts that were due
+    /// since then are dropped. False if one of its cores takes no commands any more.
     pub fn run(
         &self,
         attempt: AttemptId,
         start_in: Duration,
         job_elapsed: Duration,
         load_elapsed: Duration,
+        late: Duration,
     ) -> bool {
         let at = clock::now() + start_in;
         let zero = |elapsed| at.checked_sub(elapsed).unwrap_or(at);
         let (job_zero, load_zero) = (zero(job_elapsed), zero(load_elapsed));
-        self.tell(attempt, &Command::Start { attempt, job_zero, load_zero, at })
+        self.tell(attempt, &Command::Start { attempt, job_zero, load_zero, at, late })
     }
 
     /// Load may be sent until then. Before it is told for the first time, and after that instant,

@@ -355,7 +355,13 @@ impl Run {
     }
 
     /// Runs the attempt to its end, telling each window.
-    pub(crate) async fn drive(self: Rc<Self>, job_zero: Instant, load_zero: Instant, at: Instant) {
+    pub(crate) async fn drive(
+        self: Rc<Self>,
+        job_zero: Instant,
+        load_zero: Instant,
+        at: Instant,
+        late: Duration,
+    ) {
         if self.phase.get() != Phase::Prepared {
             return;
         }
@@ -369,7 +375,7 @@ impl Run {
                 () = self.changed.notified() => {}
             }
         }
-        let outcome = executor::execute(&self, at).await;
+        let outcome = executor::execute(&self, at, late).await;
         self.phase.set(Phase::Over);
         self.changed.notify_waiters();
         windows.abort();

@@ -78,6 +78,11 @@ impl World {
     }
 
     fn run_with(&self, work: Work, then: impl FnOnce(&mut Engine)) -> Seen {
+        self.run_late(work, Duration::ZERO, then)
+    }
+
+    /// Runs it as one whose start came so much later than it was decided.
+    fn run_late(&self, work: Work, late: Duration, then: impl FnOnce(&mut Engine)) -> Seen {
         let attempt = work.attempt;
         let cores = u32::try_from(work.cores.len()).unwrap();
         let (mut engine, mut events) = Engine::start(cores).unwrap();
@@ -98,12 +103,7 @@ impl World {
                 for news in engine.join(event) {
                     match news {
                         AttemptNews::Prepared => {
-                            assert!(engine.run(
-                                attempt,
-                                Duration::ZERO,
-                                Duration::ZERO,
-                                Duration::ZERO
-                            ));
+                            assert!(engine.run(attempt, Duration::ZERO, late, late, late));
                             then.take().unwrap()(&mut engine);
                         }
                         AttemptNews::Unprepared(message) => panic!("{message}"),
@@ -254,6 +254,25 @@ fn an_arrival_rate_starts_as_often_as_planned_and_drops_what_finds_no_user() {
     assert_eq!(seen.figures.dropped, 496);
     assert_eq!(seen.figures.iterations_cut, 4, "cut after the graceful stop");
     assert_eq!(seen.figures.outcomes()[Outcome::Cancelled], 4);
+}
+
+#[test]
+fn dsp_13_starts_that_were_due_before_a_late_beginning_are_dropped_and_counted() {
+    let target = World::new();
+    let load = Load::ConstantArrivalRate {
+        rate: 20.0,
+        duration: Duration::from_secs(1),
+        max_vus: 20,
+        distribution: Distribution::Even,
+    };
+
+    let late = Duration::from_millis(490);
+    let seen = target.run_late(work(plan(load, vec![target.get(0, "/")]), 2), late, |_| {});
+
+    // Those of the first 465 ms: what is late by no more than 25 ms is made.
+    assert!((9..=10).contains(&seen.figures.dropped), "{:?}", seen.figures.dropped);
+    assert_eq!(seen.figures.iterations + seen.figures.dropped, 20, "each start is accounted for");
+    assert_eq!(seen.figures.dropped_late, 0, "that was not this core's fault");
 }
 
 #[test]

@@ -83,8 +83,8 @@ impl WorkerHost {
                 }
                 return;
             }
-            EngineCommand::Start { attempt, start_in, job_elapsed, load_elapsed } => {
-                (attempt, self.engine.run(attempt, start_in, job_elapsed, load_elapsed))
+            EngineCommand::Start { attempt, start_in, job_elapsed, load_elapsed, late } => {
+                (attempt, self.engine.run(attempt, start_in, job_elapsed, load_elapsed, late))
             }
             EngineCommand::Lease { until } => {
                 self.engine.lease(self.observer.clock().instant(until));

@@ -184,7 +184,7 @@ impl Engine {
     pub(crate) fn command(&mut self, now: Time, command: EngineCommand) {
         match command {
             EngineCommand::Prepare(preparation) => self.prepare(now, preparation),
-            EngineCommand::Start { attempt, start_in, job_elapsed, load_elapsed } => {
+            EngineCommand::Start { attempt, start_in, job_elapsed, load_elapsed, late: _ } => {
                 if let Some(run) = self.runs.get_mut(&attempt) {
                     run.phase = Phase::Waiting { until: now + start_in };
                     run.started = now + start_in;

@@ -193,6 +193,9 @@ pub enum Message {
         job_elapsed: Duration,
         /// Where in the workflow's load it starts, pauses included.
         load_elapsed: Duration,
+        /// How much later that is than was decided: starts that were due meanwhile count as dropped.
+        #[serde(default)]
+        late: Duration,
     },
     /// Stop an attempt.
     StopAttempt {

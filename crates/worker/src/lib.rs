@@ -137,6 +137,8 @@ pub enum EngineCommand {
         job_elapsed: Duration,
         /// Where in the workflow's load it starts, pauses included.
         load_elapsed: Duration,
+        /// How much later that is than was decided: starts that were due meanwhile count as dropped.
+        late: Duration,
     },
     /// Load may be sent before this time, and at no later one: the engine looks itself before each
     /// request, so that a worker that was frozen sends nothing before it has noticed. The load's
@@ -545,9 +547,9 @@ impl Worker {
                     self.on_offer(now, from, *assignment);
                 }
             }
-            Message::StartAttempt { attempt, fence, start_in, job_elapsed, load_elapsed } => {
+            Message::StartAttempt { attempt, fence, start_in, job_elapsed, load_elapsed, late } => {
                 if self.accepts(from, fence) {
-                    self.start(now, attempt, start_in, job_elapsed, load_elapsed);
+                    self.start(now, attempt, start_in, job_elapsed, load_elapsed, late);
                 }
             }
             Message::StopAttempt { attempt, fence, mode } => {
@@ -777,6 +779,7 @@ impl Worker {
         start_in: Duration,
         job_elapsed: Duration,
         load_elapsed: Duration,
+        late: Duration,
     ) {
         let Some(attempt) = self.attempts.get_mut(&id) else { return };
         if attempt.phase != Phase::Prepared {
@@ -790,6 +793,7 @@ impl Worker {
             start_in,
             job_elapsed,
             load_elapsed,
+            late,
         }));
     }
 

@@ -149,6 +149,7 @@ impl Bench {
             start_in: Duration::ZERO,
             job_elapsed: Duration::ZERO,
             load_elapsed: Duration::ZERO,
+            late: Duration::ZERO,
         });
         id
     }

@@ -387,6 +387,18 @@ fn check(outcome: &Outcome, seconds: u64) {
     } else {
         assert_eq!(requests, counted.requests, "{name} {job}: {summary:#}");
     }
+    if status == "completed" {
+        let total = |name: &str| summary["totals"][name].as_u64().unwrap();
+        let gaps = summary["gaps"].as_array().unwrap();
+        let in_gaps: u64 = gaps.iter().map(|gap| gap["starts"].as_u64().unwrap()).sum();
+        let accounted = total("iterations") + total("iterations_cut") + total("dropped") + in_gaps;
+        // The starts of a gap are computed from its time.
+        let rounding = if gaps.is_empty() { 0 } else { SHARDS };
+        assert!(
+            accounted.abs_diff(planned) <= rounding,
+            "{name} {job} accounts for {accounted} of {planned} starts: {summary:#}"
+        );
+    }
 }
 
 /// So many jobs are surely at hand at the end: gates forget a job 5 minutes after its end, and one was

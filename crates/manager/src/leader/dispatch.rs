@@ -128,6 +128,7 @@ impl Manager {
                     start_in: at.saturating_sub(now_elapsed),
                     job_elapsed,
                     load_elapsed: job_elapsed.saturating_sub(workflow_started),
+                    late: job_elapsed.saturating_sub(at),
                 }
             }
             Dispatch::Stop { mode, .. } => {

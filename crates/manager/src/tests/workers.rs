@@ -407,3 +407,31 @@ fn dsp_11_the_next_attempt_is_what_the_first_was_but_for_who_runs_it_and_what_is
     let (attempt, seat) = (second.attempt, second.seat);
     assert_eq!(second, hyperscale_wire::Assignment { attempt, seat, ..first });
 }
+
+#[test]
+fn dsp_13_a_start_that_is_said_again_says_how_late_it_is() {
+    let mut desk = Desk::new();
+    desk.connect_gate();
+    desk.connect_worker(WORKER);
+    desk.offer(&plan(vec![workflow("a", After::default())]));
+    desk.start();
+    let (attempt, _) = desk.open()[0];
+    desk.take();
+    desk.accept(WORKER, attempt);
+    let mut starts = Vec::new();
+    for _ in 0..30 {
+        desk.wait(Duration::from_millis(100));
+        starts.extend(desk.take().into_iter().filter_map(|(_, message)| match message {
+            Message::StartAttempt { start_in, load_elapsed, late, .. } => {
+                Some((start_in, load_elapsed, late))
+            }
+            _ => None,
+        }));
+    }
+
+    let margin = ManagerConfig::new(MANAGER, DatacenterId::from("eu"), WallTime(0)).start_margin;
+    assert_eq!(starts[0], (margin, Duration::ZERO, Duration::ZERO), "in time");
+    let (start_in, load_elapsed, late) = starts[1];
+    assert_eq!((start_in, load_elapsed), (Duration::ZERO, late), "all of it is still to be sent");
+    assert!(late > Duration::from_millis(500), "{late:?}");
+}

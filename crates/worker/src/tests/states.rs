@@ -120,6 +120,7 @@ impl Bench {
                 start_in: Duration::ZERO,
                 job_elapsed: Duration::ZERO,
                 load_elapsed: Duration::ZERO,
+                late: Duration::ZERO,
             }),
             Happens::Stopped => self.hear(stop(StopMode::Graceful)),
             Happens::StoppedNow => self.hear(stop(StopMode::Now)),
