@@ -647,7 +647,9 @@ impl Gate {
                 Err(error) => self.malformed("snapshot", &error),
             },
             Input::Blob { bytes } => {
-                self.blobs.insert(bytes);
+                // An earlier life may have said that it keeps it, for an entry that is on its way.
+                let hash = self.blobs.insert(bytes);
+                self.peers.keep(now, hash);
             }
             Input::Checkpoint { job, kept } => self.read_checkpoint(job, &kept),
             Input::Tick => {}

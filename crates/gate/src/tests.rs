@@ -67,6 +67,8 @@ struct Desk {
     gate: Gate,
     log: Vec<Vec<u8>>,
     blobs: Vec<Arc<[u8]>>,
+    /// What was not to be dropped, the last time that anything was.
+    needed: Option<BTreeSet<hyperscale_model::BlobHash>>,
     checkpoints: BTreeMap<JobId, Kept>,
     /// Bytes of checkpoints that were written whole, and of changes.
     written: [Vec<usize>; 2],
@@ -89,6 +91,7 @@ impl Desk {
             gate: Gate::new(config, 1),
             log: Vec::new(),
             blobs: Vec::new(),
+            needed: None,
             checkpoints: BTreeMap::new(),
             written: Default::default(),
             sent: Vec::new(),
@@ -138,6 +141,7 @@ impl Desk {
                     Output::Send { message, .. } => self.sent.push(message),
                     Output::Reply { reply, .. } => self.replies.push(reply),
                     Output::StoreBlob { bytes, .. } => self.blobs.push(bytes),
+                    Output::DropBlobs { needed } => self.needed = Some(needed),
                     Output::StoreCheckpoint { job, checkpoint } => {
                         self.written[0].push(checkpoint.len());
                         self.checkpoints.insert(job, (checkpoint, Vec::new()));
@@ -687,4 +691,19 @@ fn sta_05_what_is_written_each_second_is_what_was_added_in_it_and_a_restart_find
         panic!("no news")
     };
     assert_eq!(view.unwrap().iterations, 2_000);
+}
+
+#[test]
+fn syn_05_what_an_earlier_life_has_promised_to_keep_is_kept_until_an_entry_may_have_named_it() {
+    let mut desk = Desk::new();
+    let promised: Arc<[u8]> = b"the result of a job whose end is on its way".as_slice().into();
+    desk.blobs.push(Arc::clone(&promised));
+    desk.needed = None;
+
+    desk.restart();
+    desk.lead();
+    desk.connect(2);
+
+    let needed = desk.needed.expect("a session drops what nothing names");
+    assert!(needed.contains(&hyperscale_blobs::hash_of(&promised)));
 }
