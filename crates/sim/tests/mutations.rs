@@ -14,29 +14,28 @@ fn is_found(mutation: Mutation, mut seeds: impl Iterator<Item = u64>) -> bool {
 /// A seed that showed the mutation once, to begin with; 0 where nearly every seed does.
 const fn hint(mutation: Mutation) -> u64 {
     match mutation {
-        Mutation::ForgetBlobs => 0,
+        Mutation::ForgetBlobs | Mutation::EarlyCompletion => 0,
         Mutation::EarlyRedispatch
         | Mutation::CountDuplicates
         | Mutation::ReleaseTwice
         | Mutation::OldSteering
         | Mutation::SkipBarrier
-        | Mutation::EarlyCompletion
-        | Mutation::WaitAlone
         | Mutation::ProgressByFence => 1,
-        Mutation::StretchLease | Mutation::ServeUnconfirmed => 3,
-        Mutation::SentProbeIsLife => 4,
+        Mutation::StretchLease => 2,
+        Mutation::ServeUnconfirmed | Mutation::ForgetSteering | Mutation::IgnoreLeadershipLoss => 3,
         Mutation::AcceptLowerFence
         | Mutation::LoseWrites
-        | Mutation::ForgetSteering
-        | Mutation::IgnoreLeadershipLoss => 5,
-        Mutation::LoseCheckpoints | Mutation::LoseChanges | Mutation::ForgetCopies => 6,
+        | Mutation::SentProbeIsLife
+        | Mutation::WaitAlone => 5,
+        Mutation::LoseCheckpoints | Mutation::LoseChanges => 6,
+        Mutation::ForgetCopies => 7,
         Mutation::ForgetLostRows => 12,
         Mutation::RecomputeContext => 2,
         Mutation::ForgetAbort | Mutation::DrawAgain => 8,
-        Mutation::LoseCancel => 184,
+        Mutation::LoseCancel => 240,
         Mutation::ForgetUnheard => 56,
-        Mutation::IgnoreLease => 22,
-        Mutation::DropResult => 26,
+        Mutation::IgnoreLease => 27,
+        Mutation::DropResult => 28,
     }
 }
 
