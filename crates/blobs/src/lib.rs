@@ -4,7 +4,7 @@
 //! Each request stands alone, so that lost and repeated pieces change nothing; the hash decides at
 //! the end. Over a long way several pieces are asked for at once: as many more with each one as come
 //! without waiting for each other, so that whatever else is on that way, heartbeats first of all,
-//! need not wait for them.
+//! waits little for them.
 //!
 //! ```
 //! use hyperscale_blobs::Blobs;

@@ -211,7 +211,7 @@ impl Engine {
 
     /// Runs a prepared attempt: in `start_in` the job's time is `job_elapsed` and that of the load,
     /// if it never stood still, `load_elapsed`. It was to begin `late` before that: starts that were due
-    /// since then are dropped. False if one of its cores takes no commands any more.
+    /// since then count as dropped, but for the last moment's. False if one of its cores takes no commands any more.
     pub fn run(
         &self,
         attempt: AttemptId,

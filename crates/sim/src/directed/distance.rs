@@ -12,7 +12,7 @@ fn wide(one_way: Duration, tests: Vec<Test>) -> World {
 
 #[test]
 fn tmo_07_nothing_that_is_only_far_is_taken_for_late_or_dead() {
-    // Round trips of 260 to 560 ms, 400 in the mean; no two places on Earth are farther apart.
+    // Round trips of 260 to 560 ms, 400 in the mean.
     let one_way = Duration::from_millis(130);
     let jobs = (0..8).map(|n| test(n, 10 + n as u64 * 4, arrivals(10.0, seconds(10)))).collect();
     let mut world = wide(one_way, jobs);
