@@ -209,7 +209,7 @@ impl Sub for Instant {
 
 impl async_runtime::Instant for Instant {
     fn now() -> Self {
-        Self(Shared::current().now.get())
+        Self(now())
     }
 }
 
@@ -323,7 +323,7 @@ impl AsyncRuntime for Virtual {
     }
 
     fn sleep(duration: Duration) -> Sleep {
-        sleep_until(Shared::current().now.get() + duration)
+        sleep_until(now() + duration)
     }
 
     fn sleep_until(deadline: Instant) -> Sleep {
